@@ -1,0 +1,1 @@
+"""Everlong: durable execution for ordinary async Python."""

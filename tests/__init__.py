@@ -1,0 +1,1 @@
+"""Everlong's tests. A package, so that `tests.support` is found before any installed `tests`."""
