@@ -1,1 +1,1 @@
-"""What Everlong costs, measured beside what the machine itself can do: `python -m benchmarks NAME`."""
+"""What Everlong costs, beside what the machine itself can do: `python -m benchmarks NAME`."""

@@ -1,1 +1,1 @@
-"""The engine under Everlong: histories, leases and stores. It runs no user code and reads no payload."""
+"""The engine under Everlong: histories, leases, stores. It runs no user code, reads no payload."""

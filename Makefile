@@ -1,0 +1,54 @@
+# One entry for people and for .ci/run. Every target sets itself up: a stamp in .venv stands for each
+# extra that is installed, and is out of date as soon as pyproject.toml is newer.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+BENCHMARKS ?= throughput sequential fanout roundtrip sleepers recovery replay
+export PYTHON
+
+.PHONY: help setup demo test check format bench chaos clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: .venv/.ready-dev ## Make .venv with everything that work on Everlong needs
+
+demo: .venv/.ready-samples ## Run an order stream and kill its worker, again and again (under two minutes)
+	$(BIN)/python -m samples.order_stream_demo $(ARGS)
+
+test: .venv/.ready-test ## Run the tests; ARGS="-k lease" and the like go to pytest
+	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+check: .venv/.ready-dev ## Lint, check the format, the types (two checkers) and the import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+format: .venv/.ready-dev ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/.ready-test ## Measure; BENCHMARKS="throughput replay" measures only those
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks $$name $(ARGS) || exit 1; done
+
+chaos: .venv/.ready-test ## Kill workers at random moments, at full length
+	EVERLONG_CHAOS=full $(BIN)/python -m pytest tests/chaos -m chaos -q --durations=10 --timeout=3600 $(ARGS)
+
+clean: ## Remove .venv, caches and builds; databases stay
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find sdk engine tests samples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An extra contains the one before it, so the larger stamps stand for the smaller ones too.
+.venv/.ready-samples: pyproject.toml scripts/setup-venv.sh
+	@scripts/setup-venv.sh samples && touch $@
+
+.venv/.ready-test: pyproject.toml scripts/setup-venv.sh
+	@scripts/setup-venv.sh test && touch .venv/.ready-samples $@
+
+.venv/.ready-dev: pyproject.toml scripts/setup-venv.sh
+	@scripts/setup-venv.sh dev && touch .venv/.ready-samples .venv/.ready-test $@
