@@ -23,9 +23,10 @@ find_python() {
             return
         fi
     done
-    say "Everlong needs Python 3.11 or newer, and ${PYTHON:-python3} is $(${PYTHON:-python3} --version 2>&1 || true)."
+    asked=${PYTHON:-python3}
+    say "Everlong needs Python 3.11 or newer, and '$asked' is $("$asked" --version 2>/dev/null || echo "not there")."
     say "Install one (Debian 12, Ubuntu 24.04: apt install python3 python3-venv; anywhere: https://docs.astral.sh/uv/),"
-    say "or name one: make PYTHON=/path/to/python3.11 $extra"
+    say "or name one: make setup PYTHON=/path/to/python3.11"
     exit 1
 }
 
