@@ -1,0 +1,1 @@
+"""Pure structs: events, payloads, failures, errors. No I/O, no clock."""

@@ -1,0 +1,170 @@
+"""The errors that the engine raises, all under one root.
+
+The first paragraph of a class's docstring is its default message, with the facts filled in; the facts are
+attributes, so a handler reads `error.workflow_id` and never parses a text. A message says what to do.
+
+    EverlongError
+    ├── PayloadError
+    │   ├── NotSerializable (also TypeError)
+    │   ├── PayloadTooLarge
+    │   └── UndecodablePayload
+    ├── StoreError
+    │   ├── StoreOwned
+    │   ├── ForeignFile
+    │   ├── NewerSchema
+    │   ├── NetworkFileSystem
+    │   ├── StoreFull
+    │   └── StoreFailed
+    ├── WorkflowAlreadyStarted
+    ├── WorkflowNotFound
+    └── WorkflowClosed
+"""
+
+import inspect
+
+__all__ = [
+    "EverlongError",
+    "ForeignFile",
+    "NetworkFileSystem",
+    "NewerSchema",
+    "NotSerializable",
+    "PayloadError",
+    "PayloadTooLarge",
+    "StoreError",
+    "StoreFailed",
+    "StoreFull",
+    "StoreOwned",
+    "UndecodablePayload",
+    "WorkflowAlreadyStarted",
+    "WorkflowClosed",
+    "WorkflowNotFound",
+]
+
+
+class EverlongError(Exception):
+    """Something in Everlong went wrong."""
+
+    def __init__(self, message: str | None = None, **facts: object) -> None:
+        for name, fact in facts.items():
+            if not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no fact named {name!r}")
+            setattr(self, name, fact)
+        super().__init__(self._default_message() if message is None else message)
+
+    def _default_message(self) -> str:
+        """The docstring's first paragraph; `python -OO` strips it, then the name must do."""
+        text = type(self).__doc__
+        if text is None:
+            return type(self).__name__
+        return inspect.cleandoc(text).split("\n\n")[0].replace("\n", " ").format_map(_Facts(self))
+
+
+class _Facts(dict[str, object]):
+    """Looks facts up on the error, so that a default message never fails for want of one."""
+
+    def __init__(self, error: EverlongError) -> None:
+        super().__init__()
+        self._error = error
+
+    def __missing__(self, name: str) -> object:
+        return getattr(self._error, name, "?")
+
+
+class PayloadError(EverlongError):
+    """A value could not be turned into stored bytes, or back."""
+
+
+class NotSerializable(PayloadError, TypeError):
+    """{path} is a {type_name}, which cannot be stored: {reason}. Pass plain values, dataclasses or
+    pydantic models, with a type hint that names them."""
+
+    path: str = "the value"
+    type_name: str = "value"
+    reason: str = "Everlong stores plain data only"
+
+
+class PayloadTooLarge(PayloadError):
+    """{what} holds {size} {unit}, more than the {limit} that one payload may hold. Store large data elsewhere
+    and pass its name or address."""
+
+    what: str = "The payload"
+    size: int = 0
+    limit: int = 0
+    unit: str = "bytes"
+
+
+class UndecodablePayload(PayloadError):
+    """Stored bytes could not be read back: {reason}. They are damaged, or were written by a newer version or
+    for other type hints."""
+
+    reason: str = "unknown"
+
+
+class StoreError(EverlongError):
+    """The store could not do what was asked."""
+
+    path: str | None = None
+
+
+class StoreOwned(StoreError):
+    """{path} is in use by process {pid}, and one process at a time runs workers on a file. Stop that process,
+    or connect without a Worker: clients are served through the owner."""
+
+    pid: int | None = None
+
+
+class ForeignFile(StoreError):
+    """{path} exists, but it is not an Everlong store. Name another file; this one was left untouched."""
+
+
+class NewerSchema(StoreError):
+    """{path} was written by a newer Everlong (schema {found}; this one knows {known}). Upgrade Everlong; a store
+    is never downgraded."""
+
+    found: int | None = None
+    known: int | None = None
+
+
+class NetworkFileSystem(StoreError):
+    """{path} lies on a network file system ({kind}), whose locks SQLite cannot trust. Move the store to a
+    local disk."""
+
+    kind: str | None = None
+
+
+class StoreFull(StoreError):
+    """There is no room left to write {path}. Nothing was acknowledged that was not stored; free some disk space
+    and the work goes on."""
+
+
+class StoreFailed(StoreError):
+    """Reading or writing {path} failed: {reason}. Nothing was acknowledged that was not stored; check the disk
+    and the file's permissions."""
+
+    reason: str = "unknown"
+
+
+class WorkflowAlreadyStarted(EverlongError):
+    """A workflow with the id {workflow_id!r} is already there ({status}). Use its handle, choose another id,
+    or pass if_open= or if_closed=."""
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+    status: str = "running"
+
+
+class WorkflowNotFound(EverlongError):
+    """There is no workflow with the id {workflow_id!r}. Check the id, the namespace and the file; closed
+    workflows are deleted after their retention."""
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+
+
+class WorkflowClosed(EverlongError):
+    """The workflow {workflow_id!r} is closed ({status}) and takes no more signals, cancellations or updates.
+    Start it again if it should go on."""
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+    status: str = "closed"
