@@ -1,0 +1,259 @@
+"""Every error that Everlong raises on purpose, in one tree.
+
+The first paragraph of a class's docstring is its default message; facts are attributes (`error.workflow_id`).
+
+    EverlongError
+    ├── DefinitionError
+    ├── InvalidArguments (also TypeError)
+    ├── PayloadError
+    │   ├── NotSerializable (also TypeError)
+    │   ├── PayloadTooLarge
+    │   └── UndecodablePayload
+    ├── ApplicationError                raise it in an activity or a workflow
+    ├── ActivityError                   what an activity raised, when its own class cannot be rebuilt
+    │   ├── ActivityTimeout (also TimeoutError)
+    │   └── ActivityLost
+    ├── WorkflowFailed, WorkflowCancelled, WorkflowTerminated, WorkflowTimedOut     how a run ended
+    ├── WorkflowAlreadyStarted, WorkflowNotFound, WorkflowClosed
+    ├── QueryFailed
+    ├── NoAnswer (also TimeoutError)
+    ├── WorkflowFault                   the engine found a fault in the code: the run is blocked
+    │   ├── NondeterminismError
+    │   ├── ForbiddenCall
+    │   ├── EndlessDrive
+    │   └── UnregisteredException
+    └── StoreError
+        ├── StoreOwned
+        ├── ForeignFile
+        ├── NewerSchema
+        ├── NetworkFileSystem
+        ├── StoreFull
+        └── StoreFailed
+"""
+
+import datetime as dt
+
+from everlong_engine.model.errors import (
+    EverlongError,
+    ForeignFile,
+    NetworkFileSystem,
+    NewerSchema,
+    NotSerializable,
+    PayloadError,
+    PayloadTooLarge,
+    StoreError,
+    StoreFailed,
+    StoreFull,
+    StoreOwned,
+    UndecodablePayload,
+    WorkflowAlreadyStarted,
+    WorkflowClosed,
+    WorkflowNotFound,
+)
+
+__all__ = [
+    "ActivityError",
+    "ActivityLost",
+    "ActivityTimeout",
+    "ApplicationError",
+    "DefinitionError",
+    "EndlessDrive",
+    "EverlongError",
+    "ForbiddenCall",
+    "ForeignFile",
+    "InvalidArguments",
+    "NetworkFileSystem",
+    "NewerSchema",
+    "NoAnswer",
+    "NondeterminismError",
+    "NotSerializable",
+    "PayloadError",
+    "PayloadTooLarge",
+    "QueryFailed",
+    "StoreError",
+    "StoreFailed",
+    "StoreFull",
+    "StoreOwned",
+    "UndecodablePayload",
+    "UnregisteredException",
+    "WorkflowAlreadyStarted",
+    "WorkflowCancelled",
+    "WorkflowClosed",
+    "WorkflowFailed",
+    "WorkflowFault",
+    "WorkflowNotFound",
+    "WorkflowTerminated",
+    "WorkflowTimedOut",
+]
+
+
+class DefinitionError(EverlongError):
+    """A workflow, activity or channel is not declared in a way that Everlong can run."""
+
+    function: str | None = None
+    parameter: str | None = None
+
+
+class InvalidArguments(EverlongError, TypeError):
+    """The arguments do not fit the declared types. Nothing was started and nothing was stored."""
+
+    owner: str | None = None
+    parameter: str | None = None
+
+
+class ApplicationError(EverlongError):
+    """The application failed.
+
+    Raise it in an activity to say what the retry policy cannot know:
+
+        raise ApplicationError("card declined", details={"code": 51}, retryable=False)
+
+    Args:
+        details: plain data for whoever handles the error.
+        retryable: False ends the attempts at once.
+        next_delay: seconds or timedelta until the next attempt, in place of the policy's delay.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        details: object = None,
+        retryable: bool = True,
+        next_delay: float | dt.timedelta | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.details = details
+        self.retryable = retryable
+        self.next_delay = next_delay
+
+
+class ActivityError(EverlongError):
+    """The activity failed with {type}.
+
+    Stands for an exception whose own class cannot be rebuilt here; name the class in `raises=[...]` to catch it as
+    itself.
+    """
+
+    type: str = "an unknown exception"
+    message: str = ""
+    details: object = None
+    traceback: str = ""
+
+
+class ActivityTimeout(ActivityError, TimeoutError):
+    """The activity took longer than its {kind} timeout allows.
+
+    `kind` is `start_to_close`, `schedule_to_close`, `schedule_to_start` or `heartbeat`.
+    """
+
+    type: str = "everlong.exceptions.ActivityTimeout"
+    kind: str = "start_to_close"
+
+
+class ActivityLost(ActivityError):
+    """The worker that ran the activity is gone, and no attempt is left. Whether it took effect is unknown: look
+    before you repeat it."""
+
+    type: str = "everlong.exceptions.ActivityLost"
+
+
+class WorkflowFailed(EverlongError):
+    """The workflow {workflow_id!r} failed: {message}.
+
+    `__cause__` is the exception that left the workflow function, rebuilt where its class is known.
+    """
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+    type: str | None = None
+    message: str = "see __cause__"
+    traceback: str = ""
+
+
+class WorkflowCancelled(EverlongError):
+    """The workflow {workflow_id!r} was cancelled: {reason}."""
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+    reason: str = "no reason was given"
+
+
+class WorkflowTerminated(EverlongError):
+    """The workflow {workflow_id!r} was terminated: {reason}."""
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+    reason: str = "no reason was given"
+
+
+class WorkflowTimedOut(EverlongError):
+    """The workflow {workflow_id!r} did not finish within its {kind} timeout. Allow more time, or start it without
+    a timeout.
+
+    `kind` is `run` or `execution`.
+    """
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+    kind: str = "run"
+
+
+class QueryFailed(EverlongError):
+    """The query {query!r} of workflow {workflow_id!r} failed: {reason}. The run itself is not affected."""
+
+    workflow_id: str | None = None
+    query: str | None = None
+    reason: str = "unknown"
+
+
+class NoAnswer(EverlongError, TimeoutError):
+    """Nobody answered within {timeout_s} seconds. Is a Worker running on this store that has {what} registered?"""
+
+    workflow_id: str | None = None
+    what: str = "the workflow"
+    timeout_s: float | None = None
+
+
+class WorkflowFault(EverlongError):
+    """The engine found a fault in the workflow's code. The run is blocked, not failed: fix the code, and it goes
+    on where it stands."""
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+
+
+class NondeterminismError(WorkflowFault):
+    """At event {seq} the code decided something other than what is recorded: recorded {recorded}, made {made}.
+    Bring back the old order of calls, or put the change behind patched().
+
+    `recorded_at` and `made_at` are the source lines.
+    """
+
+    seq: int | None = None
+    recorded: str = "nothing"
+    made: str = "nothing"
+    recorded_at: str = ""
+    made_at: str = ""
+
+
+class ForbiddenCall(WorkflowFault):
+    """{call} cannot be called inside a workflow: its outcome would differ on replay. {fix}"""
+
+    call: str = "This function"
+    fix: str = "Call it in an activity."
+
+
+class EndlessDrive(WorkflowFault):
+    """The workflow ran {callbacks} callbacks without waiting for anything. Await a timer, a signal or an activity
+    in the loop."""
+
+    callbacks: int = 0
+    stack: str = ""
+
+
+class UnregisteredException(WorkflowFault):
+    """{type} was rebuilt when the run began and is not registered now, so another `except` branch would be taken.
+    Import its module in the worker, or name it in raises=[...]."""
+
+    type: str = "An exception class"
