@@ -1,0 +1,88 @@
+"""A run's state as a fold of its history: what is open, what is pending, what waits.
+
+Derived state is not stored. A worker folds a history when it takes a run over, `describe` when a
+person looks; both see the same. Pure: no I/O, no clock.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from everlong_engine.model.events import (
+    CLOSING,
+    ActivityCancelRequested,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityLost,
+    ActivityScheduled,
+    ActivityTimedOut,
+    CancelRequested,
+    Closing,
+    Event,
+    Recorded,
+    RunStarted,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+)
+
+__all__ = ["OpenActivity", "RunState", "fold"]
+
+
+@dataclass(slots=True)
+class OpenActivity:
+    """An activity whose outcome is not recorded yet."""
+
+    scheduled: ActivityScheduled
+    at_us: int
+
+
+@dataclass(slots=True)
+class RunState:
+    started: RunStarted | None = None
+    started_us: int = 0
+    last_us: int = 0
+    last_seq: int = 0
+    activities: dict[int, OpenActivity] = field(default_factory=dict[int, OpenActivity])
+    timers: dict[int, TimerStarted] = field(default_factory=dict[int, TimerStarted])
+    cancel_requested: bool = False
+    closing: Closing | None = None
+
+    def apply(self, recorded: Recorded) -> None:
+        """Take the next event in."""
+        self.last_seq = recorded.seq
+        self.last_us = max(self.last_us, recorded.at_us)
+        self._apply(recorded.event, recorded.at_us)
+
+    def _apply(self, event: Event, at_us: int) -> None:
+        match event:
+            case ActivityScheduled():
+                self.activities[event.activity_id] = OpenActivity(event, at_us)
+            case (
+                ActivityCompleted()
+                | ActivityFailed()
+                | ActivityTimedOut()
+                | ActivityLost()
+                | ActivityCancelRequested()
+            ):
+                self.activities.pop(event.activity_id, None)
+            case TimerStarted():
+                self.timers[event.timer_id] = event
+            case TimerFired() | TimerCancelled():
+                self.timers.pop(event.timer_id, None)
+            case RunStarted():
+                self.started, self.started_us = event, at_us
+                self.cancel_requested = event.cancel_requested
+            case CancelRequested():
+                self.cancel_requested = True
+            case _ if type(event) in CLOSING:
+                self.closing = event  # type: ignore[assignment]
+            case _:
+                pass  # Signals, side effects and patches leave nothing open.
+
+
+def fold(history: Iterable[Recorded]) -> RunState:
+    """The state behind a whole history."""
+    state = RunState()
+    for recorded in history:
+        state.apply(recorded)
+    return state

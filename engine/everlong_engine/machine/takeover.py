@@ -1,0 +1,113 @@
+"""What a worker's death means for a run that it owned. Pure: the loaded run in, a verdict out.
+
+An open activity's attempt is lost only if it may have begun on the dead worker: it had a slot at
+its commit, or carries a started mark. Others never began and are simply dispatched.
+
+A loss is held against a run only if it was at work: attempts begun, mail or a deadline to be fed.
+From the second loss in a row it is on probation, driven alone under a durable mark; only a death
+under its own mark is a strike, and enough strikes park it as poison. So a worker that is killed
+from outside condemns nobody, and a run that kills its worker condemns only itself.
+"""
+
+from dataclasses import dataclass
+
+from everlong_engine.machine.retries import may_repeat_lost
+from everlong_engine.machine.state import RunState, fold
+from everlong_engine.model.limits import STRIKES_TO_POISON
+from everlong_engine.model.runs import AttemptRow, AttemptState, LoadedRun, RunStatus
+
+__all__ = ["Verdict", "judge", "latest_attempts", "next_deadline_us"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    status: RunStatus
+    wake_us: int | None
+    """When somebody should look at the run; None for a blocked one."""
+    losses: int
+    strikes: int
+    reason: str | None
+    lost: tuple[AttemptRow, ...]
+
+
+def latest_attempts(attempts: list[AttemptRow]) -> dict[int, AttemptRow]:
+    """The newest row of each activity."""
+    return {row.activity_id: row for row in sorted(attempts, key=lambda row: row.attempt)}
+
+
+def judge(run: LoadedRun, worker: str, now_us: int) -> Verdict:
+    """What becomes of `run`, whose owner `worker` is dead."""
+    state = fold(run.history)
+    lost = _lost(state, run.attempts, worker, now_us)
+    deadline = next_deadline_us(state, run.attempts)
+    at_work = bool(lost) or bool(run.mail) or (deadline is not None and deadline <= now_us)
+    row = run.row
+    losses = row.losses + 1 if at_work else row.losses
+    strikes = row.strikes + 1 if at_work and row.probation else row.strikes
+    if strikes >= STRIKES_TO_POISON:
+        reason = (
+            f"poison: worker processes died {strikes} times in a row while this run was driven "
+            "alone. Fix its code, then resume it"
+        )
+        return Verdict(RunStatus.BLOCKED, None, losses, strikes, reason, lost)
+    status = row.status if row.status.is_open else RunStatus.RUNNING
+    wake_us = now_us if at_work or deadline is None else deadline
+    return Verdict(status, wake_us, losses, strikes, row.reason, lost)
+
+
+def _lost(
+    state: RunState, attempts: list[AttemptRow], worker: str, now_us: int
+) -> tuple[AttemptRow, ...]:
+    newest = latest_attempts(attempts)
+    lost: list[AttemptRow] = []
+    for activity_id, activity in state.activities.items():
+        row = newest.get(activity_id)
+        if row is None:
+            if not activity.scheduled.began:
+                continue
+            attempt, started_us, details = 1, activity.at_us, None
+        elif row.state is AttemptState.STARTED:
+            attempt, started_us, details = row.attempt, row.started_us, row.details
+        else:
+            continue  # In back-off: it is re-armed.
+        again = may_repeat_lost(activity.scheduled.options, attempt)
+        lost.append(
+            AttemptRow(
+                activity_id=activity_id,
+                attempt=attempt,
+                state=AttemptState.LOST,
+                started_us=started_us,
+                ended_us=now_us,
+                retry_us=now_us if again else None,
+                error_type="lost",
+                error=f"worker {worker} died while this attempt may have been running",
+                worker=worker,
+                details=details,
+            )
+        )
+    return tuple(lost)
+
+
+def next_deadline_us(state: RunState, attempts: list[AttemptRow]) -> int | None:
+    """The earliest instant at which a run at rest must be looked at; None: only mail wakes it.
+
+    An activity that is open and not in back-off is due at once.
+    """
+    newest = latest_attempts(attempts)
+    due = [timer.due_us for timer in state.timers.values()]
+    for activity_id, activity in state.activities.items():
+        row = newest.get(activity_id)
+        if row is None or row.state is AttemptState.STARTED or row.retry_us is None:
+            due.append(0)
+        else:
+            due.append(row.retry_us)
+        limit = activity.scheduled.options.schedule_to_close_us
+        if limit is not None:
+            due.append(activity.at_us + limit)
+    started = state.started
+    if started is not None:
+        if started.run_timeout_us is not None:
+            due.append(state.started_us + started.run_timeout_us)
+        if started.execution_deadline_us is not None:
+            due.append(started.execution_deadline_us)
+    return min(due, default=None)

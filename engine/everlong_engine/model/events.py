@@ -1,0 +1,284 @@
+"""The only vocabulary of a history: two closed families of facts, past tense.
+
+**Inputs** come from outside and are fed to the code one at a time. **Decisions** are what the code
+did about the input before them; there is no second vocabulary of commands. A committed history is a
+sequence of (input, its decisions) pairs, so replay never guesses at a frontier.
+
+Payloads are opaque bytes here. Activities and timers are named by a number that counts up within
+the run. `where` is the source line that made a decision, for people; it is never compared.
+
+A new kind is one class, one entry in `KINDS`, one `case` wherever `assert_never` then complains.
+Codes in `KINDS` and the order of fields are for ever: they are what is stored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from everlong_engine.model.failure import Failure
+from everlong_engine.model.policies import ActivityOptions
+
+__all__ = [
+    "CLOSING",
+    "CODES",
+    "DECISIONS",
+    "INPUTS",
+    "KINDS",
+    "ActivityCancelRequested",
+    "ActivityCompleted",
+    "ActivityFailed",
+    "ActivityLost",
+    "ActivityScheduled",
+    "ActivityTimedOut",
+    "CancelRequested",
+    "Closing",
+    "Decision",
+    "Event",
+    "Input",
+    "PatchMarked",
+    "Recorded",
+    "RunCancelled",
+    "RunCompleted",
+    "RunContinuedAsNew",
+    "RunFailed",
+    "RunStarted",
+    "RunTerminated",
+    "RunTimedOut",
+    "SideEffectRecorded",
+    "SignalReceived",
+    "SignalRejected",
+    "TimerCancelled",
+    "TimerFired",
+    "TimerStarted",
+]
+
+Carried: TypeAlias = tuple[tuple[str, bytes], ...]
+"""Signals that were accepted but not yet received: (name, payload), oldest first."""
+
+
+# ---------------------------------------------------------------------------------- inputs
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The first event of every run: everything that the code may know from the start."""
+
+    workflow: str
+    arguments: bytes
+    workflow_id: str
+    seed: int
+    code: str
+    """Digest of the workflow's source when the run began."""
+    python: str
+    run_timeout_us: int | None = None
+    execution_deadline_us: int | None = None
+    previous_run: bytes | None = None
+    carried: Carried = ()
+    cancel_requested: bool = False
+    """The execution was asked to cancel in an earlier run; it is not asked twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityCompleted:
+    activity_id: int
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityFailed:
+    """The last allowed attempt failed."""
+
+    activity_id: int
+    failure: Failure
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityTimedOut:
+    """`timeout` is start_to_close, schedule_to_close, schedule_to_start or heartbeat."""
+
+    activity_id: int
+    timeout: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityLost:
+    """The worker died with the last allowed attempt; whether it took effect is unknown."""
+
+    activity_id: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    timer_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReceived:
+    signal: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignalRejected:
+    """A signal whose value did not fit its declared type: recorded, never delivered."""
+
+    signal: str
+    payload: bytes
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    reason: str
+
+
+# ------------------------------------------------------------------------------- decisions
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityScheduled:
+    activity_id: int
+    activity: str
+    arguments: bytes
+    options: ActivityOptions
+    where: str
+    began: bool = False
+    """A slot was free at the commit: the first attempt may have begun right behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityCancelRequested:
+    """Closes the activity: no outcome of it is recorded any more."""
+
+    activity_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimerStarted:
+    timer_id: int
+    due_us: int
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimerCancelled:
+    timer_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SideEffectRecorded:
+    value: bytes
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class PatchMarked:
+    patch: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunCompleted:
+    result: bytes
+    unread: tuple[str, ...] = ()
+    """Names of signals that were accepted and that the code never received."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailed:
+    failure: Failure
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunCancelled:
+    reason: str
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RunContinuedAsNew:
+    """`checkpoints` tells which call of `checkpoint` did it, so that replay repeats just that."""
+
+    arguments: bytes
+    carried: Carried
+    checkpoints: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunTerminated:
+    """Closed from outside at once. Needs no worker and no code; stands behind complete pairs."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunTimedOut:
+    """`timeout` is run or execution. Like a termination, by the run's own deadline."""
+
+    timeout: str
+
+
+Input: TypeAlias = (
+    RunStarted
+    | ActivityCompleted
+    | ActivityFailed
+    | ActivityTimedOut
+    | ActivityLost
+    | TimerFired
+    | SignalReceived
+    | SignalRejected
+    | CancelRequested
+)
+Closing: TypeAlias = (
+    RunCompleted | RunFailed | RunCancelled | RunContinuedAsNew | RunTerminated | RunTimedOut
+)
+Decision: TypeAlias = (
+    ActivityScheduled
+    | ActivityCancelRequested
+    | TimerStarted
+    | TimerCancelled
+    | SideEffectRecorded
+    | PatchMarked
+    | Closing
+)
+Event: TypeAlias = Input | Decision
+
+KINDS: Final[Mapping[int, type[Event]]] = {
+    1: RunStarted,
+    2: ActivityCompleted,
+    3: ActivityFailed,
+    4: ActivityTimedOut,
+    5: ActivityLost,
+    6: TimerFired,
+    7: SignalReceived,
+    8: SignalRejected,
+    9: CancelRequested,
+    64: ActivityScheduled,
+    65: ActivityCancelRequested,
+    66: TimerStarted,
+    67: TimerCancelled,
+    68: SideEffectRecorded,
+    69: PatchMarked,
+    96: RunCompleted,
+    97: RunFailed,
+    98: RunCancelled,
+    99: RunContinuedAsNew,
+    100: RunTerminated,
+    101: RunTimedOut,
+}
+CODES: Final[Mapping[type[Event], int]] = {kind: code for code, kind in KINDS.items()}
+INPUTS: Final = frozenset(kind for code, kind in KINDS.items() if code < 64)
+DECISIONS: Final = frozenset(kind for code, kind in KINDS.items() if code >= 64)
+CLOSING: Final = frozenset(kind for code, kind in KINDS.items() if code >= 96)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event in its place. `at_us` is the time of the input that it belongs to."""
+
+    seq: int
+    at_us: int
+    event: Event

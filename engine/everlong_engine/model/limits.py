@@ -1,0 +1,34 @@
+"""Every default of the engine, in one place (the table is in docs/reference/defaults.md).
+
+Change one with a reason in docs/decisions/. Units stand at the end of the names.
+"""
+
+from typing import Final
+
+SECOND_US: Final = 1_000_000
+
+LEASE_US: Final = 10 * SECOND_US
+BEAT_US: Final = 3 * SECOND_US
+
+CHECKPOINT_EVENTS: Final = 1_000
+CHECKPOINT_BYTES: Final = 1_000_000
+HISTORY_EVENTS_WARNING: Final = 10_000
+HISTORY_EVENTS_MAX: Final = 50_000
+HISTORY_BYTES_MAX: Final = 50_000_000
+
+PAYLOAD_BYTES_MAX: Final = 2_000_000
+PAYLOAD_INLINE_BYTES_MAX: Final = 64 * 1024
+
+CACHED_RUNS_MAX: Final = 1_000
+DRIVE_CALLBACKS_MAX: Final = 100_000
+DRIVE_REPORT_S: Final = 1.0
+
+GROUP_APPENDS_MAX: Final = 256
+ATTEMPTS_KEPT: Final = 20
+RETENTION_US: Final = 30 * 24 * 3600 * SECOND_US
+PRUNE_RUNS_MAX: Final = 200
+CLAIM_RUNS_MAX: Final = 100
+
+LOSSES_TO_PROBATION: Final = 2
+STRIKES_TO_POISON: Final = 3
+PROBATION_US: Final = 10 * SECOND_US

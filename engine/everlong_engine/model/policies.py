@@ -1,0 +1,114 @@
+"""Options as values: frozen, validated when made, so nothing later checks again.
+
+`Retry` is what users write; `ActivityOptions` is what the history records beside a scheduled
+activity, so that a policy in force survives a restart with other code. Durations are seconds or
+`timedelta` at the door and microseconds inside.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, Self
+
+__all__ = ["ActivityOptions", "IfClosed", "IfOpen", "Retry", "seconds_us"]
+
+IfOpen = Literal["use", "fail", "terminate"]
+IfClosed = Literal["allow", "fail", "allow_failed"]
+
+_YEARS_100_S = 100 * 365 * 24 * 3600.0
+
+
+def seconds_us(value: float | timedelta, name: str) -> int:
+    """A duration in microseconds; ValueError names the option when it is no sensible duration."""
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{name} must be seconds (a number) or a timedelta, not {value!r}")
+    if not 0 <= seconds <= _YEARS_100_S:
+        raise ValueError(f"{name} must be between 0 seconds and 100 years, not {value!r}")
+    return round(seconds * 1_000_000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """How a failed activity is tried again: exponential backoff with a cap and jitter.
+
+    The default never gives up: a failed attempt is tried again after 1, 2, 4 … 60 seconds. What
+    people get wrong: `max_attempts` counts attempts, not repetitions, so 1 means "never again".
+    A lost attempt (its worker died) counts as well.
+
+        Retry(max_attempts=6, delay=10.0, backoff=1.0)    # five more tries, ten seconds apart
+
+    Args:
+        max_attempts: at most so many attempts; None for no limit.
+        delay: seconds (or timedelta) before the second attempt.
+        backoff: each further delay is the last one times this; at least 1.
+        delay_max: seconds (or timedelta) that no delay exceeds before jitter.
+        jitter: up to this share is added to each delay, 0 to 1, so that many do not return at once.
+            It is only ever added: a delay is never shorter than the policy says.
+        non_retryable: exception classes or qualified names that end the attempts at once.
+
+    Raises:
+        ValueError, TypeError: an option out of its range, named.
+    """
+
+    max_attempts: int | None = None
+    delay: float | timedelta = 1.0
+    backoff: float = 2.0
+    delay_max: float | timedelta = 60.0
+    jitter: float = 0.1
+    non_retryable: tuple[type[BaseException] | str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ValueError(f"Retry(max_attempts={self.max_attempts}): give 1 or more, or None")
+        if not 1 <= self.backoff <= 1000:
+            raise ValueError(f"Retry(backoff={self.backoff}): give a factor from 1 to 1000")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"Retry(jitter={self.jitter}): give a share from 0 to 1")
+        seconds_us(self.delay, "Retry(delay)")
+        seconds_us(self.delay_max, "Retry(delay_max)")
+        if isinstance(self.non_retryable, str) or not isinstance(self.non_retryable, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError("Retry(non_retryable): give a tuple of exception classes or names")
+        object.__setattr__(self, "non_retryable", tuple(self.non_retryable))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes of `non_retryable` as the names that a history can record."""
+        return tuple(
+            c if isinstance(c, str) else f"{c.__module__}.{c.__qualname__}"
+            for c in self.non_retryable
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityOptions:
+    """What was in force when an activity was scheduled. Recorded with it; microseconds."""
+
+    max_attempts: int | None = None
+    delay_us: int = 1_000_000
+    backoff: float = 2.0
+    delay_max_us: int = 60_000_000
+    jitter: float = 0.1
+    non_retryable: tuple[str, ...] = ()
+    start_to_close_us: int | None = None
+    schedule_to_close_us: int | None = None
+    schedule_to_start_us: int | None = None
+    heartbeat_us: int | None = None
+    at_most_once: bool = False
+
+    def to_wire(self) -> list[Any] | None:
+        """None for the defaults of version 1: most activities record nothing here."""
+        if self == _DEFAULT:
+            return None
+        return [getattr(self, name) for name in self.__slots__]
+
+    @classmethod
+    def from_wire(cls, wire: list[Any] | None) -> Self:
+        if wire is None:
+            return cls()
+        values = list(wire)
+        values[5] = tuple(values[5])
+        return cls(*values)
+
+
+_DEFAULT = ActivityOptions()

@@ -1,0 +1,146 @@
+"""Rows of the store as values: runs, their mail, the attempts of their activities, workers.
+
+The `runs` row is an index over a history; what it says could be derived, except for ownership
+(token, owner), which lives only here. One execution (one workflow id, started once) is the chain of
+runs that share an `execution_id`, the id of the first of them.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from everlong_engine.model.events import Recorded
+
+__all__ = [
+    "AttemptRow",
+    "AttemptState",
+    "LoadedRun",
+    "MailRow",
+    "NewRun",
+    "RunRow",
+    "RunStatus",
+    "WorkerRow",
+]
+
+
+class RunStatus(IntEnum):
+    """How a run stands. Below 10 it is open."""
+
+    RUNNING = 0
+    BLOCKED = 1
+    """Parked: a fault that the engine found, or poison; visible, goes on after a fix."""
+    COMPLETED = 10
+    FAILED = 11
+    CANCELLED = 12
+    TERMINATED = 13
+    TIMED_OUT = 14
+    CONTINUED_AS_NEW = 15
+
+    @property
+    def is_open(self) -> bool:
+        return self < 10
+
+    @property
+    def text(self) -> str:
+        return self.name.lower()
+
+
+class AttemptState(IntEnum):
+    """What is known of one attempt of an activity."""
+
+    STARTED = 0
+    """It may have begun: written before it does, unless it had a slot when it was scheduled."""
+    FAILED = 1
+    LOST = 2
+    TIMED_OUT = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    shard: int
+    run_id: bytes
+    execution_id: bytes
+    namespace: str
+    workflow_id: str
+    type: str
+    queue: str
+    started_us: int
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRow:
+    shard: int
+    run_id: bytes
+    execution_id: bytes
+    namespace: str
+    workflow_id: str
+    type: str
+    queue: str
+    status: RunStatus
+    next_seq: int
+    lease_token: int
+    owner: bytes | None
+    wake_us: int | None
+    started_us: int
+    closed_us: int | None
+    losses: int
+    strikes: int
+    probation: bool
+    reason: str | None
+    """Why it is blocked or was handed back."""
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class MailRow:
+    """A message in the inbox: an input of the execution that is not yet fed."""
+
+    position: int
+    execution_id: bytes
+    kind: int
+    body: bytes
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRow:
+    """One attempt that failed, was lost, or has a started mark."""
+
+    activity_id: int
+    attempt: int
+    state: AttemptState
+    started_us: int
+    ended_us: int | None = None
+    retry_us: int | None = None
+    """When the next attempt is due; None when there is none."""
+    error_type: str = ""
+    error: str = ""
+    traceback: str = ""
+    worker: str = ""
+    details: bytes | None = None
+    """The last heartbeat details."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """Everything that a worker needs to stand where the run stood."""
+
+    row: RunRow
+    history: list[Recorded]
+    mail: list[MailRow]
+    attempts: list[AttemptRow]
+    history_bytes: int = 0
+    blobs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
+    """Spilled payloads of the history and of the mail."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    worker_id: bytes
+    name: str
+    pid: int
+    host: str
+    started_us: int
+    beat_us: int
+    dead: bool
+    types: tuple[str, ...] = field(default=())

@@ -1,0 +1,215 @@
+"""What a group commit carries: a closed union of writes, each with its own result.
+
+A store applies a group in one transaction, and judges every write alone: one that is refused never
+fails the others. Appends of one run stand in their order; between other writes of a group any
+order is a valid one, since their senders have not been answered yet.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from everlong_engine.model.codec import Blobs
+from everlong_engine.model.policies import IfClosed, IfOpen
+from everlong_engine.model.runs import AttemptRow, NewRun, RunStatus
+
+__all__ = [
+    "Answer",
+    "Append",
+    "AppendResult",
+    "Ask",
+    "HistoryRow",
+    "MarkAttempts",
+    "Message",
+    "MessageResult",
+    "Refusal",
+    "Release",
+    "Resume",
+    "StartResult",
+    "StartRun",
+    "Target",
+    "Terminate",
+    "Write",
+    "WriteResult",
+]
+
+HistoryRow: TypeAlias = tuple[int, int, int, bytes, int]
+"""(seq, kind code, at_us, body, checksum)."""
+
+
+class Refusal(Enum):
+    """Why a write of an owner was refused. Each means: discard the run, then look again."""
+
+    FENCED = "the lease was lost, or the history has moved on"
+    MAIL = "the inbox holds mail that must be fed first"
+    CONFLICT = "a row that this append consumes is gone"
+
+
+@dataclass(slots=True)
+class Append:
+    """A run's next events, under its lease. Mutable only while it is built."""
+
+    shard: int
+    run_id: bytes
+    execution_id: bytes
+    token: int
+    base: int
+    """The sequence number of the first row: the run's next_seq must be just this."""
+    rows: list[HistoryRow]
+    append_id: int
+    consumed: tuple[int, ...] = ()
+    """Inbox positions that were fed."""
+    mail_free: bool = False
+    """Accept only if the inbox holds nothing but `consumed`: leaving, and direct messages."""
+    closed: RunStatus | None = None
+    closed_us: int | None = None
+    next_run: "NextRun | None" = None
+    blobs: Blobs | None = None
+    healthy: bool = True
+    """Progress that clears the run of suspicion: its losses are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextRun:
+    """The successor after a roll-over: its row and the mail that starts it."""
+
+    run: NewRun
+    owner: bytes
+    kind: int
+    body: bytes
+    blobs: Blobs
+
+
+@dataclass(frozen=True, slots=True)
+class AppendResult:
+    refusal: Refusal | None = None
+    next_run_mail: int | None = None
+    """Where the successor's start lies in the inbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRun:
+    """A new execution, either driven already by its owner (`first`) or left as mail."""
+
+    run: NewRun
+    if_open: IfOpen
+    if_closed: IfClosed
+    kind: int
+    body: bytes
+    """The start as mail; unused when `first` is there."""
+    owner: bytes | None = None
+    first: Append | None = None
+    blobs: Blobs | None = None
+    wake_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StartResult:
+    """`created` is False when the workflow id was taken; the rest then tells by whom."""
+
+    created: bool
+    run_id: bytes
+    execution_id: bytes
+    status: RunStatus
+    same_request: bool = False
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An execution by workflow id; a given `execution_id` must be the one that has it now."""
+
+    shard: int
+    namespace: str
+    workflow_id: str
+    execution_id: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    target: Target
+    kind: int
+    body: bytes
+    now_us: int
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageResult:
+    """`status` None: there is no such execution. Accepted only where `position` is set or
+    `duplicate` says that the same request was accepted before."""
+
+    status: RunStatus | None
+    run_id: bytes = b""
+    execution_id: bytes = b""
+    owner: bytes | None = None
+    position: int | None = None
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Close at once: bumps the token and appends, in one transaction; needs no worker."""
+
+    target: Target
+    row_kind: int
+    row_body: bytes
+    status: RunStatus
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Let a blocked run be tried again: clears its suspicion and wakes it."""
+
+    target: Target
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Hand a run back: owner none, and either asleep until `wake_us` or blocked with a reason."""
+
+    shard: int
+    run_id: bytes
+    execution_id: bytes
+    token: int
+    base: int
+    wake_us: int | None
+    blocked: bool = False
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MarkAttempts:
+    """Attempts that may begin now, failed, or were lost. `probation` sets or clears the mark."""
+
+    shard: int
+    run_id: bytes
+    token: int
+    attempts: tuple[AttemptRow, ...]
+    probation: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A query from a process that does not own the file; its answer is written beside it."""
+
+    question_id: bytes
+    target: Target
+    query: str
+    arguments: bytes
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    question_id: bytes
+    ok: bool
+    answer: bytes
+
+
+Write: TypeAlias = (
+    Append | StartRun | Message | Terminate | Resume | Release | MarkAttempts | Ask | Answer
+)
+WriteResult: TypeAlias = AppendResult | StartResult | MessageResult | None

@@ -1,0 +1,1 @@
+"""What the engine does to a store, one small piece each."""

@@ -1,0 +1,1 @@
+"""Where histories lie: one protocol, one package per database."""

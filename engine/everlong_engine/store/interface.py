@@ -1,0 +1,139 @@
+"""What the engine asks of a store. Not public: it changes whenever the engine needs it to.
+
+Split by family of verbs. A group of writes is one transaction; a claim is another; reads take none
+of the writer's time. Every implementation passes `tests/store/`, and the same operations through
+each give the same answers.
+"""
+
+from asyncio import Future
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from everlong_engine.model.events import Recorded
+from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.writes import Target, Write, WriteResult
+
+__all__ = ["Problem", "Question", "RunFilter", "Store", "StoreInfo", "Wants"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wants:
+    """What a worker hosts: a run of another type or queue stays where it is, visible."""
+
+    worker_id: bytes
+    queue: str
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    namespace: str
+    status: str | None = None
+    type: str | None = None
+    workflow_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    question_id: bytes
+    shard: int
+    namespace: str
+    workflow_id: str
+    query: str
+    arguments: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that `verify` found."""
+
+    run_id: bytes | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """What `doctor` shows."""
+
+    location: str
+    engine: str
+    settings: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+class Writes(Protocol):
+    def submit(self, writes: Sequence[Write]) -> "Future[list[WriteResult]]":
+        """Apply a group in one transaction. The future fails when the whole group did."""
+        ...
+
+
+class Ownership(Protocol):
+    def acquire(self) -> None:
+        """Become the engine of this store. Raises StoreOwned."""
+        ...
+
+    async def register(self, worker: WorkerRow, queue: str) -> None: ...
+
+    async def bury(self, worker_id: bytes) -> None: ...
+
+    async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
+        """Judge up to `limit` runs of dead workers and free them; how many there were."""
+        ...
+
+    async def resume_blocked(self, types: Sequence[str], now_us: int) -> None: ...
+
+    async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]: ...
+
+    async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None: ...
+
+    async def next_wake(self, wants: Wants) -> int | None: ...
+
+
+class Reads(Protocol):
+    async def load(self, shard: int, run_id: bytes) -> LoadedRun | None: ...
+
+    async def latest(self, target: Target) -> RunRow | None: ...
+
+    async def run_by_id(self, run_id: bytes) -> RunRow | None: ...
+
+    async def last_event(self, shard: int, run_id: bytes) -> Recorded | None: ...
+
+    async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]: ...
+
+    async def list_runs(
+        self, wanted: RunFilter, limit: int, after: bytes | None
+    ) -> list[RunRow]: ...
+
+    async def workers(self) -> list[WorkerRow]: ...
+
+    async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None: ...
+
+    async def open_questions(self, limit: int) -> list[Question]: ...
+
+    def changed(self) -> bool:
+        """Whether another connection has committed since the last look. Cheap; for polling."""
+        ...
+
+    def mail_since(self, position: int, limit: int) -> list[MailRow]: ...
+
+
+class Upkeep(Protocol):
+    async def prune(
+        self, cursor: tuple[int, bytes], horizon_us: int, limit: int
+    ) -> tuple[tuple[int, bytes] | None, int]:
+        """One bounded sweep of closed runs: (where to go on or None at the end, how many went)."""
+        ...
+
+    async def verify(self) -> list[Problem]: ...
+
+    async def info(self) -> StoreInfo: ...
+
+    async def close(self) -> None: ...
+
+
+class Store(Writes, Ownership, Reads, Upkeep, Protocol):
+    """All of it."""
+
+    shards: int
+    path: str

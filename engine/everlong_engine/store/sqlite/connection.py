@@ -1,0 +1,129 @@
+"""One guarded adapter over aiosqlite's thread: a whole transaction is one hop.
+
+aiosqlite runs every call of a connection on a thread of its own, but offers no public way to run a
+plain function of ours there, and one hop per statement costs 30 µs each. `Hop.submit` puts such a
+function into the queue that its thread reads. This is the only place that knows that queue.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+
+import aiosqlite
+
+from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull
+
+__all__ = ["Durability", "Hop", "connect_reader", "connect_writer", "store_error"]
+
+T = TypeVar("T")
+
+Durability = str
+"""full: every commit is synced before it is acknowledged. relaxed: not; a power cut loses some."""
+
+_BUSY_TIMEOUT_S: Final = 10.0
+_WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
+_STATEMENTS_CACHED: Final = 256
+_STOPPING: Final = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_DIR_FSYNC,
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
+
+
+class Hop:
+    """A SQLite connection on a thread of its own that runs plain functions."""
+
+    def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._raw: sqlite3.Connection = connection._conn
+        self._queue = connection._tx
+
+    @classmethod
+    async def open(cls, connect: Callable[[], sqlite3.Connection], path: Path) -> Self:
+        """Open on the thread. Raises what `connect` raises."""
+        connection = aiosqlite.Connection(connect, iter_chunk_size=64)
+        if not hasattr(connection, "_tx") or not hasattr(type(connection), "_conn"):
+            raise StoreError(
+                "this version of aiosqlite is not known to Everlong (its inner queue has moved): "
+                "install aiosqlite 0.20 to 0.22, or upgrade Everlong"
+            )
+        await connection
+        return cls(connection, path)
+
+    def submit(self, work: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+        """Run `work(connection)` on the thread; functions run one at a time, in order."""
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((future, partial(work, self._raw)))
+        return future
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """`submit`, awaited, with the store's own errors."""
+        try:
+            return await self.submit(work)
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+def store_error(error: sqlite3.Error, path: Path) -> StoreError:
+    """What a SQLite error means here. `fatal` ones must stop the owner (see `is_fatal`)."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull(path=str(path))
+    return StoreFailed(path=str(path), reason=f"{getattr(error, 'sqlite_errorname', '')} {error}")
+
+
+def is_fatal(error: BaseException | None) -> bool:
+    """Whether nothing may be acknowledged any more: after a failed sync the kernel has dropped the
+    pages, and a second sync would report a success that never was."""
+    return getattr(error, "sqlite_errorcode", None) in _STOPPING
+
+
+def connect_writer(
+    path: Path, durability: Durability, *, owner: bool, may_create: bool
+) -> sqlite3.Connection:
+    """The one connection of a process that writes. Only the owner's checkpoints the log."""
+    mode = "rwc" if may_create else "rw"
+    connection = _connect(path, mode)
+    synchronous = "FULL" if durability == "full" else "NORMAL"
+    # A file that is no database is refused by the first statement, before anything is written.
+    connection.execute("PRAGMA schema_version")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS: a plain fsync does not reach the disk.
+    connection.execute("PRAGMA checkpoint_fullfsync = ON")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {1000 if owner else 0}")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
+    connection.execute("PRAGMA cell_size_check = ON")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write."""
+    connection = _connect(path, "ro")
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute("PRAGMA trusted_schema = OFF")
+    return connection
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    options: dict[str, Any] = {
+        "uri": True,
+        "isolation_level": None,
+        "timeout": _BUSY_TIMEOUT_S,
+        "cached_statements": _STATEMENTS_CACHED,
+        "check_same_thread": False,
+    }
+    return sqlite3.connect(uri, **options)

@@ -1,0 +1,147 @@
+"""The file beneath a store: where it may lie, whose it is, and which schema it has.
+
+One engine process owns a file. The sign of life is a lock on `<db>.owner`, not a time: a stopped
+owner keeps the file, a dead one frees it at once. It is an `fcntl.lockf` lock, since `flock` is
+inherited by forked children; such a lock goes when *any* descriptor of the file is closed in the
+process, so nothing else here ever opens it.
+"""
+
+import fcntl
+import os
+import sqlite3
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from everlong_engine.model.errors import (
+    ForeignFile,
+    NetworkFileSystem,
+    NewerSchema,
+    StoreError,
+    StoreOwned,
+)
+
+__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "OwnerLock", "check_place", "prepare_schema"]
+
+APPLICATION_ID: Final = 0x45564C47  # "EVLG"
+SCHEMA_VERSION: Final = 1
+
+_NETWORK: Final = ("nfs", "cifs", "smb", "9p", "virtiofs", "ceph", "afs", "lustre", "glusterfs")
+_NETWORK_FUSE: Final = ("fuse.sshfs", "fuse.gluster", "fuse.ceph", "fuse.s3fs", "fuse.rclone")
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place that cannot hold a store.
+
+    Raises:
+        StoreError: the folder is missing, or the path is one.
+        NetworkFileSystem: SQLite's locks and its log do not work there.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise StoreError(f"{folder} is not a folder: create it, or name another file", path=str(path))
+    if path.is_dir():
+        raise StoreError(f"{path} is a folder: name a file in it", path=str(path))
+    kind = _file_system(folder)
+    if kind.startswith(_NETWORK) or kind.startswith(_NETWORK_FUSE):
+        raise NetworkFileSystem(path=str(path), kind=kind)
+
+
+def _file_system(folder: Path) -> str:
+    """The type of the file system that holds a folder, as Linux names it; "" elsewhere."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""  # Not Linux: SQLite's own locking test is all there is.
+    best, kind = "", ""
+    where = str(folder.resolve())
+    for line in mounts:
+        before, _, after = line.partition(" - ")
+        mount = before.split(" ")[4].encode().decode("unicode_escape")
+        inside = where == mount or where.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, after.split(" ", 1)[0]
+    return kind
+
+
+class OwnerLock:
+    """Holds `<db>.owner` while this process runs workers on the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock_path = path.with_name(path.name + ".owner")
+        self._descriptor: int | None = None
+        self._pid = 0
+
+    @property
+    def held(self) -> bool:
+        """False in a forked child too: a lock does not cross a fork."""
+        return self._descriptor is not None and self._pid == os.getpid()
+
+    def acquire(self) -> None:
+        """Take the file. Raises StoreOwned, naming the owner, when another process has it."""
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            pid = int(text) if text.isdigit() else None
+            raise StoreOwned(path=str(self._path), pid=pid) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._descriptor, self._pid = descriptor, os.getpid()
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the schema in a new file, bring an older one forward, refuse the rest.
+
+    Raises:
+        ForeignFile: a SQLite database of something else.
+        NewerSchema: written by a later version of Everlong.
+    """
+    application_id, version, tables = _identity(connection)
+    if (application_id, version, tables) != (0, 0, 0) and application_id != APPLICATION_ID:
+        raise ForeignFile(path=str(path))
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(path=str(path), found=version, known=SCHEMA_VERSION)
+    if version == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        for step in range(version + 1, SCHEMA_VERSION + 1):
+            for statement in _statements(f"schema_{step:04}.sql"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _identity(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return int(application_id), int(version), int(tables)
+
+
+def _statements(name: str) -> list[str]:
+    """The statements of a script; one at a time, since a script of many would commit first."""
+    text = files("everlong_engine.store.sqlite").joinpath(name).read_text("utf-8")
+    found: list[str] = []
+    statement = ""
+    for line in text.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            found.append(statement)
+            statement = ""
+    return found

@@ -1,0 +1,262 @@
+-- Every statement of the SQLite store, by name. `:rows:` stands for a list of parameter rows whose
+-- length is chosen at run time; a row of NULLs pads it to one of a few lengths, so that few texts
+-- are prepared. There is one writer, so lock order is no question here; it is kept all the same
+-- (runs, then what hangs on a run), because the PostgreSQL dialect stands beside this one.
+
+-- name: insert_runs
+-- New runs; a workflow id that is open already yields no row.
+INSERT INTO runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
+                  next_seq, lease_token, owner, wake_us, started_us, closed_us, request_id)
+SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL
+ON CONFLICT DO NOTHING
+RETURNING run_id;
+
+-- name: advance_runs
+-- The compare-and-set of an append: the lease token and the next sequence number must be mine.
+WITH mine (shard, run_id, token, base, next, healthy) AS (VALUES :rows:)
+UPDATE runs
+SET next_seq = mine.next,
+    losses = CASE WHEN mine.healthy THEN 0 ELSE losses END,
+    strikes = CASE WHEN mine.healthy THEN 0 ELSE strikes END
+FROM mine
+WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
+  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10
+RETURNING runs.run_id;
+
+-- name: close_runs
+-- The same, for an append that closes its run.
+WITH mine (shard, run_id, token, base, next, status, closed_us) AS (VALUES :rows:)
+UPDATE runs
+SET next_seq = mine.next, status = mine.status, closed_us = mine.closed_us,
+    owner = NULL, wake_us = NULL, losses = 0, strikes = 0, probation = 0, reason = NULL
+FROM mine
+WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
+  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10
+RETURNING runs.run_id;
+
+-- name: insert_history
+-- Accepted events. The primary key is the second guard: nothing is ever written over.
+INSERT INTO history (shard, run_id, seq, kind, at_us, body, checksum, append_id)
+SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;
+
+-- name: any_mail
+-- Whether the inbox holds anything at all: the cheap first look before an append that leaves.
+SELECT 1 FROM inbox LIMIT 1;
+
+-- name: mail_of
+-- What waits for one execution, in the order in which it was accepted.
+SELECT position, execution_id, kind, body, checksum FROM inbox
+WHERE shard = ? AND execution_id = ? ORDER BY position;
+
+-- name: mail_positions_of
+-- Only where it lies.
+SELECT position FROM inbox WHERE shard = ? AND execution_id = ? ORDER BY position;
+
+-- name: mail_since
+-- What has come since a look at the inbox; a hint to its owner, never what is consumed by.
+SELECT position, execution_id, kind, body, checksum FROM inbox WHERE position > ?
+ORDER BY position LIMIT ?;
+
+-- name: insert_mail
+-- Accept a message.
+INSERT INTO inbox (shard, execution_id, kind, body, checksum) VALUES (?, ?, ?, ?, ?)
+RETURNING position;
+
+-- name: delete_mail
+-- Consume exactly one message.
+DELETE FROM inbox WHERE position = ? AND execution_id = ?;
+
+-- name: forget_mail
+-- What nobody will feed any more: the execution is closed.
+DELETE FROM inbox WHERE shard = ? AND execution_id = ?;
+
+-- name: find_request
+-- The answer that a request was given before.
+SELECT result FROM requests WHERE shard = ? AND execution_id = ? AND request_id = ?;
+
+-- name: insert_request
+-- Remember an answer beside what it acknowledges.
+INSERT INTO requests (shard, execution_id, request_id, result) VALUES (?, ?, ?, ?);
+
+-- name: latest_run
+-- The run that a workflow id means: the newest one.
+SELECT * FROM runs WHERE shard = ? AND namespace = ? AND workflow_id = ?
+ORDER BY run_id DESC LIMIT 1;
+
+-- name: get_run
+-- One run by its id.
+SELECT * FROM runs WHERE shard = ? AND run_id = ?;
+
+-- name: run_by_id
+-- One run by its id alone: for people, who do not know shards.
+SELECT * FROM runs WHERE shard IN (SELECT DISTINCT shard FROM runs) AND run_id = ?;
+
+-- name: terminate_run
+-- Close from outside: the token moves on, so that the owner's next append is refused.
+UPDATE runs
+SET status = ?, closed_us = ?, next_seq = next_seq + 1, lease_token = lease_token + 1,
+    owner = NULL, wake_us = NULL, probation = 0, reason = NULL
+WHERE shard = ? AND run_id = ? AND status < 10
+RETURNING next_seq - 1;
+
+-- name: wake_run
+-- A message for a run that nobody owns: somebody should look now. A blocked run stays parked.
+UPDATE runs SET wake_us = ? WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0;
+
+-- name: resume_run
+-- Try a blocked run again.
+UPDATE runs SET status = 0, wake_us = ?, losses = 0, strikes = 0, probation = 0, reason = NULL
+WHERE shard = ? AND run_id = ? AND status = 1;
+
+-- name: resume_blocked
+-- A worker with other code has come: blocked runs of its types are tried again; poison is not.
+UPDATE runs SET status = 0, wake_us = ? WHERE status = 1 AND strikes < ?
+  AND type IN (SELECT value FROM json_each(?));
+
+-- name: release_run
+-- Hand back under the lease; the owner must have seen the whole history.
+UPDATE runs SET owner = NULL, wake_us = ?, status = ?, reason = ?, probation = 0
+WHERE shard = ? AND run_id = ? AND lease_token = ? AND next_seq = ? AND status < 10
+RETURNING run_id;
+
+-- name: check_lease
+-- Whether an owner's lease still stands.
+SELECT 1 FROM runs WHERE shard = ? AND run_id = ? AND lease_token = ? AND status < 10;
+
+-- name: mark_probation
+-- The durable mark under which a suspected run is driven alone.
+UPDATE runs SET probation = ? WHERE shard = ? AND run_id = ? AND lease_token = ?;
+
+-- name: put_attempt
+-- A started mark, or how an attempt ended.
+INSERT INTO attempts (shard, run_id, activity_id, attempt, state, started_us, ended_us, retry_us,
+                      error_type, error, traceback, worker, details)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (shard, run_id, activity_id, attempt) DO UPDATE SET
+    state = excluded.state, ended_us = excluded.ended_us, retry_us = excluded.retry_us,
+    error_type = excluded.error_type, error = excluded.error, traceback = excluded.traceback,
+    worker = excluded.worker, details = coalesce(excluded.details, details);
+
+-- name: trim_attempts
+-- Keep the last few attempts of an activity; the count stays exact, it is the attempt's number.
+DELETE FROM attempts WHERE shard = ? AND run_id = ? AND activity_id = ? AND attempt <= ?;
+
+-- name: attempts_of
+-- What is known of a run's attempts.
+SELECT activity_id, attempt, state, started_us, ended_us, retry_us, error_type, error, traceback,
+       worker, details
+FROM attempts WHERE shard = ? AND run_id = ? ORDER BY activity_id, attempt;
+
+-- name: history_of
+-- A run's events from a sequence number on.
+SELECT seq, kind, at_us, body, checksum FROM history
+WHERE shard = ? AND run_id = ? AND seq >= ? ORDER BY seq LIMIT ?;
+
+-- name: last_event
+-- How a closed run closed.
+SELECT seq, kind, at_us, body, checksum FROM history
+WHERE shard = ? AND run_id = ? ORDER BY seq DESC LIMIT 1;
+
+-- name: put_blob
+-- A payload that is too large for its event, once per content.
+INSERT INTO blobs (shard, digest, data) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: use_blob
+-- Who refers to it.
+INSERT INTO blob_uses (shard, owner_id, digest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: blobs_of
+-- All spilled payloads of a run and of its execution's mail.
+SELECT digest, data FROM blobs WHERE shard = ?1 AND digest IN
+    (SELECT digest FROM blob_uses WHERE shard = ?1 AND owner_id IN (?2, ?3));
+
+-- name: claim_runs
+-- Take runs that are due and that this worker hosts; the token moves on with each claim.
+UPDATE runs SET owner = ?1, lease_token = lease_token + 1, wake_us = NULL
+WHERE (shard, run_id) IN (
+    SELECT shard, run_id FROM runs
+    WHERE wake_us IS NOT NULL AND wake_us <= ?2 AND queue = ?3 AND status = 0
+      AND type IN (SELECT value FROM json_each(?4))
+    LIMIT ?5)
+RETURNING shard, run_id;
+
+-- name: claim_run
+-- Take one run by its id, if nobody has it.
+UPDATE runs SET owner = ?, lease_token = lease_token + 1, wake_us = NULL
+WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0
+RETURNING shard, run_id;
+
+-- name: next_wake
+-- When the next of the runs that this worker hosts wants to be looked at.
+SELECT min(wake_us) FROM runs
+WHERE wake_us IS NOT NULL AND queue = ? AND type = ? AND status = 0;
+
+-- name: orphans
+-- Runs of dead workers, in a bounded batch.
+SELECT * FROM runs WHERE owner IS NOT NULL AND owner IN
+    (SELECT worker_id FROM workers WHERE dead) LIMIT ?;
+
+-- name: take_orphan
+-- Take one over, with what the judge found.
+UPDATE runs SET owner = NULL, lease_token = lease_token + 1, wake_us = ?, status = ?,
+                losses = ?, strikes = ?, probation = 0, reason = ?
+WHERE shard = ? AND run_id = ? AND lease_token = ?;
+
+-- name: put_worker
+-- A worker says who it is and what it hosts.
+INSERT INTO workers (worker_id, name, pid, host, started_us, beat_us, dead, queue, types)
+VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?);
+
+-- name: bury_workers
+-- Whoever had the file before is gone: the lock is ours.
+UPDATE workers SET dead = 1 WHERE dead = 0 AND hex(worker_id) NOT IN (SELECT upper(value) FROM json_each(?));
+
+-- name: bury_worker
+-- One worker, stopped in order.
+UPDATE workers SET dead = 1 WHERE worker_id = ?;
+
+-- name: forget_workers
+-- Dead workers that own nothing any more.
+DELETE FROM workers WHERE dead AND beat_us < ?
+  AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = workers.worker_id);
+
+-- name: list_workers
+-- Who is here.
+SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types FROM workers
+ORDER BY worker_id;
+
+-- name: put_question
+-- A query from another process.
+INSERT INTO questions (question_id, shard, namespace, workflow_id, query, arguments, asked_us)
+VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: open_questions
+-- Queries that nobody has answered yet, oldest first.
+SELECT question_id, shard, namespace, workflow_id, query, arguments FROM questions
+WHERE answered IS NULL ORDER BY asked_us LIMIT ?;
+
+-- name: put_answer
+-- The answer to one.
+UPDATE questions SET answered = ?, answer = ? WHERE question_id = ?;
+
+-- name: get_answer
+-- What its asker waits for.
+SELECT answered, answer FROM questions WHERE question_id = ?;
+
+-- name: forget_question
+-- Answered and read, or given up.
+DELETE FROM questions WHERE question_id = ?;
+
+-- name: forget_questions
+-- Askers that died.
+DELETE FROM questions WHERE asked_us < ?;
+
+-- name: prune_candidates
+-- Runs in the order of their start, from a cursor: what began after the horizon cannot be due.
+SELECT shard, run_id, execution_id, status, closed_us FROM runs
+WHERE (shard, run_id) > (?, ?) AND started_us < ? ORDER BY shard, run_id LIMIT ?;
+
+-- name: execution_is_open
+-- Whether a later run of the same execution still lives.
+SELECT 1 FROM runs WHERE shard = ? AND execution_id = ? AND namespace = ? AND workflow_id = ?
+  AND status < 10;
