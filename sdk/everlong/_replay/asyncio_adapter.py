@@ -179,12 +179,12 @@ def _check_that_sets_are_looked_up() -> None:
     as_completed: Any = getattr(tasks, "_AsCompletedIterator", None)  # a class from 3.13 on
     orders = as_completed.__init__ if as_completed else tasks.as_completed
     for function in (orders, tasks.wait, _private(tasks, "_wait")):
-        if "set" not in _names_used(function.__code__):
+        if "set" not in names_used(function.__code__):
             _refuse_this_python(f"a set in {function.__qualname__}")
-    if "_GatheringFuture" not in _names_used(tasks.gather.__code__):
+    if "_GatheringFuture" not in names_used(tasks.gather.__code__):
         _refuse_this_python("_GatheringFuture in gather")
 
 
-def _names_used(code: CodeType) -> set[str]:
+def names_used(code: CodeType) -> set[str]:
     nested = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return set(code.co_names).union(*map(_names_used, nested))
+    return set(code.co_names).union(*map(names_used, nested))
