@@ -25,6 +25,7 @@ BACKEND: Final = "anyio._backends._asyncio"
 STREAMS: Final = "anyio.streams.memory"
 
 _installing: Final = threading.Lock()
+_UNKNOWN: Final = object()
 _deliveries: Final[list[object]] = []
 """anyio's `CancelScope._deliver_cancellation`, once installed."""
 
@@ -43,7 +44,7 @@ def install() -> None:
         for module in (backend, importlib.import_module(STREAMS)):
             vars(module)["set"] = _Set
         vars(backend)["id"] = _id
-        _deliveries.append(getattr(backend.CancelScope, "_deliver_cancellation", None))
+        _deliveries.append(getattr(backend.CancelScope, "_deliver_cancellation", _UNKNOWN))
 
 
 def is_cancel_retry(handle: Handle) -> bool:
