@@ -197,7 +197,9 @@ def test_an_unknown_anyio_is_named_in_a_warning(monkeypatch: pytest.MonkeyPatch)
     vars(anyio_adapter)["_deliveries"].clear()
     monkeypatch.setattr(BACKEND, "CancelScope", CancelScope)
     try:
-        with pytest.warns(RuntimeWarning, match=r"anyio \d.*CancelScope has other attributes"):
+        with pytest.warns(
+            RuntimeWarning, match=r"anyio \d.*CancelScope.__init__ does not use _child_scopes"
+        ):
             install()
         handle = fake_loop().call_soon(print)
         assert not is_cancel_retry(handle)
@@ -228,7 +230,7 @@ def functions_that_load(module: types.ModuleType, *names: str) -> set[str]:
 
 
 def test_the_sets_of_anyio_are_those_that_are_known() -> None:
-    assert functions_that_load(BACKEND, "set", "WeakSet", "frozenset") == {
+    assert functions_that_load(BACKEND, "set", "WeakSet", "frozenset") <= {
         "CancelScope.__init__",
         "TaskGroup.__init__",
         "CapacityLimiter.__init__",
@@ -236,7 +238,7 @@ def test_the_sets_of_anyio_are_those_that_are_known() -> None:
         "_SignalReceiver.__init__",
         "_SignalReceiver.__enter__",
     }
-    assert functions_that_load(importlib.import_module(anyio_adapter.STREAMS), "set") == {
+    assert functions_that_load(importlib.import_module(anyio_adapter.STREAMS), "set") <= {
         "MemoryObjectReceiveStream.receive",
         "MemoryObjectSendStream.send",
         "MemoryObjectSendStream.close",
@@ -244,8 +246,9 @@ def test_the_sets_of_anyio_are_those_that_are_known() -> None:
 
 
 def test_the_addresses_that_anyio_shows_are_those_that_are_known() -> None:
-    assert functions_that_load(BACKEND, "id") == {
+    assert functions_that_load(BACKEND, "id") <= {
         "CancelScope.cancel",
+        "CancelScope._deliver_cancellation",  # before 4.11
         "TaskGroup._spawn",
         "TaskGroup.start",
         "AsyncIOTaskInfo.__init__",

@@ -24,6 +24,11 @@ from everlong._replay.insertion_order import InsertionOrderedSet
 BACKEND: Final = "anyio._backends._asyncio"
 STREAMS: Final = "anyio.streams.memory"
 
+_USED: Final = {
+    "__init__": {"set", "_child_scopes"},
+    "_deliver_cancellation": {"call_soon", "_child_scopes"},
+}
+
 _installing: Final = threading.Lock()
 _UNKNOWN: Final = object()
 _deliveries: Final[list[object]] = []
@@ -87,12 +92,10 @@ def _id(thing: object, /) -> int:
 
 def _what_differs(backend: Any) -> str | None:
     scope = getattr(backend, "CancelScope", None)
-    if not {"_child_scopes", "_tasks"} <= set(getattr(scope, "__slots__", ())):
-        return "CancelScope has other attributes"
-    for method, name in (("__init__", "set"), ("_deliver_cancellation", "call_soon")):
+    for method, needed in _USED.items():
         code = getattr(getattr(scope, method, None), "__code__", None)
-        if code is None or name not in names_used(code):
-            return f"CancelScope.{method} does not use {name}"
+        if code is None or not needed <= names_used(code):
+            return f"CancelScope.{method} does not use {' and '.join(sorted(needed))}"
     return None
 
 
