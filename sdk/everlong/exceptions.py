@@ -1,6 +1,7 @@
 """Every error that Everlong raises on purpose, in one tree.
 
-The first paragraph of a class's docstring is its default message; facts are attributes (`error.workflow_id`).
+The first paragraph of a class's docstring is its default message; facts are attributes, so a
+handler reads `error.workflow_id` and never parses a text.
 
     EverlongError
     ├── DefinitionError
@@ -9,15 +10,20 @@ The first paragraph of a class's docstring is its default message; facts are att
     │   ├── NotSerializable (also TypeError)
     │   ├── PayloadTooLarge
     │   └── UndecodablePayload
-    ├── ApplicationError                raise it in an activity or a workflow
-    ├── ActivityError                   what an activity raised, when its own class cannot be rebuilt
+    ├── ApplicationError            for you to raise, in an activity or a workflow
+    ├── ActivityError               stands for an exception whose class cannot be rebuilt
     │   ├── ActivityTimeout (also TimeoutError)
     │   └── ActivityLost
-    ├── WorkflowFailed, WorkflowCancelled, WorkflowTerminated, WorkflowTimedOut     how a run ended
-    ├── WorkflowAlreadyStarted, WorkflowNotFound, WorkflowClosed
+    ├── WorkflowFailed              how a run ended: these four
+    ├── WorkflowCancelled
+    ├── WorkflowTerminated
+    ├── WorkflowTimedOut
+    ├── WorkflowAlreadyStarted
+    ├── WorkflowNotFound
+    ├── WorkflowClosed
     ├── QueryFailed
     ├── NoAnswer (also TimeoutError)
-    ├── WorkflowFault                   the engine found a fault in the code: the run is blocked
+    ├── WorkflowFault               a fault in the workflow's code: the run is blocked, not failed
     │   ├── NondeterminismError
     │   ├── ForbiddenCall
     │   ├── EndlessDrive
@@ -131,8 +137,8 @@ class ApplicationError(EverlongError):
 class ActivityError(EverlongError):
     """The activity failed with {type}.
 
-    Stands for an exception whose own class cannot be rebuilt here; name the class in `raises=[...]` to catch it as
-    itself.
+    Stands for an exception whose own class cannot be rebuilt here; name the class in `raises=[...]`
+    to catch it as itself.
     """
 
     type: str = "an unknown exception"
@@ -152,14 +158,14 @@ class ActivityTimeout(ActivityError, TimeoutError):
 
 
 class ActivityLost(ActivityError):
-    """The worker that ran the activity is gone, and no attempt is left. Whether it took effect is unknown: look
-    before you repeat it."""
+    """The worker that ran the activity is gone, and no attempt is left. Whether it took effect
+    is unknown: look before you repeat it."""
 
     type: str = "everlong.exceptions.ActivityLost"
 
 
 class WorkflowFailed(EverlongError):
-    """The workflow {workflow_id!r} failed: {message}.
+    """The workflow {workflow_id!r} failed: {reason}.
 
     `__cause__` is the exception that left the workflow function, rebuilt where its class is known.
     """
@@ -167,7 +173,7 @@ class WorkflowFailed(EverlongError):
     workflow_id: str | None = None
     run_id: str | None = None
     type: str | None = None
-    message: str = "see __cause__"
+    reason: str = "see __cause__"
     traceback: str = ""
 
 
@@ -188,8 +194,8 @@ class WorkflowTerminated(EverlongError):
 
 
 class WorkflowTimedOut(EverlongError):
-    """The workflow {workflow_id!r} did not finish within its {kind} timeout. Allow more time, or start it without
-    a timeout.
+    """The workflow {workflow_id!r} did not finish within its {kind} timeout. Allow more time, or
+    start it without a timeout.
 
     `kind` is `run` or `execution`.
     """
@@ -200,7 +206,8 @@ class WorkflowTimedOut(EverlongError):
 
 
 class QueryFailed(EverlongError):
-    """The query {query!r} of workflow {workflow_id!r} failed: {reason}. The run itself is not affected."""
+    """The query {query!r} of workflow {workflow_id!r} failed: {reason}. The run itself is not
+    affected."""
 
     workflow_id: str | None = None
     query: str | None = None
@@ -208,7 +215,8 @@ class QueryFailed(EverlongError):
 
 
 class NoAnswer(EverlongError, TimeoutError):
-    """Nobody answered within {timeout_s} seconds. Is a Worker running on this store that has {what} registered?"""
+    """Nobody answered within {timeout_s} seconds. Is a Worker running on this store that has
+    {what} registered?"""
 
     workflow_id: str | None = None
     what: str = "the workflow"
@@ -216,16 +224,16 @@ class NoAnswer(EverlongError, TimeoutError):
 
 
 class WorkflowFault(EverlongError):
-    """The engine found a fault in the workflow's code. The run is blocked, not failed: fix the code, and it goes
-    on where it stands."""
+    """The engine found a fault in the workflow's code. The run is blocked, not failed: fix the
+    code, and it goes on where it stands."""
 
     workflow_id: str | None = None
     run_id: str | None = None
 
 
 class NondeterminismError(WorkflowFault):
-    """At event {seq} the code decided something other than what is recorded: recorded {recorded}, made {made}.
-    Bring back the old order of calls, or put the change behind patched().
+    """At event {seq} the code decided something other than what is recorded: recorded {recorded},
+    made {made}. Bring back the old order of calls, or put the change behind patched().
 
     `recorded_at` and `made_at` are the source lines.
     """
@@ -245,15 +253,15 @@ class ForbiddenCall(WorkflowFault):
 
 
 class EndlessDrive(WorkflowFault):
-    """The workflow ran {callbacks} callbacks without waiting for anything. Await a timer, a signal or an activity
-    in the loop."""
+    """The workflow ran {callbacks} callbacks without waiting for anything. Await a timer, a
+    signal or an activity in the loop."""
 
     callbacks: int = 0
     stack: str = ""
 
 
 class UnregisteredException(WorkflowFault):
-    """{type} was rebuilt when the run began and is not registered now, so another `except` branch would be taken.
-    Import its module in the worker, or name it in raises=[...]."""
+    """{type} was registered when it was raised and is not now, so another `except` branch would
+    be taken. Import its module in the worker, or name it in raises=[...]."""
 
     type: str = "An exception class"

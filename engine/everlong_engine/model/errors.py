@@ -1,7 +1,8 @@
 """The errors that the engine raises, all under one root.
 
-The first paragraph of a class's docstring is its default message, with the facts filled in; the facts are
-attributes, so a handler reads `error.workflow_id` and never parses a text. A message says what to do.
+The first paragraph of a class's docstring is its default message, with the facts filled in; the
+facts are attributes, so a handler reads `error.workflow_id` and never parses a text. A message says
+what to do.
 
     EverlongError
     ├── PayloadError
@@ -75,8 +76,8 @@ class PayloadError(EverlongError):
 
 
 class NotSerializable(PayloadError, TypeError):
-    """{path} is a {type_name}, which cannot be stored: {reason}. Pass plain values, dataclasses or
-    pydantic models, with a type hint that names them."""
+    """{path} is a {type_name}, which cannot be stored: {reason}. Pass plain values, dataclasses
+    or pydantic models, with a type hint that names them."""
 
     path: str = "the value"
     type_name: str = "value"
@@ -84,8 +85,8 @@ class NotSerializable(PayloadError, TypeError):
 
 
 class PayloadTooLarge(PayloadError):
-    """{what} holds {size} {unit}, more than the {limit} that one payload may hold. Store large data elsewhere
-    and pass its name or address."""
+    """{what} holds {size} {unit}, more than the {limit} that one payload may hold. Store large
+    data elsewhere and pass its name or address."""
 
     what: str = "The payload"
     size: int = 0
@@ -94,8 +95,8 @@ class PayloadTooLarge(PayloadError):
 
 
 class UndecodablePayload(PayloadError):
-    """Stored bytes could not be read back: {reason}. They are damaged, or were written by a newer version or
-    for other type hints."""
+    """Stored bytes could not be read back: {reason}. They are damaged, or were written by a
+    newer version or for other type hints."""
 
     reason: str = "unknown"
 
@@ -107,46 +108,47 @@ class StoreError(EverlongError):
 
 
 class StoreOwned(StoreError):
-    """{path} is in use by process {pid}, and one process at a time runs workers on a file. Stop that process,
-    or connect without a Worker: clients are served through the owner."""
+    """{path} is in use by process {pid}, and one process at a time runs workers on a file. Stop
+    that process, or connect without a Worker: clients are served through the owner."""
 
     pid: int | None = None
 
 
 class ForeignFile(StoreError):
-    """{path} exists, but it is not an Everlong store. Name another file; this one was left untouched."""
+    """{path} exists, but it is not an Everlong store. Name another file; this one was left
+    untouched."""
 
 
 class NewerSchema(StoreError):
-    """{path} was written by a newer Everlong (schema {found}; this one knows {known}). Upgrade Everlong; a store
-    is never downgraded."""
+    """{path} was written by a newer Everlong (schema {found}; this one knows {known}). Upgrade
+    Everlong; a store is never downgraded."""
 
     found: int | None = None
     known: int | None = None
 
 
 class NetworkFileSystem(StoreError):
-    """{path} lies on a network file system ({kind}), whose locks SQLite cannot trust. Move the store to a
-    local disk."""
+    """{path} lies on a network file system ({kind}), whose locks SQLite cannot trust. Move the
+    store to a local disk."""
 
     kind: str | None = None
 
 
 class StoreFull(StoreError):
-    """There is no room left to write {path}. Nothing was acknowledged that was not stored; free some disk space
-    and the work goes on."""
+    """There is no room left to write {path}. Nothing was acknowledged that was not stored; free
+    some disk space and the work goes on."""
 
 
 class StoreFailed(StoreError):
-    """Reading or writing {path} failed: {reason}. Nothing was acknowledged that was not stored; check the disk
-    and the file's permissions."""
+    """Reading or writing {path} failed: {reason}. Nothing was acknowledged that was not stored;
+    check the disk and the file's permissions."""
 
     reason: str = "unknown"
 
 
 class WorkflowAlreadyStarted(EverlongError):
-    """A workflow with the id {workflow_id!r} is already there ({status}). Use its handle, choose another id,
-    or pass if_open= or if_closed=."""
+    """A workflow with the id {workflow_id!r} is already there ({status}). Use its handle, choose
+    another id, or pass if_open= or if_closed=."""
 
     workflow_id: str | None = None
     run_id: str | None = None
@@ -154,16 +156,16 @@ class WorkflowAlreadyStarted(EverlongError):
 
 
 class WorkflowNotFound(EverlongError):
-    """There is no workflow with the id {workflow_id!r}. Check the id, the namespace and the file; closed
-    workflows are deleted after their retention."""
+    """There is no workflow with the id {workflow_id!r}. Check the id, the namespace and the
+    file; closed workflows are deleted after their retention."""
 
     workflow_id: str | None = None
     run_id: str | None = None
 
 
 class WorkflowClosed(EverlongError):
-    """The workflow {workflow_id!r} is closed ({status}) and takes no more signals, cancellations or updates.
-    Start it again if it should go on."""
+    """The workflow {workflow_id!r} is closed ({status}) and takes no more signals, cancellations
+    or updates. Start it again if it should go on."""
 
     workflow_id: str | None = None
     run_id: str | None = None

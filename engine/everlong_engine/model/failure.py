@@ -1,7 +1,7 @@
 """A serialised exception, as the engine stores and shows it.
 
-The engine never rebuilds exceptions: to it a failure is a type name and texts for people, two facts for the retry
-policy, and opaque bytes from which the SDK may rebuild the exception.
+The engine never rebuilds exceptions: to it a failure is a type name and texts for people, two facts
+for the retry policy, and opaque bytes from which the SDK may rebuild the exception.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,11 @@ MESSAGE_CHARS_MAX: Final = 8_192
 
 
 def bounded(text: str, chars_max: int = TRACEBACK_CHARS_MAX) -> str:
-    """Keep head and tail of a long text: a traceback's use is where it began and what was raised."""
+    """Keep head and tail of a long text: a traceback's use is where it began and what was raised.
+
+    Half surrogate pairs, which nothing could store, come out as escapes.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
     if len(text) <= chars_max:
         return text
     note = f"\n… {len(text) - chars_max} characters left out …\n"
@@ -58,7 +62,7 @@ class Failure:
                 bytes(data),
                 bool(retryable),
                 int() | None as next_delay_us,
-                *_,
+                *_,  # pyright: ignore[reportUnknownVariableType]
             ]:
                 return cls(
                     type=type_,

@@ -71,8 +71,8 @@ _new_packer: Callable[..., _Packer] = msgpack.Packer
 _unpackb: Callable[..., object] = msgpack.unpackb
 _ext: Callable[[int, bytes], object] = msgpack.ExtType
 
-# Making a Packer takes longer than packing with it. One must not be entered twice (by another thread,
-# by a set's elements), so each call takes one out of this list; both pop and append are atomic.
+# Making a Packer takes longer than packing with it. One must not be entered twice (by another
+# thread, by a set's elements), so each call takes one out of this list; pop and append are atomic.
 _idle_packers: list[_Packer] = []
 
 
@@ -152,7 +152,6 @@ class _SetsTooDeep(ValueError):
     """More sets within sets than would be read."""
 
 
-_NATIVE: Final = (str, bytes, float, list, tuple, dict, bool, type(None))
 _MICROSECOND: Final = dt.timedelta(microseconds=1)
 _DATETIME: Final = struct.Struct(">HBBBBBBI")
 _DATE: Final = struct.Struct(">HBB")
@@ -162,15 +161,12 @@ _OFFSET: Final = struct.Struct(">q")
 _COMPLEX: Final = struct.Struct(">dd")
 
 
-def _substitute(value: object, sets: int, stand_in: StandIn | None) -> object:  # noqa: PLR0911
+def _substitute(value: object, sets: int, stand_in: StandIn | None) -> object:
     """What to pack instead; `sets` says how many sets lie around the value."""
     match value:
         case enum.Enum():
             inner: object = value.value
-            small = isinstance(inner, int) and -(2**63) <= inner < 2**64
-            return (
-                inner if small or isinstance(inner, _NATIVE) else _substitute(inner, sets, stand_in)
-            )
+            return inner if _is_native(inner) else _substitute(inner, sets, stand_in)
         case dt.datetime():
             day = (value.year, value.month, value.day)
             clock = (value.hour, value.minute, value.second, value.fold, value.microsecond)
@@ -203,6 +199,13 @@ def _substitute(value: object, sets: int, stand_in: StandIn | None) -> object:  
             return stand_in(value)
         case _:
             raise _UnknownType
+
+
+def _is_native(value: object) -> bool:
+    """Whether msgpack packs it by itself."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**64
+    return isinstance(value, (str, bytes, float, list, tuple, dict)) or value is None
 
 
 def _elements(value: set[object] | frozenset[object], sets: int, stand_in: StandIn | None) -> bytes:
@@ -243,18 +246,18 @@ _SUBSTITUTES: Final = tuple(_substitutes(sets) for sets in range(SETS_NESTED_MAX
 # --------------------------------------------------------- what msgpack does not know, reading
 
 
-def _read_ext(code: int, data: bytes, sets: int) -> object:  # noqa: PLR0911
+def _read_ext(code: int, data: bytes, sets: int) -> object:
     """The value of an ext code; `sets` says how many sets lie around it."""
     match code:
         case 1:
-            *fields, fold, microsecond = _DATETIME.unpack_from(data)
+            year, month, day, hour, minute, second, fold, micro = _DATETIME.unpack_from(data)
             zone = _read_zone(data[_DATETIME.size :])
-            return dt.datetime(*fields, microsecond, zone, fold=fold)
+            return dt.datetime(year, month, day, hour, minute, second, micro, zone, fold=fold)
         case 2:
             return dt.date(*_DATE.unpack(data))
         case 3:
-            *fields, fold, microsecond = _TIME.unpack_from(data)
-            return dt.time(*fields, microsecond, _read_zone(data[_TIME.size :]), fold=fold)
+            hour, minute, second, fold, micro = _TIME.unpack_from(data)
+            return dt.time(hour, minute, second, micro, _read_zone(data[_TIME.size :]), fold=fold)
         case 4:
             return dt.timedelta(*_TIMEDELTA.unpack(data))
         case 5:
