@@ -1,18 +1,20 @@
 """Values on their way into a history and back, by their type hints.
 
-`Value` does one value (a result, a signal, an answer), `Parameters` the arguments of one call. Going in, a value is
-validated (leniently: "400" does for an int), dumped to plain data and packed; coming back it is rebuilt from the same
-hint. What cannot make that journey is refused where it is declared, or else where it is passed, and never later: a run
-that met a value it cannot read again would be stuck.
+`Value` does one value (a result, a signal, an answer), `Parameters` the arguments of one call.
+Going in, a value is validated (leniently: "400" does for an int), dumped to plain data and packed;
+coming back it is rebuilt from the same hint. What cannot make that journey is refused where it is
+declared, or else where it is passed, and never later: a run could not go on past a value that it
+cannot read again.
 
-Whoever calls gets a fresh object each time, also for defaults. So live code sees exactly what a replay sees: a tuple
-without a hint has become a list, and of a model's subclass only the declared fields are left.
+Whoever reads gets a fresh object each time, also for defaults. So live code sees exactly what a
+replay sees: without a hint a tuple has become a list, and of a subclass only those fields are left
+that the hint declares.
 """
 
 import inspect
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -24,6 +26,18 @@ from ipaddress import (
 from pathlib import PurePath
 from typing import Any, Final, cast
 
+from pydantic import AnyUrl, TypeAdapter, ValidationError
+from pydantic_core import MultiHostUrl, PydanticSerializationError, Url
+
+from everlong._hints import (
+    adapter_for,
+    describe,
+    exact_types,
+    is_any,
+    resolve_hints,
+    short,
+    show,
+)
 from everlong.exceptions import (
     DefinitionError,
     InvalidArguments,
@@ -33,20 +47,28 @@ from everlong.exceptions import (
 )
 from everlong_engine.model.limits import PAYLOAD_BYTES_MAX
 from everlong_engine.model.payload import pack, unpack
-from pydantic import AnyUrl, TypeAdapter, ValidationError
-from pydantic_core import MultiHostUrl, Url
 
-__all__ = ["Parameters", "Value", "resolve_hints"]
+__all__ = ["Parameters", "Value"]
 
-_EXACT: Final = frozenset({int, str, float, bool, bytes, types.NoneType})
-_ANY: Final = (Any, object, inspect.Parameter.empty)
-_WRITTEN_AS_TEXT: Final = (
-    PurePath, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, AnyUrl, Url, MultiHostUrl,
-)  # fmt: skip
+_Parameter = inspect.Parameter
+
+_ADDRESSES: Final = (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+_TEXTS: Final = (PurePath, AnyUrl, Url, MultiHostUrl, *_ADDRESSES)
+"""Types that pydantic dumps as they are, and takes back from their text."""
 
 
 class _Missing:
-    """Stands for an argument that was not passed."""
+    """Stands for what was not passed, or not stored."""
+
+    def __repr__(self) -> str:
+        return "_MISSING"  # as it reads in the source of a binder
 
 
 _MISSING: Final = _Missing()
@@ -55,8 +77,8 @@ _MISSING: Final = _Missing()
 class Value:
     """One value of one hint.
 
-    `owner` is who declares it, as it reads in an error ("the result of extract"); `invalid` is what `encode` raises
-    for a value that does not fit the hint.
+    `owner` is how it reads in an error ("the result of extract"); `invalid` is what `encode` raises
+    for a value that does not fit.
     """
 
     def __init__(
@@ -68,95 +90,119 @@ class Value:
     ) -> None:
         self.hint = types.NoneType if hint in (None, typing.NoReturn, typing.Never) else hint
         self.owner = owner
+        self.exact = exact_types(self.hint)
         self._invalid = invalid
-        self.exact = _exact_types(self.hint)
-        self._plain = any(self.hint is hint for hint in _ANY)
-        # Primitives need no adapter until a value has another type; building one takes 15 µs, a nested one 40.
-        self._adapter = None if self.exact or self._plain else _adapter(self.hint, owner)
-        self._proven = self._adapter is None
+        self._passes = is_any(self.hint)
+        # Building an adapter takes 15 to 90 µs; primitives need none before an odd value comes.
+        self._built: TypeAdapter[Any] | None = None
+        if not self.exact and not self._passes:
+            self._built = adapter_for(self.hint, owner)
+        self._proven = False
 
     def encode(self, value: object) -> bytes:
-        """Bytes for the history. Raises NotSerializable (or `invalid`), PayloadTooLarge."""
+        """Bytes for the history.
+
+        Raises:
+            NotSerializable: it does not fit the hint (or `invalid`), or cannot be stored.
+            PayloadTooLarge: it has more than 2 MB.
+        """
         return pack_for(self.owner, value if type(value) in self.exact else self.dump(value))
 
     def decode(self, data: bytes) -> Any:
         """The value, rebuilt. Raises UndecodablePayload."""
-        return self.load(unpack(data))
+        plain = unpack(data)
+        return plain if type(plain) in self.exact else self.load(plain)
 
     def dump(self, value: object) -> object:
         """Validate, and turn into plain data that `load` takes back."""
-        if self._plain or type(value) in self.exact:
+        if self._passes or type(value) in self.exact:
             return value
-        adapter = self._adapter = self._adapter or _adapter(self.hint, self.owner)
+        adapter = self._adapter()
         try:
             valid: object = adapter.validator.validate_python(value)
         except ValidationError as error:
             raise self._misfit(describe(error)) from None
         except Exception as error:
-            raise self._misfit(
-                f"its validation failed with {type(error).__name__}: {error}"
-            ) from error
+            raise self._misfit(f"validating it raised {_said(error)}") from error
         if type(valid) in self.exact:
             return valid
-        try:
-            # A model that was changed since it was made is not validated again, hence the "error".
-            plain: object = adapter.serializer.to_python(
-                valid, round_trip=True, by_alias=False, warnings="error"
-            )
-        except Exception as error:
-            raise NotSerializable(
-                f"{self.owner} cannot be stored: {_first_lines(error)}", reason=str(error)
-            ) from error
-        if not self._proven:
-            self._prove(plain)
-        return plain
+        return self._dump_valid(adapter, valid)
 
     def load(self, plain: object) -> Any:
-        """Rebuild the value from plain data."""
-        if self._plain or type(plain) in self.exact:
+        """Rebuild the value from plain data. Raises UndecodablePayload."""
+        if self._passes or type(plain) in self.exact:
             return plain
-        adapter = self._adapter = self._adapter or _adapter(self.hint, self.owner)
+        validate = self._adapter().validator.validate_python
         try:
-            # Aliases and strict models are for whoever writes values by hand; what is stored stands under field names,
-            # with arrays for tuples.
-            return adapter.validator.validate_python(
-                plain, strict=False, by_alias=True, by_name=True
-            )
+            # What is stored bears the names of fields, and has arrays for tuples; aliases and
+            # strict models are for those who write values by hand.
+            return validate(plain, strict=False, by_alias=True, by_name=True)
         except Exception as error:
-            reason = (
-                describe(error)
-                if isinstance(error, ValidationError)
-                else f"{type(error).__name__}: {error}"
-            )
+            reason = describe(error) if isinstance(error, ValidationError) else _said(error)
             raise UndecodablePayload(
-                f"{self.owner} was stored, but does not fit {show(self.hint)} now: {reason}. Let the type take both "
-                "forms (a default for a new field, a union for a changed one).",
+                f"{self.owner} was stored, but does not fit {show(self.hint)} now: {reason}. Let "
+                "the type take both forms: a default for a new field, a union for a changed one.",
                 reason=reason,
             ) from error
 
-    def _prove(self, plain: object) -> None:
-        """The first value makes the whole journey: some types dump to what they do not take back."""
+    def _adapter(self) -> TypeAdapter[Any]:
+        if self._built is None:
+            self._built = adapter_for(self.hint, self.owner)
+        return self._built
+
+    def _dump_valid(self, adapter: TypeAdapter[Any], valid: object) -> object:
+        dump = adapter.serializer.to_python
         try:
-            self.load(unpack(pack(plain, stand_in=_as_text)))
+            # A warning means that a model was changed since it was validated; or it means nothing.
+            plain: object = dump(valid, round_trip=True, by_alias=False, warnings="error")
+            proven = self._proven
+        except PydanticSerializationError:
+            plain, proven = self._dump_anyhow(dump, valid), False
+        except Exception as error:
+            raise self._not_dumped(error) from error
+        if not proven:
+            self._prove(plain)
+        return plain
+
+    def _dump_anyhow(self, dump: Callable[..., object], valid: object) -> object:
+        try:
+            return dump(valid, round_trip=True, by_alias=False, warnings=False)
+        except Exception as error:
+            raise self._not_dumped(error) from error
+
+    def _prove(self, plain: object) -> None:
+        """Let the first value make the whole journey: some types do not take what they give."""
+        data = pack_for(self.owner, plain)
+        try:
+            self.load(unpack(data))
         except UndecodablePayload as error:
             raise NotSerializable(
-                f"{self.owner} cannot be read back after storing it: {error.reason}. Give {show(self.hint)} a validator "
-                "that takes what its serializer gives.",
+                f"{self.owner} could not be read back after storing it: {error.reason}. Pass a "
+                f"valid {show(self.hint)}, and let its validation take what its serializer gives.",
                 reason=error.reason,
             ) from error
-        except NotSerializable:
-            return  # packing will say it, with the path
         self._proven = True
+
+    def _not_dumped(self, error: Exception) -> NotSerializable:
+        reason = f"dumping it raised {_said(error)}"
+        return NotSerializable(
+            f"{self.owner} cannot be stored: {reason}. Correct the serializer of "
+            f"{show(self.hint)}, or pass plain data.",
+            reason=reason,
+        )
 
     def _misfit(self, reason: str) -> InvalidArguments | NotSerializable:
         text = f"{self.owner} must be {show(self.hint)}: {reason}"
-        if self._invalid is InvalidArguments:
-            return InvalidArguments(text, owner=self.owner)
-        return NotSerializable(text, reason=reason)
+        if issubclass(self._invalid, InvalidArguments):
+            return self._invalid(text, owner=self.owner)
+        return self._invalid(text, reason=reason)
 
 
 class Parameters:
-    """The parameters of one function, by name: what is stored survives a reordering, and new defaults."""
+    """The parameters of one function, stored by name, so that reordering them breaks nothing.
+
+    `hints` are those of `resolve_hints`, if the caller has them already.
+    """
 
     def __init__(
         self,
@@ -166,20 +212,29 @@ class Parameters:
         hints: Mapping[str, object] | None = None,
     ) -> None:
         self.owner = owner
-        self._function = function
         hints = resolve_hints(function, owner=owner) if hints is None else hints
         signature = inspect.signature(function)
         self._fields = tuple(
-            _Field.of(p, hints.get(p.name, Any), owner) for p in signature.parameters.values()
+            _FIELDS.get(parameter.kind, _Field)(parameter, hints.get(parameter.name, Any), owner)
+            for parameter in signature.parameters.values()
         )
-        self._by_name = {field.name: field for field in self._fields}
-        self._bind = _binder(function, signature)
-        self._extra = next(
-            (field for field in self._fields if field.kind is inspect.Parameter.VAR_KEYWORD), None
-        )
+        self._named = {field.name: field for field in self._fields if field.kind != "VAR_KEYWORD"}
+        self._extra = next((f for f in self._fields if f.kind == "VAR_KEYWORD"), None)
+        self._bind = _binder(function, signature, self._fields)
+        self._what = f"the arguments of {owner}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters, in order."""
+        return tuple(field.name for field in self._fields)
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
-        """Bind as a call would, validate, pack as a map from names to values; defaults are written out."""
+        """Bind as a call would, validate, and pack all by name, defaults written out.
+
+        Raises:
+            InvalidArguments: they do not fit the signature or a hint.
+            NotSerializable, PayloadTooLarge: they cannot be stored.
+        """
         try:
             values = self._bind(*args, **kwargs)
         except TypeError as error:
@@ -187,334 +242,206 @@ class Parameters:
         plain: dict[str, object] = {}
         for field, value in zip(self._fields, values, strict=True):
             plain[field.name] = value if type(value) in field.exact else field.dump(value)
-        return pack_for(f"the arguments of {self.owner}", plain)
+        return pack_for(self._what, plain)
 
-    def decode(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
-        """`(args, kwargs)`, ready for `function(*args, **kwargs)`; parameters that were not stored get their default."""
+    def decode(self, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """`(args, kwargs)` for `function(*args, **kwargs)`; what was not stored gets its default.
+
+        Raises:
+            UndecodablePayload: a stored name or value does not fit the function any more.
+        """
         plain = self._unpack(data)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for field in self._fields:
             stored = plain.pop(field.name, _MISSING)
-            if type(stored) in field.exact:
-                value: Any = stored
+            value = stored if type(stored) in field.exact else field.load(stored)
+            if field.positional:
+                args.append(value)
             else:
-                value = field.fresh_default() if stored is _MISSING else field.load(stored)
-            match field.kind:
-                case inspect.Parameter.VAR_POSITIONAL:
-                    args += value
-                case inspect.Parameter.VAR_KEYWORD:
-                    kwargs |= value
-                case inspect.Parameter.KEYWORD_ONLY:
-                    kwargs[field.name] = value
-                case _:
-                    args.append(value)
+                field.place(value, args, kwargs)
         if plain:
-            names = ", ".join(repr(name) for name in plain)
+            names = ", ".join(map(repr, plain))
             raise UndecodablePayload(
-                f"{names}: stored for {self.owner}, which has no such parameter now. Take it back in, with a default.",
-                reason=f"unknown parameters {names}",
+                f"{names}: stored for {self.owner}, which has no such parameter now. Take it back "
+                "in, with a default.",
+                reason=f"unknown parameters: {names}",
             )
-        return args, kwargs
+        return tuple(args), kwargs
 
     def merge(self, data: bytes, changes: Mapping[str, Any]) -> bytes:
-        """The stored arguments with some of them changed."""
+        """The stored arguments with some of them changed. Raises what `encode` raises."""
         plain = self._unpack(data)
+        extra = self._extra
         for name, value in changes.items():
-            if (field := self._by_name.get(name)) is not None:
-                plain[name] = field.dump(value)
-            elif self._extra is not None:
-                extra = cast("dict[str, object]", plain.setdefault(self._extra.name, {}))
-                extra[name] = self._extra.value.dump(value)
+            if name in self._named:
+                plain[name] = self._named[name].dump(value)
+            elif extra is not None:
+                earlier = cast("dict[str, object]", plain.get(extra.name, {}))
+                plain[extra.name] = earlier | {name: extra.value.dump(value)}
             else:
-                known = ", ".join(self._by_name) or "none"
+                known = ", ".join(self._named) or "none"
                 raise InvalidArguments(
-                    f"{self.owner} has no parameter {name!r}; it has {known}.",
+                    f"{self.owner} has no parameter {name!r}. Its parameters: {known}.",
                     owner=self.owner,
                     parameter=name,
                 )
-        ordered = {name: plain.pop(name) for name in self._by_name if name in plain} | plain
-        return pack_for(f"the arguments of {self.owner}", ordered)
+        in_order = {
+            field.name: plain.pop(field.name) for field in self._fields if field.name in plain
+        }
+        return pack_for(self._what, in_order | plain)
 
     def canonical(self, data: bytes) -> bytes:
-        """The same arguments as today's types would write them."""
-        args, kwargs = self.decode(data)
-        return self.encode(tuple(args), kwargs)
+        """The same arguments as today's types and defaults write them."""
+        return self.encode(*self.decode(data))
 
     def _unpack(self, data: bytes) -> dict[str, object]:
         plain = unpack(data)
         if type(plain) is not dict:
-            raise UndecodablePayload(
-                f"The arguments of {self.owner} are not a map of names.",
-                reason="the arguments are not a map",
-            )
+            raise UndecodablePayload(f"{self._what} are not a map", reason="no map of arguments")
         return cast("dict[str, object]", plain)
 
 
+# ----------------------------------------------------------------------------------- one parameter
+
+
 class _Field:
-    """One parameter; `*args` is stored as an array and `**kwargs` as a map, under their names."""
+    """A parameter that takes one value."""
 
-    __slots__ = ("default", "exact", "kind", "name", "value")
-
-    def __init__(self, name: str, kind: object, value: Value, default: object) -> None:
-        self.name = name
-        self.kind = kind
-        self.value = value
-        self.exact = value.exact
-        self.default = default
-
-    @staticmethod
-    def of(parameter: inspect.Parameter, hint: object, owner: str) -> "_Field":
-        value = Value(
+    def __init__(self, parameter: inspect.Parameter, hint: object, owner: str) -> None:
+        self.name = parameter.name
+        self.kind = parameter.kind.name
+        self.positional = parameter.kind in (
+            _Parameter.POSITIONAL_ONLY,
+            _Parameter.POSITIONAL_OR_KEYWORD,
+        )
+        self.value = Value(
             hint, owner=f"parameter {parameter.name!r} of {owner}", invalid=InvalidArguments
         )
-        match parameter.kind:
-            case inspect.Parameter.VAR_POSITIONAL:
-                return _Many(parameter.name, parameter.kind, value, b"\x90")
-            case inspect.Parameter.VAR_KEYWORD:
-                return _Named(parameter.name, parameter.kind, value, b"\x80")
-            case _:
-                default = (
-                    _MISSING
-                    if parameter.default is inspect.Parameter.empty
-                    else _encode_default(value, parameter)
-                )
-                return _Field(parameter.name, parameter.kind, value, default)
+        self.exact = self.value.exact
+        self.default = self._encode_default(parameter)
+
+    def _encode_default(self, parameter: inspect.Parameter) -> bytes | None:
+        default: object = parameter.default
+        if default is _Parameter.empty:
+            return None
+        try:
+            return self.value.encode(default)
+        except (InvalidArguments, NotSerializable, PayloadTooLarge) as error:
+            raise DefinitionError(
+                f"the default of {self.value.owner} ({short(default)}) cannot be used: {error} "
+                "Choose another default, or widen the hint (for instance with `| None`).",
+                parameter=self.name,
+            ) from error
 
     def dump(self, value: object) -> object:
-        if value is _MISSING:
-            return unpack(cast("bytes", self.default))
+        if value is _MISSING and self.default is not None:
+            return unpack(self.default)
         return self.value.dump(value)
 
-    def load(self, plain: object) -> Any:
-        return self.value.load(plain)
-
-    def fresh_default(self) -> Any:
-        if isinstance(self.default, bytes):
-            return self.load(unpack(self.default))
+    def load(self, stored: object) -> Any:
+        if stored is not _MISSING:
+            return self.value.load(stored)
+        if self.default is not None:
+            return self.value.load(unpack(self.default))
         raise UndecodablePayload(
-            f"{self.value.owner} has no stored value and no default. Give it a default, so that what was started "
-            "before it existed can go on.",
-            reason=f"no value for {self.name!r}",
+            f"{self.value.owner} has neither a stored value nor a default. Give it a default, so "
+            "that what was started before it existed can go on.",
+            reason=f"nothing stored for {self.name!r}",
         )
+
+    def place(self, value: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+        kwargs[self.name] = value
 
 
 class _Many(_Field):
-    __slots__ = ()
+    """`*args`: stored as an array under its name."""
 
-    def __init__(self, name: str, kind: object, value: Value, default: object) -> None:
-        super().__init__(name, kind, value, default)
-        self.exact = frozenset()
+    def __init__(self, parameter: inspect.Parameter, hint: object, owner: str) -> None:
+        super().__init__(parameter, hint, owner)
+        self.exact = frozenset[object]()
 
     def dump(self, value: object) -> object:
-        return [self.value.dump(item) for item in cast("tuple[object, ...]", value)]
+        if not isinstance(value, list | tuple):
+            raise InvalidArguments(f"{self.value.owner} takes a list, not {short(value)}.")
+        return [self.value.dump(item) for item in cast("list[object]", value)]
 
-    def load(self, plain: object) -> Any:
-        if not isinstance(plain, list):
+    def load(self, stored: object) -> Any:
+        if stored is _MISSING:
+            return []
+        if not isinstance(stored, list):
             raise UndecodablePayload(
-                f"{self.value.owner} was not stored as an array.", reason="not an array"
+                f"{self.value.owner} is not stored as an array", reason="no array"
             )
-        return [self.value.load(item) for item in cast("list[object]", plain)]
+        return [self.value.load(item) for item in cast("list[object]", stored)]
+
+    def place(self, value: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+        args += value
 
 
 class _Named(_Field):
-    __slots__ = ()
+    """`**kwargs`: stored as a map under its name."""
 
-    def __init__(self, name: str, kind: object, value: Value, default: object) -> None:
-        super().__init__(name, kind, value, default)
-        self.exact = frozenset()
+    def __init__(self, parameter: inspect.Parameter, hint: object, owner: str) -> None:
+        super().__init__(parameter, hint, owner)
+        self.exact = frozenset[object]()
 
     def dump(self, value: object) -> object:
-        return {
-            name: self.value.dump(item) for name, item in cast("dict[str, object]", value).items()
-        }
+        items = cast("dict[str, object]", value).items()
+        return {name: self.value.dump(item) for name, item in items}
 
-    def load(self, plain: object) -> Any:
-        if not isinstance(plain, dict):
-            raise UndecodablePayload(
-                f"{self.value.owner} was not stored as a map.", reason="not a map"
-            )
-        return {
-            name: self.value.load(item) for name, item in cast("dict[str, object]", plain).items()
-        }
+    def load(self, stored: object) -> Any:
+        if stored is _MISSING:
+            return {}
+        if not isinstance(stored, dict):
+            raise UndecodablePayload(f"{self.value.owner} is not stored as a map", reason="no map")
+        items = cast("dict[str, object]", stored).items()
+        return {name: self.value.load(item) for name, item in items}
+
+    def place(self, value: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
+        kwargs |= value
 
 
-def _encode_default(value: Value, parameter: inspect.Parameter) -> bytes:
-    default: object = parameter.default
-    try:
-        return value.encode(default)
-    except (InvalidArguments, NotSerializable) as error:
-        raise DefinitionError(
-            f"The default of {value.owner}, {_short(default)}, does not fit: {error}. Widen the hint (for instance with "
-            "`| None`), or choose another default.",
-            parameter=parameter.name,
-        ) from error
+_FIELDS: Final[Mapping[object, type[_Field]]] = {
+    _Parameter.VAR_POSITIONAL: _Many,
+    _Parameter.VAR_KEYWORD: _Named,
+}
 
 
 def _binder(
-    function: Callable[..., object], signature: inspect.Signature
+    function: Callable[..., object], signature: inspect.Signature, fields: tuple[_Field, ...]
 ) -> Callable[..., tuple[object, ...]]:
-    """A function with the same signature that returns its arguments.
+    """A function with the same parameters that returns their values.
 
-    Python itself is the fastest binder, and its errors are the ones people know. Only parameter names go into the
-    source; annotations and defaults do not.
+    Python itself is the fastest binder, and its errors are the ones that people know. Only the
+    names of the parameters get into the source; defaults are objects.
     """
-    empty = inspect.Parameter.empty
+    empty = _Parameter.empty
     bare = [
-        p.replace(annotation=empty, default=empty if p.default is empty else _Bare())
-        for p in signature.parameters.values()
+        parameter.replace(annotation=empty, default=empty if field.default is None else _MISSING)
+        for parameter, field in zip(signature.parameters.values(), fields, strict=True)
     ]
-    names = "".join(f"{p.name}, " for p in bare)
-    source = (
-        f"def binder{signature.replace(parameters=bare, return_annotation=empty)}: return ({names})"
-    )
+    plain = signature.replace(parameters=bare, return_annotation=empty)
     namespace: dict[str, Any] = {"_MISSING": _MISSING}
-    exec(source, namespace)
-    binder = cast("types.FunctionType", namespace["binder"])
-    binder.__name__ = getattr(function, "__name__", "function")
-    binder.__qualname__ = binder.__name__
-    return binder
+    exec(f"def bind{plain}: return ({''.join(f'{field.name}, ' for field in fields)})", namespace)
+    bind: types.FunctionType = namespace["bind"]
+    bind.__name__ = bind.__qualname__ = getattr(function, "__qualname__", "function")
+    defaults = {field.name: _binder_default(field) for field in fields if field.default is not None}
+    if bind.__defaults__:
+        positional = [field.name for field in fields if field.positional]
+        bind.__defaults__ = tuple(defaults[name] for name in positional if name in defaults)
+    if bind.__kwdefaults__:
+        bind.__kwdefaults__ = {name: defaults[name] for name in bind.__kwdefaults__}
+    return bind
 
 
-class _Bare:
-    """Prints as the name of the marker, in a signature."""
-
-    def __repr__(self) -> str:
-        return "_MISSING"
-
-
-# --- Hints ---
+def _binder_default(field: _Field) -> object:
+    """A primitive itself, which nobody can change; else the marker, for a fresh one each time."""
+    default = unpack(cast("bytes", field.default))
+    return default if type(default) in field.exact else _MISSING
 
 
-def resolve_hints(
-    function: Callable[..., object], *, owner: str, names: Mapping[str, object] | None = None
-) -> dict[str, Any]:
-    """The function's hints as objects; `names` are further ones that string hints may use. Raises DefinitionError."""
-    try:
-        return typing.get_type_hints(
-            function, localns=dict(names) if names else None, include_extras=True
-        )
-    except NameError as error:
-        raise DefinitionError(
-            f"{owner}: the type hint {_who_says(function, error.name)}names {error.name!r}, which does not exist when the "
-            "code runs. If it is imported under `if TYPE_CHECKING:`, import it in the open; if it is defined "
-            "inside a function, or further down, move it up to the module's top.",
-            function=owner,
-            parameter=_parameter_naming(function, error.name),
-        ) from error
-    except Exception as error:
-        raise DefinitionError(
-            f"{owner}: its type hints cannot be read: {type(error).__name__}: {error}. Correct the hint.",
-            function=owner,
-        ) from error
-
-
-def _parameter_naming(function: Callable[..., object], name: str | None) -> str | None:
-    hints = cast("dict[str, object]", getattr(function, "__annotations__", {}))
-    return next(
-        (key for key, hint in hints.items() if isinstance(hint, str) and name and name in hint),
-        None,
-    )
-
-
-def _who_says(function: Callable[..., object], name: str | None) -> str:
-    match _parameter_naming(function, name):
-        case None:
-            return ""
-        case "return":
-            return "of its result "
-        case parameter:
-            return f"of parameter {parameter!r} "
-
-
-def _exact_types(hint: object) -> frozenset[object]:
-    """The types whose instances fit as they are: of a primitive, or of a union of primitives."""
-    members = (
-        typing.get_args(hint)
-        if typing.get_origin(hint) in (typing.Union, types.UnionType)
-        else (hint,)
-    )
-    try:
-        return frozenset(members) if _EXACT.issuperset(members) else frozenset()
-    except TypeError:  # an unhashable hint
-        return frozenset()
-
-
-def _adapter(hint: object, owner: str) -> TypeAdapter[Any]:
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(hint)
-        trouble = next(_troubles(adapter.core_schema, {}), None)
-    except Exception as error:
-        text = _first_lines(error)
-        raise DefinitionError(
-            f"{owner} has the type {show(hint)}, which cannot be rebuilt from stored data. Use plain types, a dataclass "
-            f"or a pydantic BaseModel. ({text})"
-        ) from error
-    if trouble is not None:
-        raise DefinitionError(f"{owner} has the type {show(hint)}, and {trouble}.")
-    return adapter
-
-
-_NO_DATA: Final = {
-    "callable": "a function is no data; pass a name, and look it up where it is used",
-    "is-subclass": "a class is no data; pass a name, and look it up where it is used",
-    "generator": "an iterator can be read only once; use list",
-}
-_WITHOUT_HASH: Final = {"model", "dataclass", "typed-dict", "dict", "list", "set", "model-fields"}
-_SCALAR: Final = (int, str, float, bytes, bool, types.NoneType)
-
-
-def _troubles(schema: object, definitions: dict[str, object]) -> Iterator[str]:
-    """What in a pydantic core schema validates well, but cannot be stored and read back."""
-    if isinstance(schema, list | tuple):
-        for item in cast("list[object]", schema):
-            yield from _troubles(item, definitions)
-        return
-    if not isinstance(schema, dict):
-        return
-    node = cast("dict[str, object]", schema)
-    if "serialization" in node:
-        return  # whoever wrote a serializer knows what comes out of it
-    match node.get("type"):
-        case str(kind) if kind in _NO_DATA:
-            yield _NO_DATA[kind]
-        case "enum" if not all(
-            isinstance(m.value, _SCALAR) for m in cast("list[Any]", node.get("members", []))
-        ):
-            yield "an Enum is stored by value, so its values must be scalars"
-        case "definitions":
-            for item in cast("list[dict[str, object]]", node["definitions"]):
-                definitions[str(item.get("ref"))] = item
-        case "set" | "frozenset" if _kind(node.get("items_schema"), definitions) in _WITHOUT_HASH:
-            yield "a set of models cannot be dumped, since plain data has no hash; use list or tuple"
-        case "dict" if _kind(node.get("keys_schema"), definitions) in _WITHOUT_HASH | {
-            "tuple",
-            "frozenset",
-        }:
-            yield "the keys of a map must be scalars; use a list of pairs"
-        case _:
-            pass
-    for key, item in node.items():
-        if key not in ("metadata", "default", "expected", "members"):
-            yield from _troubles(item, definitions)
-
-
-def _kind(schema: object, definitions: dict[str, object]) -> object:
-    """The kind of a schema, seen through references and through what wraps it."""
-    for _ in range(20):
-        if not isinstance(schema, dict):
-            return None
-        node = cast("dict[str, object]", schema)
-        if node.get("type") == "definition-ref":
-            schema = definitions.get(str(node.get("schema_ref")))
-        elif "function" in str(node.get("type")) or node.get("type") in ("nullable", "default"):
-            schema = node.get("schema")
-        else:
-            return node.get("type")
-    return None
-
-
-# --- Words ---
+# ------------------------------------------------------------------------------------------ packing
 
 
 def pack_for(owner: str, plain: object) -> bytes:
@@ -522,9 +449,8 @@ def pack_for(owner: str, plain: object) -> bytes:
     try:
         data = pack(plain, stand_in=_as_text)
     except NotSerializable as error:
-        raise NotSerializable(
-            f"{owner}: {error}", path=error.path, type_name=error.type_name, reason=error.reason
-        ) from None
+        facts = {"path": error.path, "type_name": error.type_name, "reason": error.reason}
+        raise NotSerializable(f"{owner}: {error}", **facts) from None
     except PayloadTooLarge as error:
         raise PayloadTooLarge(
             what=owner, size=error.size, limit=error.limit, unit=error.unit
@@ -535,40 +461,10 @@ def pack_for(owner: str, plain: object) -> bytes:
 
 
 def _as_text(value: object) -> object:
-    """Types that pydantic leaves as they are, and takes back from their text."""
-    if isinstance(value, _WRITTEN_AS_TEXT):
+    if isinstance(value, _TEXTS):
         return str(value)
     raise TypeError
 
 
-def describe(error: ValidationError) -> str:
-    """What pydantic found wrong, on one line."""
-    faults = error.errors(include_url=False, include_context=False)
-    shown = "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) + ': ' if fault['loc'] else ''}{fault['msg']} (got {_short(fault['input'])})"
-        for fault in faults[:5]
-    )
-    return shown if len(faults) <= 5 else f"{shown}; and {len(faults) - 5} more"
-
-
-def show(hint: object) -> str:
-    """A hint as one would write it."""
-    if hint is types.NoneType:
-        return "None"
-    return (
-        hint.__qualname__
-        if isinstance(hint, type) and not typing.get_args(hint)
-        else str(hint).replace("typing.", "")
-    )
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # a user's __repr__ must not replace the error at hand
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split("\n\nFor further information")[0].split())[:300]
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -43,7 +43,7 @@ from everlong_engine.model.payload_limits import (
     DEPTH_MAX,
     ELEMENTS_MAX,
     count_elements,
-    may_hold_array_keys,
+    may_hold_bad_keys,
     may_lie_deep,
     refuse_bombs,
     too_deep,
@@ -95,7 +95,7 @@ def pack(value: object, *, stand_in: StandIn | None = None) -> bytes:
         return _pack_again(value, stand_in)
     if len(data) <= _PACKER_KEPT_BYTES_MAX and len(_idle_packers) < _PACKERS_KEPT_MAX:
         _idle_packers.append(packer)
-    if len(data) > 2:  # {(): 0} has three
+    if len(data) > 2:  # {(): 0} takes three
         _require_readable(value, data, _SUBSTITUTES[0])
     return data
 
@@ -128,13 +128,13 @@ def unpack(data: bytes, *, max_bytes: int = PAYLOAD_BYTES_MAX) -> object:
 
 
 def _require_readable(value: object, data: bytes, substitute: StandIn) -> None:
-    """Refuse to store what could not be read: too many elements, too deep, an array as a key.
+    """Refuse what could not be read: too many elements, too deep, a key without a hash.
 
     The sure way to find the latter two is to read.
     """
     if len(data) > ELEMENTS_MAX and (elements := count_elements(data)) > ELEMENTS_MAX:
         raise PayloadTooLarge(size=elements, limit=ELEMENTS_MAX, unit="elements")
-    if may_hold_array_keys(data) or may_lie_deep(data):
+    if may_hold_bad_keys(data) or may_lie_deep(data):
         try:
             unpack(data, max_bytes=len(data))
         except UndecodablePayload as error:

@@ -16,7 +16,7 @@ __all__ = [
     "ELEMENTS_MAX",
     "SETS",
     "count_elements",
-    "may_hold_array_keys",
+    "may_hold_bad_keys",
     "may_lie_deep",
     "refuse_bombs",
     "too_deep",
@@ -30,10 +30,11 @@ SETS: Final = (7, 8)
 _HARMLESS_BYTES: Final = 1024
 _HARMLESS_SLOTS: Final = 1_000_000
 
-_ARRAYS: Final = bytes([*range(0x90, 0xA0), 0xDC, 0xDD])
 _MAPS: Final = bytes([*range(0x80, 0x90), 0xDE, 0xDF])
-_EXTS: Final = bytes([*range(0xC7, 0xCA), *range(0xD4, 0xD9)])
-_CONTAINERS: Final = _ARRAYS + _MAPS + _EXTS
+_ARRAYS_AND_SETS: Final = bytes(
+    [*range(0x90, 0xA0), 0xDC, 0xDD, *range(0xC7, 0xCA), *range(0xD4, 0xD9)]
+)
+_CONTAINERS: Final = _MAPS + _ARRAYS_AND_SETS
 _LONG_ARRAYS: Final = re.compile(rb"\xdc(?=(..))|\xdd(?=(....))", re.DOTALL)
 
 
@@ -42,12 +43,11 @@ def may_lie_deep(data: bytes) -> bool:
     return len(data) > DEPTH_MAX and len(data) - len(data.translate(None, _CONTAINERS)) > DEPTH_MAX
 
 
-def may_hold_array_keys(data: bytes) -> bool:
-    """Whether there may be both maps and arrays (or sets)."""
+def may_hold_bad_keys(data: bytes) -> bool:
+    """Whether there may be both maps and what has no hash; bytes within texts count too."""
     size = len(data)
-    return size > len(data.translate(None, _ARRAYS + _EXTS)) and size > len(
-        data.translate(None, _MAPS)
-    )
+    arrays_or_sets = size > len(data.translate(None, _ARRAYS_AND_SETS))
+    return arrays_or_sets and size > len(data.translate(None, _MAPS))
 
 
 def too_deep(value: object) -> bool:
