@@ -4,6 +4,8 @@ The last tests look at anyio itself: a version that is built differently makes t
 its adapter is looked at before it is allowed.
 """
 
+# tidy: this file sleeps because its loop has a clock of its own, which jumps.
+
 import asyncio
 import dis
 import importlib

@@ -1,5 +1,7 @@
 """Switching a thread between two loops, and asyncio without memory addresses."""
 
+# tidy: this file sleeps because its loop has a clock of its own, which jumps.
+
 import asyncio
 import gc
 import sys

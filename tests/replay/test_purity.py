@@ -1,5 +1,7 @@
 """What a workflow's code may lead to, told at decoration by the objects its names stand for."""
 
+# tidy: this file sleeps because its functions are read and never called.
+
 import ast
 import asyncio
 import builtins
@@ -206,7 +208,7 @@ def test_the_closure_is_read_too() -> None:
     from datetime import datetime as kept
 
     async def workflow() -> Any:
-        tick(1)  # tidy: waits because it is never run
+        tick(1)
         return [kept.now(UTC) for _ in range(1)]
 
     assert "`tick`" in problem(workflow)
