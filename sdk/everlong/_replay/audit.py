@@ -69,7 +69,8 @@ activity, which is run once and recorded:
 
     prices = await read_prices("prices.csv")      # in the workflow"""
 
-# A loop may run its callbacks through this method, or by code of its own in its own module.
+# Workflow code is called from these modules (`run` closes its frames), or by a handle's own method.
+_DRIVERS: Final = ("everlong._replay.loop", "everlong._replay.run")
 _RUN_OF_A_HANDLE: Final = getattr(getattr(Handle, "_run", None), "__code__", None)
 _installing: Final = threading.Lock()
 _installed: Final[list[None]] = []
@@ -129,10 +130,7 @@ def is_excused() -> bool:
 
 
 def _drives(frame: FrameType) -> bool:
-    return (
-        frame.f_code is _RUN_OF_A_HANDLE
-        or frame.f_globals.get("__name__") == "everlong._replay.loop"
-    )
+    return frame.f_code is _RUN_OF_A_HANDLE or frame.f_globals.get("__name__") in _DRIVERS
 
 
 def _finalizes(frame: FrameType) -> bool:
