@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from everlong._context import driving
 from everlong._replay import asyncio_adapter
 from everlong._replay.asyncio_adapter import (
     driven_loop,
-    driving,
     enter,
     install_as_completed,
     leave,

@@ -18,7 +18,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any, Final
 
-from everlong._replay.asyncio_adapter import driven_loop, driving, names_used
+from everlong._context import driving
+from everlong._replay.asyncio_adapter import driven_loop, names_used
 from everlong._replay.insertion_order import InsertionOrderedSet
 
 BACKEND: Final = "anyio._backends._asyncio"

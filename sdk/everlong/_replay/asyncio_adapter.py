@@ -21,6 +21,7 @@ from random import Random
 from types import CodeType
 from typing import Any, Final, NoReturn, Protocol, TypeAlias, cast
 
+from everlong._context import driving
 from everlong._replay.insertion_order import InsertionOrderedSet
 
 _Outer: TypeAlias = AbstractEventLoop | None
@@ -71,15 +72,15 @@ _current_task: Final[Callable[[_Outer], _AnyTask | None]] = (
 _get_hooks: Final = sys.get_asyncgen_hooks
 _set_hooks: Final[Callable[[_AsyncGenHook, _AsyncGenHook], None]] = sys.set_asyncgen_hooks
 
-driving: Final[list[None]] = []
-"""One item per thread that drives a workflow now. The guards look here first, for an empty list is
-seen in 10 ns, while Python 3.11 asks the kernel for the process id to tell the running loop."""
 _begin_driving: Final = driving.append
 _end_driving: Final = driving.pop
 
 
 def driven_loop() -> DrivenLoop | None:
-    """The loop of the workflow that this thread drives now, if it does."""
+    """The loop of the workflow that this thread drives now, if it does.
+
+    The guards look into `driving` before they call this: an empty list is seen in 10 ns.
+    """
     if not driving:
         return None
     loop = _get_running_loop()

@@ -18,7 +18,8 @@ from asyncio.events import Handle
 from types import FrameType
 from typing import Any, Final, cast
 
-from everlong._replay.asyncio_adapter import driven_loop, driving
+from everlong._context import driving
+from everlong._replay.asyncio_adapter import driven_loop
 
 FILES: Final = (
     *("open", "glob.glob", "pathlib.Path.glob", "pathlib.Path.rglob", "fcntl.flock", "fcntl.lockf"),

@@ -22,8 +22,9 @@ from collections.abc import Callable
 from types import BuiltinMethodType, MethodType, ModuleType
 from typing import Any, Final, TypeAlias
 
+from everlong._context import driving
 from everlong._replay import audit
-from everlong._replay.asyncio_adapter import DrivenLoop, driven_loop, driving
+from everlong._replay.asyncio_adapter import DrivenLoop, driven_loop
 
 _Function: TypeAlias = Callable[..., Any]
 _Guard: TypeAlias = Callable[[_Function], _Function]
