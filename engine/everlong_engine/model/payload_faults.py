@@ -44,11 +44,7 @@ def explain(value: object, reason: str, fault: Fault) -> NotSerializable:
 
 def _faulty_children(value: object, fault: Fault) -> Iterator[tuple[str, object, str]]:
     for step, child in _children(value):
-        if isinstance(child, _Key):
-            container = isinstance(child.key, (tuple, set, frozenset))
-            reason = KEY if container else fault(child.key)
-        else:
-            reason = fault(child)
+        reason = fault({child.key: None} if isinstance(child, _Key) else child)
         if reason is not None:
             yield step, child, reason
 

@@ -53,7 +53,7 @@ def may_hold_bad_keys(data: bytes) -> bool:
 def too_deep(value: object) -> bool:
     """Whether decoded containers lie deeper than the limit. Looks at one level after the other."""
     level: list[object] = [value]
-    for _ in range(DEPTH_MAX + 1):
+    for _ in range(DEPTH_MAX):
         level = [item for outer in level for item in _children(outer)]
         if not level:
             return False

@@ -18,6 +18,7 @@ __all__ = [
     "Append",
     "AppendResult",
     "Ask",
+    "ForgetMail",
     "HistoryRow",
     "MarkAttempts",
     "Message",
@@ -178,6 +179,11 @@ class Release:
     wake_us: int | None
     blocked: bool = False
     reason: str | None = None
+    attempts: tuple[AttemptRow, ...] = ()
+    """Attempts that were at work and are handed back."""
+    mail: tuple[tuple[int, bytes], ...] = ()
+    """Local inputs that were not fed, as (kind, body): the next owner finds them in the inbox."""
+    blobs: Blobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +215,24 @@ class Answer:
     answer: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class ForgetMail:
+    """A notice that was read, such as that of a termination."""
+
+    position: int
+    execution_id: bytes
+
+
 Write: TypeAlias = (
-    Append | StartRun | Message | Terminate | Resume | Release | MarkAttempts | Ask | Answer
+    Append
+    | StartRun
+    | Message
+    | ForgetMail
+    | Terminate
+    | Resume
+    | Release
+    | MarkAttempts
+    | Ask
+    | Answer
 )
 WriteResult: TypeAlias = AppendResult | StartResult | MessageResult | None

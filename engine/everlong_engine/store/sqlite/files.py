@@ -39,7 +39,9 @@ def check_place(path: Path) -> None:
     """
     folder = path.absolute().parent
     if not folder.is_dir():
-        raise StoreError(f"{folder} is not a folder: create it, or name another file", path=str(path))
+        raise StoreError(
+            f"{folder} is not a folder: create it, or name another file", path=str(path)
+        )
     if path.is_dir():
         raise StoreError(f"{path} is a folder: name a file in it", path=str(path))
     kind = _file_system(folder)

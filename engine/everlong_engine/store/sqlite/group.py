@@ -18,6 +18,7 @@ from everlong_engine.model.writes import (
     Append,
     AppendResult,
     Ask,
+    ForgetMail,
     MarkAttempts,
     Message,
     MessageResult,
@@ -104,6 +105,9 @@ def _apply_one(tx: Connection, write: Write) -> WriteResult:
             return _ask(tx, write)
         case Answer():
             return _answer(tx, write)
+        case ForgetMail():
+            tx.execute(SQL["delete_mail"], (write.position, write.execution_id))
+            return None
         case Append() | StartRun():
             raise AssertionError("appends and starts are applied in bulk")
 
@@ -414,7 +418,8 @@ def put_attempts(tx: Connection, mark: MarkAttempts) -> None:
 
 
 def _release(tx: Connection, release: Release) -> AppendResult:
-    if not release.blocked:
+    leaves_asleep = not (release.blocked or release.mail)
+    if leaves_asleep and release.wake_us != 0:
         waiting = tx.execute(
             SQL["mail_positions_of"], (release.shard, release.execution_id)
         ).fetchone()
@@ -433,7 +438,15 @@ def _release(tx: Connection, release: Release) -> AppendResult:
             release.base,
         ),
     ).fetchone()
-    return _ACCEPTED if hit is not None else _FENCED
+    if hit is None:
+        return _FENCED
+    if release.attempts:
+        put_attempts(
+            tx, MarkAttempts(release.shard, release.run_id, release.token, release.attempts)
+        )
+    for kind, body in release.mail:
+        _put_mail(tx, release.shard, release.execution_id, kind, body, release.blobs)
+    return _ACCEPTED
 
 
 def _terminate(tx: Connection, terminate: Terminate) -> MessageResult:
@@ -459,6 +472,9 @@ def _terminate(tx: Connection, terminate: Terminate) -> MessageResult:
     )
     execute_rows(tx, "insert_history", [values])
     tx.execute(SQL["forget_mail"], (row.shard, row.execution_id))
+    if row.owner is not None:
+        # A notice for the owner, so that it drops the run at once and not at its next append.
+        _put_mail(tx, row.shard, row.execution_id, kind, body, None)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position=seq)
 
 

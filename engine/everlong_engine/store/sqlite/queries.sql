@@ -17,7 +17,8 @@ WITH mine (shard, run_id, token, base, next, healthy) AS (VALUES :rows:)
 UPDATE runs
 SET next_seq = mine.next,
     losses = CASE WHEN mine.healthy THEN 0 ELSE losses END,
-    strikes = CASE WHEN mine.healthy THEN 0 ELSE strikes END
+    strikes = CASE WHEN mine.healthy THEN 0 ELSE strikes END,
+    probation = CASE WHEN mine.healthy THEN 0 ELSE probation END
 FROM mine
 WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
   AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10

@@ -110,9 +110,7 @@ def attempts_of(tx: Connection, shard: int, run_id: bytes) -> list[AttemptRow]:
     ]
 
 
-def list_runs(
-    tx: Connection, wanted: RunFilter, limit: int, after: bytes | None
-) -> list[RunRow]:
+def list_runs(tx: Connection, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
     """Newest first, from behind `after`. Run ids are time-ordered, so they are the order."""
     conditions, values = ["namespace = ?"], [wanted.namespace]
     parameters: list[Any] = list(values)
@@ -129,7 +127,7 @@ def list_runs(
         conditions.append("run_id < ?")
         parameters.append(after)
     # Conditions are our own texts; every value is a parameter.
-    text = f"SELECT * FROM runs WHERE {' AND '.join(conditions)} ORDER BY run_id DESC LIMIT ?"  # noqa: S608
+    text = f"SELECT * FROM runs WHERE {' AND '.join(conditions)} ORDER BY run_id DESC LIMIT ?"
     found = tx.execute(text, (*parameters, limit)).fetchall()
     return [run_row(values) for values in found]
 

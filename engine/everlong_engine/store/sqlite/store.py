@@ -58,7 +58,9 @@ class SqliteStore:
         self._version = -1
 
     @classmethod
-    async def open(cls, path: Path, *, durability: Durability = "full", create: bool = True) -> Self:
+    async def open(
+        cls, path: Path, *, durability: Durability = "full", create: bool = True
+    ) -> Self:
         """Open or create a store.
 
         Raises:
@@ -279,9 +281,7 @@ def _park(tx: sqlite3.Connection, row: RunRow, reason: str) -> None:
     tx.execute(SQL["release_run"], (*values, row.lease_token, row.next_seq)).close()
 
 
-def _take_over(
-    tx: sqlite3.Connection, alive: Sequence[bytes], now_us: int, limit: int
-) -> int:
+def _take_over(tx: sqlite3.Connection, alive: Sequence[bytes], now_us: int, limit: int) -> int:
     """First the dead are marked dead, then their runs are judged and freed for claims."""
     tx.execute(SQL["bury_workers"], (reads.many(alive),))
     names = {worker.worker_id: worker.name for worker in reads.workers(tx)}

@@ -39,7 +39,7 @@ def prune(
         if status != RunStatus.CONTINUED_AS_NEW:
             for table in ("requests", "inbox"):
                 tx.execute(
-                    f"DELETE FROM {table} WHERE shard = ? AND execution_id = ?",  # noqa: S608
+                    f"DELETE FROM {table} WHERE shard = ? AND execution_id = ?",
                     (shard, execution_id),
                 )
             _drop_blobs(tx, shard, execution_id)
@@ -50,7 +50,7 @@ def prune(
 
 def _delete_run(tx: sqlite3.Connection, shard: int, run_id: bytes) -> None:
     for table in ("runs", "history", "attempts"):
-        tx.execute(f"DELETE FROM {table} WHERE shard = ? AND run_id = ?", (shard, run_id))  # noqa: S608
+        tx.execute(f"DELETE FROM {table} WHERE shard = ? AND run_id = ?", (shard, run_id))
     _drop_blobs(tx, shard, run_id)
 
 
@@ -82,7 +82,7 @@ def verify(tx: sqlite3.Connection) -> list[Problem]:
             return found
     for table, key in (("history", "run_id"), ("attempts", "run_id"), ("inbox", "execution_id")):
         orphans = tx.execute(
-            f"SELECT DISTINCT {key} FROM {table} WHERE {key} NOT IN"  # noqa: S608
+            f"SELECT DISTINCT {key} FROM {table} WHERE {key} NOT IN"
             f" (SELECT {key} FROM runs) LIMIT 20"
         ).fetchall()
         found += [Problem(run_id, f"rows in {table} without a run") for (run_id,) in orphans]

@@ -1,0 +1,60 @@
+"""Deletes closed runs whose retention has passed, a bounded sweep at a time.
+
+A cursor walks over the runs in the order of their start and begins again at the end, so an old run
+that is still open is stepped over and holds nobody up.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from typing import Final
+
+from everlong_engine.model.clock import Clock
+from everlong_engine.model.errors import StoreError
+from everlong_engine.model.limits import PRUNE_RUNS_MAX
+from everlong_engine.store.interface import Store
+
+__all__ = ["HistoryPruner"]
+
+logger = logging.getLogger("everlong")
+
+_SWEEP_S: Final = 1.0
+_ROUND_S: Final = 60.0
+_START: Final = (-1, b"")
+
+
+class HistoryPruner:
+    """Sweeps while a worker is here; other processes never delete."""
+
+    def __init__(self, store: Store, clock: Clock, retention_us: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._retention_us = retention_us
+        self._cursor: tuple[int, bytes] = _START
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def run_once(self) -> int:
+        """One bounded sweep; how many runs went."""
+        horizon = self._clock.now_us() - self._retention_us
+        end, pruned = await self._store.prune(self._cursor, horizon, PRUNE_RUNS_MAX)
+        self._cursor = _START if end is None else end
+        return pruned
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                await self.run_once()
+            except (StoreError, sqlite3.Error) as error:
+                logger.warning("cannot prune closed runs now: %s", error)
+            at_start = self._cursor == _START
+            await asyncio.sleep(_ROUND_S if at_start else _SWEEP_S)

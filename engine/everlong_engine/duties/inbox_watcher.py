@@ -1,0 +1,129 @@
+"""Notices what other processes committed: mail for our runs, starts, questions, outcomes.
+
+`PRAGMA data_version` on a connection that never writes tells in about a microsecond whether anybody
+else has committed. It is asked every few milliseconds while things happen and rarely when nothing
+does. What it brings is a hint: mail is consumed by its exact position, never by a high-water mark.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from typing import Final, Protocol
+
+from everlong_engine.model.runs import MailRow
+from everlong_engine.store.interface import Question, Store
+
+__all__ = ["InboxWatcher"]
+
+logger = logging.getLogger("everlong")
+
+_BUSY_S: Final = 0.002
+_IDLE_S: Final = 0.05
+_MAIL_MAX: Final = 1000
+_QUESTIONS_MAX: Final = 100
+
+
+class Host(Protocol):
+    def deliver(self, mail: MailRow) -> bool: ...
+    def wake(self) -> None: ...
+    def ask(self, question: Question) -> None: ...
+
+
+class Watched(Protocol):
+    """The part of the engine that the watcher sees."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def hosts(self) -> "list[Host]": ...
+
+
+class InboxWatcher:
+    """Polls while somebody is interested: a worker, or a client that waits for another process."""
+
+    def __init__(self, engine: "Watched") -> None:
+        self._engine = engine
+        self._task: asyncio.Task[None] | None = None
+        self._position = 0
+        self._waiting: list[asyncio.Future[None]] = []
+        self._asked: set[bytes] = set()
+        self._nudge = asyncio.Event()
+
+    def start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self._task = None
+        for future in self._waiting:
+            future.cancel()
+
+    def changed(self) -> "asyncio.Future[None]":
+        """Resolves after the next commit of anybody else."""
+        self.start()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        return future
+
+    def look_now(self) -> None:
+        """Somebody knows that there is something to see."""
+        self._nudge.set()
+
+    async def _watch(self) -> None:
+        pause = _BUSY_S
+        while True:
+            if await self._look():
+                pause = _BUSY_S
+            else:
+                pause = min(pause * 1.2, _IDLE_S)
+            await self._pause(pause)
+
+    async def _pause(self, pause_s: float) -> None:
+        self._nudge.clear()
+        try:
+            await asyncio.wait_for(self._nudge.wait(), pause_s)
+        except TimeoutError:
+            return
+
+    async def _look(self) -> bool:
+        try:
+            if not self._engine.store.changed():
+                return False
+            self._hand_out_mail()
+            if self._engine.hosts:
+                await self._hand_out_questions()
+        except sqlite3.Error as error:
+            logger.warning("cannot look into the store: %s", error)
+            return False
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+        return True
+
+    def _hand_out_mail(self) -> None:
+        hosts = self._engine.hosts
+        if not hosts:
+            return
+        found = self._engine.store.mail_since(self._position, _MAIL_MAX)
+        unclaimed = False
+        for mail in found:
+            self._position = mail.position
+            if not any(host.deliver(mail) for host in hosts):
+                unclaimed = True
+        if unclaimed or len(found) == _MAIL_MAX:
+            for host in hosts:
+                host.wake()
+
+    async def _hand_out_questions(self) -> None:
+        questions = await self._engine.store.open_questions(_QUESTIONS_MAX)
+        current = {question.question_id for question in questions}
+        for question in questions:
+            if question.question_id not in self._asked:
+                for host in self._engine.hosts[:1]:
+                    host.ask(question)
+        self._asked = current

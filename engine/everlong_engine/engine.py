@@ -1,0 +1,218 @@
+"""The engine's front door: one `Engine` per store and process.
+
+Clients and workers of a process that name the same file share one engine, because a process is the
+unit that owns a file. The engine holds the store, the group commit in front of it, the clock and
+the source of ids; it knows who waits for which execution, and notices what other processes left in
+the inbox. It knows no user code: payloads are bytes to it.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from random import Random
+from typing import Final, Protocol
+
+from everlong_engine.clock import SystemClock
+from everlong_engine.duties.history_pruner import HistoryPruner
+from everlong_engine.duties.inbox_watcher import InboxWatcher
+from everlong_engine.model.clock import Clock
+from everlong_engine.model.errors import StoreError
+from everlong_engine.model.events import Closing
+from everlong_engine.model.ids import IdSource, shard_of
+from everlong_engine.model.runs import MailRow, NewRun
+from everlong_engine.model.writes import Target
+from everlong_engine.operations.group_commit import GroupCommit
+from everlong_engine.store.interface import Question
+from everlong_engine.store.sqlite.store import SqliteStore
+
+__all__ = ["Engine", "LocalHost"]
+
+
+class LocalHost(Protocol):
+    """A worker of this process, as the engine sees it."""
+
+    def deliver(self, mail: MailRow) -> bool:
+        """Take a message for a run that this worker owns; False when it owns none."""
+        ...
+
+    def wake(self) -> None:
+        """There may be something to claim."""
+        ...
+
+    def ask(self, question: Question) -> None:
+        """Answer a query that came through the store."""
+        ...
+
+    def terminated(self, execution_id: bytes) -> None:
+        """An execution was closed from outside: drop its run."""
+        ...
+
+
+_engines: Final[dict[tuple[int, str], "Engine"]] = {}
+
+
+class Engine:
+    """Everything that clients and workers of one process share about one store."""
+
+    def __init__(self, store: SqliteStore, clock: Clock, random: Random) -> None:
+        self.store = store
+        self.clock = clock
+        self.random = random
+        self.ids = IdSource(random)
+        self.commits = GroupCommit(store)
+        self.hosts: list[LocalHost] = []
+        self._watcher = InboxWatcher(self)
+        self._pruner: HistoryPruner | None = None
+        self._waiters: dict[bytes, list[asyncio.Future[tuple[bytes, Closing]]]] = {}
+        self._users = 0
+        self._key: tuple[int, str] | None = None
+        self._append_base = random.getrandbits(38) << 24
+        self._append_count = 0
+
+    # --------------------------------------------------------------------- opening and closing
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, durability: str = "full", create: bool = True, retention_us: int | None
+    ) -> "Engine":
+        """The engine of a file, opened or shared. Pair it with `close`.
+
+        Raises:
+            StoreError: see `SqliteStore.open`.
+        """
+        # Keyed by process as well: a forked child must not use its parent's connections.
+        key = (os.getpid(), str(path.absolute().resolve()))
+        engine = _engines.get(key)
+        if engine is None:
+            store = await SqliteStore.open(path, durability=durability, create=create)
+            # Another task may have opened it meanwhile: one engine per file and process.
+            engine = _engines.get(key)
+            if engine is None:
+                engine = _engines[key] = cls(store, SystemClock(), Random())
+                engine._key = key
+                engine._loop = asyncio.get_running_loop()
+            else:
+                await store.close()
+        if engine._loop is not asyncio.get_running_loop():
+            raise StoreError(
+                f"{path} is open in this process on another event loop: use one loop for all "
+                "clients and workers of a file",
+                path=str(path),
+            )
+        engine._users += 1
+        if retention_us is not None and engine._pruner is None:
+            engine._pruner = HistoryPruner(engine.store, engine.clock, retention_us)
+        return engine
+
+    _loop: asyncio.AbstractEventLoop
+
+    async def close(self) -> None:
+        """Leave; the last one closes the store, after everything queued is stored."""
+        self._users -= 1
+        if self._users > 0:
+            return
+        if self._key is not None:
+            _engines.pop(self._key, None)
+        await self._watcher.stop()
+        await self.commits.drain()
+        await self.store.close()
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.cancel()
+
+    # ------------------------------------------------------------------------------- workers
+
+    @property
+    def owned(self) -> bool:
+        """Whether this process is the file's engine process."""
+        return self.store.owned
+
+    def attach(self, host: LocalHost) -> None:
+        """A worker begins. Raises StoreOwned when another process has the file."""
+        self.store.acquire()
+        self.hosts.append(host)
+        self._watcher.start()
+        if self._pruner is not None:
+            self._pruner.start()
+
+    async def detach(self, host: LocalHost) -> None:
+        """A worker has ended; with the last one the file is free for another process."""
+        self.hosts.remove(host)
+        if not self.hosts:
+            if self._pruner is not None:
+                await self._pruner.stop()
+            await self._watcher.stop()
+            await self.commits.drain()
+            self.store.abandon()
+
+    def wake_hosts(self) -> None:
+        for host in self.hosts:
+            host.wake()
+
+    # ---------------------------------------------------------------------------- small things
+
+    def new_append_id(self) -> int:
+        """Names an append, so that an ambiguous commit can be told from somebody else's."""
+        self._append_count += 1
+        return self._append_base + self._append_count
+
+    def target(self, namespace: str, workflow_id: str, execution_id: bytes | None = None) -> Target:
+        shard = shard_of(namespace, workflow_id, self.store.shards)
+        return Target(shard, namespace, workflow_id, execution_id)
+
+    def new_run(
+        self, namespace: str, workflow_id: str, kind: str, queue: str, request_id: str | None
+    ) -> NewRun:
+        now_us = self.clock.now_us()
+        run_id = self.ids.next(now_us)
+        return NewRun(
+            shard=shard_of(namespace, workflow_id, self.store.shards),
+            run_id=run_id,
+            execution_id=run_id,
+            namespace=namespace,
+            workflow_id=workflow_id,
+            type=kind,
+            queue=queue,
+            started_us=now_us,
+            request_id=request_id,
+        )
+
+    # ------------------------------------------------------------------------- who waits for what
+
+    def closing(self, execution_id: bytes) -> "asyncio.Future[tuple[bytes, Closing]]":
+        """Resolves with (run id, closing event) when a run of the execution closes from now on."""
+        future: asyncio.Future[tuple[bytes, Closing]] = asyncio.get_running_loop().create_future()
+        waiters = self._waiters.setdefault(execution_id, [])
+        waiters.append(future)
+        future.add_done_callback(lambda _: self._forget_waiter(execution_id, future))
+        return future
+
+    def _forget_waiter(
+        self, execution_id: bytes, future: "asyncio.Future[tuple[bytes, Closing]]"
+    ) -> None:
+        waiters = self._waiters.get(execution_id)
+        if waiters is not None and future in waiters:
+            waiters.remove(future)
+            if not waiters:
+                del self._waiters[execution_id]
+
+    def closed(self, execution_id: bytes, run_id: bytes, event: Closing) -> None:
+        """A closing event is committed: whoever waits in this process hears of it."""
+        waiters = self._waiters.pop(execution_id, None)
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result((run_id, event))
+
+    def terminated(self, execution_id: bytes, run_id: bytes, event: Closing) -> None:
+        """An execution was closed from outside by this process."""
+        for host in self.hosts:
+            host.terminated(execution_id)
+        self.closed(execution_id, run_id, event)
+
+    def mail_arrived(self) -> None:
+        """This process has left mail in the inbox: do not wait for the next look."""
+        self._watcher.look_now()
+
+    def changed(self) -> "asyncio.Future[None]":
+        """Resolves when another process has committed something."""
+        return self._watcher.changed()

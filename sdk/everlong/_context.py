@@ -1,0 +1,90 @@
+"""Which workflow run, or which activity, the calling code belongs to.
+
+A workflow is recognised by its event loop: while a run is driven, the thread's running loop is the
+run's own. That question costs a system call on Python 3.11 (it asks for the process id), so a list
+that is empty while nothing is driven is looked at first. An activity is recognised by a context
+variable, which follows it into tasks and threads.
+"""
+
+from asyncio import events
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from random import Random
+from types import CodeType, FrameType
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
+
+__all__ = [
+    "ActivityContext",
+    "QueryHandler",
+    "RunPort",
+    "activity_context",
+    "current_run",
+    "driving",
+    "source_line",
+]
+
+
+class QueryHandler(NamedTuple):
+    """A function that answers a query, with its types."""
+
+    function: Callable[..., Any]
+    parameters: Any
+    result: Any
+
+
+class RunPort(Protocol):
+    """What workflow code can ask of the run that it belongs to."""
+
+    now_us: int
+    random: Random
+
+    def call_activity(
+        self, definition: Any, options: Any, arguments: bytes, where: str
+    ) -> Awaitable[Any]: ...
+    def receive_signal(self, name: str) -> Awaitable[Any]: ...
+    def handle_query(self, name: str, handler: "QueryHandler") -> None: ...
+    def side_effect(self, function: Callable[[], Any], where: str) -> Awaitable[Any]: ...
+    def patched(self, name: str) -> bool: ...
+    def checkpoint(self, changed: dict[str, Any]) -> Awaitable[None]: ...
+    def continue_as_new(self, changed: dict[str, Any]) -> NoReturn: ...
+    def info(self) -> Any: ...
+
+
+class ActivityContext(Protocol):
+    """What the code of an activity can ask of its attempt."""
+
+    def info(self) -> Any: ...
+    def heartbeat(self, details: Any) -> None: ...
+
+
+driving: Final[list[None]] = []
+"""One item per thread that drives a run now."""
+
+activity_context: Final[ContextVar[ActivityContext | None]] = ContextVar(
+    "everlong_activity", default=None
+)
+
+_running_loop: Final[Callable[[], Any]] = events._get_running_loop  # pyright: ignore[reportPrivateUsage]
+
+
+def current_run() -> RunPort | None:
+    """The run whose code calls, or None."""
+    if not driving:
+        return None
+    return getattr(_running_loop(), "everlong_run", None)
+
+
+_lines: Final[dict[tuple[CodeType, int], str]] = {}
+_LINES_MAX: Final = 10_000
+
+
+def source_line(frame: FrameType) -> str:
+    """`orders.py:41`, for people: where a decision was made."""
+    key = (frame.f_code, frame.f_lasti)
+    line = _lines.get(key)
+    if line is None:
+        if len(_lines) >= _LINES_MAX:
+            _lines.clear()  # Code that is made anew all the time; forget rather than grow.
+        file = frame.f_code.co_filename.replace("\\", "/").rpartition("/")[2]
+        line = _lines[key] = f"{file}:{frame.f_lineno}"
+    return line

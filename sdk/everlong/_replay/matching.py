@@ -1,0 +1,135 @@
+"""Whether the decision that code makes now is the one that was recorded.
+
+A decision's identity is its kind, its name or number, and its arguments. Arguments that differ in
+bytes may still mean the same: if the recorded ones, decoded and encoded by today's types, give
+today's bytes, only the types have grown (a new field with a default), and that is no change of mind.
+Options, source lines and the wording of failures are not part of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from everlong.exceptions import EverlongError, NondeterminismError
+from everlong_engine import (
+    ActivityCancelRequested,
+    ActivityScheduled,
+    Decision,
+    PatchMarked,
+    RunCancelled,
+    RunCompleted,
+    RunContinuedAsNew,
+    RunFailed,
+    RunTerminated,
+    RunTimedOut,
+    SideEffectRecorded,
+    TimerCancelled,
+    TimerStarted,
+)
+
+__all__ = ["Canonical", "check", "describe"]
+
+Canonical = Callable[[Decision, bytes], bytes]
+"""(decision made now, recorded bytes) -> the bytes as today's types write them."""
+
+
+def check(
+    recorded: Sequence[Decision], made: Sequence[Decision], first_seq: int, canonical: Canonical
+) -> None:
+    """Raise NondeterminismError at the first decision that is not the recorded one."""
+    for at, (old, new) in enumerate(zip(recorded, made, strict=False)):
+        if not _same(old, new, canonical):
+            raise _mismatch(first_seq + at, old, new)
+    if len(made) > len(recorded):
+        raise _mismatch(first_seq + len(recorded), None, made[len(recorded)])
+    if len(recorded) > len(made):
+        raise _mismatch(first_seq + len(made), recorded[len(made)], None)
+
+
+def _same(old: Decision, new: Decision, canonical: Canonical) -> bool:
+    if type(old) is not type(new):
+        return False
+    match old, new:
+        case ActivityScheduled(), ActivityScheduled():
+            return (
+                old.activity_id == new.activity_id
+                and old.activity == new.activity
+                and _same_bytes(old.arguments, new.arguments, new, canonical)
+            )
+        case TimerStarted(), TimerStarted():
+            return old.timer_id == new.timer_id and old.due_us == new.due_us
+        case RunCompleted(), RunCompleted():
+            return _same_bytes(old.result, new.result, new, canonical)
+        case RunContinuedAsNew(), RunContinuedAsNew():
+            return old.checkpoints == new.checkpoints and _same_bytes(
+                old.arguments, new.arguments, new, canonical
+            )
+        case RunFailed(), RunFailed():
+            return old.failure.type == new.failure.type
+        case SideEffectRecorded() | RunCancelled(), _:
+            return True
+        case (
+            (
+                ActivityCancelRequested()
+                | TimerCancelled()
+                | PatchMarked()
+                | RunTerminated()
+                | RunTimedOut()
+            ),
+            _,
+        ):
+            return old == new
+        case _:
+            return False
+
+
+def _same_bytes(old: bytes, new: bytes, decision: Decision, canonical: Canonical) -> bool:
+    if old == new:
+        return True
+    try:
+        return canonical(decision, old) == new
+    except EverlongError:
+        return False  # Today's types cannot even read it.
+
+
+def _mismatch(seq: int, old: Decision | None, new: Decision | None) -> NondeterminismError:
+    recorded = describe(old) if old is not None else "nothing: the code then waited"
+    made = describe(new) if new is not None else "nothing: the code waits"
+    return NondeterminismError(
+        seq=seq,
+        recorded=recorded,
+        made=made,
+        recorded_at=getattr(old, "where", ""),
+        made_at=getattr(new, "where", ""),
+    )
+
+
+def describe(decision: Decision) -> str:
+    """One line for people: what, and where in the source."""
+    match decision:
+        case ActivityScheduled():
+            what = f"activity {decision.activity!r} (number {decision.activity_id})"
+        case TimerStarted():
+            what = f"timer {decision.timer_id} due at {decision.due_us / 1e6:.6f}"
+        case TimerCancelled():
+            what = f"cancellation of timer {decision.timer_id}"
+        case ActivityCancelRequested():
+            what = f"cancellation of activity number {decision.activity_id}"
+        case PatchMarked():
+            what = f"patch {decision.patch!r}"
+        case SideEffectRecorded():
+            what = "a side effect"
+        case RunFailed():
+            what = f"the workflow failed with {decision.failure.type}"
+        case _:
+            what = _ENDS[type(decision)]
+    where: Any = getattr(decision, "where", "")
+    return f"{what} at {where}" if where else what
+
+
+_ENDS: dict[type[Decision], str] = {
+    RunCompleted: "the workflow returned a result",
+    RunCancelled: "the workflow was cancelled",
+    RunContinuedAsNew: "the workflow began anew (continue-as-new)",
+    RunTerminated: "the workflow was terminated",
+    RunTimedOut: "the workflow timed out",
+}

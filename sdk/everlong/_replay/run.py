@@ -1,0 +1,712 @@
+"""The one file where replay happens.
+
+A `WorkflowRun` holds the code of one run, suspended at its awaits. `feed` gives it one input, drives
+its loop until nothing is ready, and returns the decisions that the code made. That is all it does,
+live and on replay: on replay the recorded decisions are handed in too, and must come out again.
+
+    live:    feed(input, at)            -> decisions, to be appended behind the input
+    replay:  feed(input, at, recorded)  -> the same decisions, or NondeterminismError
+
+Everything the code learns from outside passes through here: outcomes of activities, fired timers,
+signals, side effects, the time. Everything it does to the outside is a decision in `_made`. What is
+begun and cancelled within one drive is netted out. While a recorded input is fed, `patched`,
+`checkpoint` and side effects answer from the record, never from thresholds of today.
+
+A fault found by the engine flags the run and stops its loop for good, whatever the code catches.
+`discard` is the only way out: it closes every frame under a flag that makes all of Everlong raise.
+"""
+
+import asyncio
+import logging
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from random import Random
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from everlong._context import QueryHandler, source_line
+from everlong._definitions import ActivityDefinition, WorkflowDefinition
+from everlong._failures import decode_failure, encode_exception
+from everlong._info import WorkflowInfo
+from everlong._replay import asyncio_adapter
+from everlong._replay.loop import (
+    Discarded,
+    EndlessLoop,
+    WorkflowFuture,
+    WorkflowLoop,
+    WorkflowTask,
+    WorkflowTimer,
+)
+from everlong._replay.matching import check
+from everlong.exceptions import (
+    ActivityLost as ActivityLostError,
+    ActivityTimeout,
+    EndlessDrive,
+    EverlongError,
+    ForbiddenCall,
+    NondeterminismError,
+    QueryFailed,
+    UndecodablePayload,
+    WorkflowFault,
+)
+from everlong_engine import (
+    DECISIONS,
+    ActivityCancelRequested,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityLost,
+    ActivityOptions,
+    ActivityScheduled,
+    ActivityTimedOut,
+    CancelRequested,
+    Decision,
+    Event,
+    Input,
+    PatchMarked,
+    Recorded,
+    RunCancelled,
+    RunCompleted,
+    RunContinuedAsNew,
+    RunFailed,
+    RunStarted,
+    RunTerminated,
+    RunTimedOut,
+    SideEffectRecorded,
+    SignalReceived,
+    SignalRejected,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+    limits,
+    pack,
+    unpack,
+)
+
+__all__ = ["Fault", "SignalChannel", "WorkflowRun", "replay"]
+
+logger = logging.getLogger("everlong")
+
+
+class Fault(BaseException):
+    """Private: leaves workflow code at once. The run is flagged and never driven again."""
+
+
+class _ActivityFuture(WorkflowFuture[Any]):
+    """The outcome of an activity. Cancelling it is a decision."""
+
+    def __init__(
+        self, run: "WorkflowRun", definition: ActivityDefinition, decision: ActivityScheduled
+    ) -> None:
+        super().__init__(run.loop)
+        self.run = run
+        self.definition = definition
+        self.decision = decision
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not self.done():
+            self.run.cancel_activity(self)
+        return super().cancel(msg)
+
+
+@dataclass(slots=True)
+class SignalChannel:
+    """Values that were accepted, oldest first, and the receivers that wait for one."""
+
+    values: deque[tuple[bytes, Any]]
+    waiters: deque[asyncio.Future[None]]
+
+    def wake_next(self) -> None:
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+class _LiveOnly(asyncio.AbstractEventLoop):
+    """The running loop of queries, side effects and the like: time is real, decisions raise."""
+
+    def __init__(self) -> None:
+        self.everlong_run = _NoDecisions()
+
+
+class _NoDecisions:
+    """Stands where the run would, for code that must not decide anything."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise EverlongError(
+            "a query, a validator or a side effect only looks: it cannot run activities, wait, "
+            "or decide anything. Do that in the workflow itself"
+        )
+
+
+LIVE_ONLY: Final = _LiveOnly()
+
+
+class WorkflowRun:
+    """The suspended code of one run, and the ledger of what it has decided."""
+
+    def __init__(
+        self,
+        definition: WorkflowDefinition,
+        run_id: str,
+        signal_types: dict[str, Any],
+    ) -> None:
+        self.definition = definition
+        self.run_id = run_id
+        self.random = Random(0)
+        self.loop = WorkflowLoop(self, 0, 0, limits.DRIVE_CALLBACKS_MAX)
+        self.now_us = 0
+        self.fault: BaseException | None = None
+        self.started: RunStarted | None = None
+        self.queries: dict[str, QueryHandler] = {}
+        self.history_events = 0
+        self.history_bytes = 0
+        self.closed = False
+        self._signal_types = signal_types
+        self._main: WorkflowTask[None] | None = None
+        self._made: list[Decision] = []
+        self._recorded: Sequence[Decision] | None = None
+        self._next_id = 0
+        self._activities: dict[int, _ActivityFuture] = {}
+        self._timers: dict[int, WorkflowTimer] = {}
+        self._channels: dict[str, SignalChannel] = {}
+        self._patches: dict[str, bool] = {}
+        self._checkpoints = 0
+        self._side_effects = 0
+        self._cancel_requested: str | None = None
+        self._warned_of_size = False
+
+    # ------------------------------------------------------------------------------ the feed
+
+    def feed(
+        self, event: Input, at_us: int, recorded: Sequence[Decision] | None = None, seq: int = 0
+    ) -> list[Decision]:
+        """Feed one input, drive until nothing is ready, return the decisions.
+
+        Args:
+            event: the input.
+            at_us: its time; `now()` in the code until the next input.
+            recorded: the decisions that the history holds behind this input, on replay.
+            seq: the input's sequence number, on replay.
+
+        Raises:
+            WorkflowFault: the code did what it must not; the run must be discarded and parked.
+            NondeterminismError: it decided something other than what is recorded.
+        """
+        self.now_us = at_us
+        self._recorded = recorded
+        self._side_effects = 0
+        made = self._made = []
+        try:
+            _FEEDERS[type(event)](self, event)
+            if self.loop.ready:
+                self._drive()
+        except Exception as error:
+            # Not the code's exceptions, those end in `_run_main`: a payload that no longer decodes,
+            # a class that is no longer registered, an activity that the code does not know.
+            self._flag(error)
+        if self.fault is not None:
+            self._raise_fault()
+        if recorded is not None:
+            check(recorded, made, seq + 1, self._canonical)
+        return made
+
+    def _drive(self) -> None:
+        loop = self.loop
+        loop.now_us = self.now_us
+        outside = asyncio_adapter.enter(loop)
+        try:
+            loop.run_ready()
+        except Fault:
+            pass  # Flagged where it was raised.
+        except EndlessLoop as endless:
+            self._flag(EndlessDrive(callbacks=limits.DRIVE_CALLBACKS_MAX, stack=str(endless)))
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt leave asyncio's tasks; so may a callback's exception.
+            self._flag(WorkflowFault(f"{type(error).__name__} left the workflow's code: {error!r}"))
+        finally:
+            asyncio_adapter.leave(outside)
+
+    def _flag(self, error: BaseException) -> None:
+        if self.fault is None:
+            self.fault = error
+        self.loop.stopped = True
+
+    def _raise_fault(self) -> NoReturn:
+        assert self.fault is not None
+        if isinstance(self.fault, WorkflowFault):
+            raise self.fault
+        raise WorkflowFault(f"{type(self.fault).__name__}: {self.fault}") from self.fault
+
+    def stop_with(self, error: WorkflowFault) -> NoReturn:
+        """Flag the run and leave its code at once."""
+        self._flag(error)
+        raise Fault(str(error))
+
+    def forbid(self, what: str, fix: str) -> NoReturn:
+        self.stop_with(ForbiddenCall(call=what, fix=fix))
+
+    # ---------------------------------------------------------------------- one input, one function
+
+    def _feed_started(self, event: RunStarted) -> None:
+        self.started = event
+        self.random = Random(event.seed)
+        self.loop = WorkflowLoop(self, event.seed, self.now_us, limits.DRIVE_CALLBACKS_MAX)
+        for name, payload in event.carried:
+            self._buffer_signal(name, payload)
+        if event.cancel_requested:
+            self._cancel_requested = "asked in an earlier run"
+        args, kwargs = self.definition.parameters.decode(event.arguments)
+        context = Context()
+        task = WorkflowTask(
+            self._run_main(args, kwargs), loop=self.loop, name="main", context=context
+        )
+        self._main = task
+        self.loop.tasks.append(task)
+
+    def _feed_completed(self, event: ActivityCompleted) -> None:
+        future = self._take_activity(event.activity_id, event)
+        value = future.definition.result.decode(event.result)
+        future.set_result(value)
+
+    def _feed_failed(self, event: ActivityFailed) -> None:
+        future = self._take_activity(event.activity_id, event)
+        future.set_exception(decode_failure(event.failure, future.definition.exceptions))
+
+    def _feed_timed_out(self, event: ActivityTimedOut) -> None:
+        future = self._take_activity(event.activity_id, event)
+        future.set_exception(ActivityTimeout(kind=event.timeout))
+
+    def _feed_lost(self, event: ActivityLost) -> None:
+        self._take_activity(event.activity_id, event).set_exception(ActivityLostError())
+
+    def _take_activity(self, activity_id: int, event: Event) -> _ActivityFuture:
+        future = self._activities.pop(activity_id, None)
+        if future is None:
+            raise NondeterminismError(
+                recorded=f"{type(event).__name__} of activity number {activity_id}",
+                made="no such activity is open",
+            )
+        return future
+
+    def _feed_timer(self, event: TimerFired) -> None:
+        timer = self._timers.pop(event.timer_id, None)
+        if timer is None:
+            raise NondeterminismError(
+                recorded=f"timer {event.timer_id} fired", made="no such timer is pending"
+            )
+        self.loop.ready.append(timer)
+
+    def _feed_signal(self, event: SignalReceived) -> None:
+        self._buffer_signal(event.signal, event.payload)
+        self._channels[event.signal].wake_next()
+
+    def _feed_rejected(self, event: SignalRejected) -> None:
+        """Nothing: it is in the history for people."""
+
+    def _feed_cancel(self, event: CancelRequested) -> None:
+        """Cancellation is a state: the first request is delivered, later ones are not."""
+        if self._cancel_requested is None and self._main is not None:
+            self._cancel_requested = event.reason
+            self._main.cancel(event.reason)
+
+    def _buffer_signal(self, name: str, payload: bytes) -> None:
+        value = self.decode_signal(name, payload)
+        self._channel(name).values.append((payload, value))
+
+    def decode_signal(self, name: str, payload: bytes) -> Any:
+        """A signal's value by its declared type. Raises EverlongError when it does not fit."""
+        declared = self._signal_types.get(name)
+        return unpack(payload) if declared is None else declared.value.decode(payload)
+
+    def _channel(self, name: str) -> SignalChannel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = SignalChannel(deque(), deque())
+        return channel
+
+    # ------------------------------------------------------------------------- the main coroutine
+
+    async def _run_main(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The workflow function, and how it ends: a closing decision, or a fault."""
+        definition = self.definition
+        try:
+            value = await definition.function(*args, **kwargs)
+        except asyncio.CancelledError as error:
+            if self._cancel_requested is not None:
+                self._close(RunCancelled(self._cancel_requested, self._unread()))
+            else:
+                self._close_failed(error)
+        except Exception as error:
+            self._close_failed(error)
+        else:
+            try:
+                result = definition.result.encode(value)
+            except EverlongError as error:
+                self._flag(WorkflowFault(str(error)))
+                return
+            self._close(RunCompleted(result, self._unread()))
+
+    def _close_failed(self, error: BaseException) -> None:
+        self._close(RunFailed(encode_exception(error, self.definition.exceptions), self._unread()))
+
+    def _close(self, decision: Decision) -> None:
+        if self.fault is None:  # Code that swallowed a fault may still return.
+            self._made.append(decision)
+            self.closed = True
+        self.loop.stopped = True
+
+    def _unread(self) -> tuple[str, ...]:
+        return tuple(name for name, channel in self._channels.items() for _ in channel.values)
+
+    # ------------------------------------------------------------------------------ decisions
+
+    def _require_live(self) -> None:
+        if self.loop.discarded:
+            raise Discarded
+        if self.fault is not None:
+            raise Fault(str(self.fault))
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    def call_activity(
+        self, definition: ActivityDefinition, options: ActivityOptions, arguments: bytes, where: str
+    ) -> Awaitable[Any]:
+        self._require_live()
+        decision = ActivityScheduled(self._new_id(), definition.name, arguments, options, where)
+        self._made.append(decision)
+        future = _ActivityFuture(self, definition, decision)
+        self._activities[decision.activity_id] = future
+        return future
+
+    def cancel_activity(self, future: _ActivityFuture) -> None:
+        self._require_live()
+        decision = future.decision
+        self._activities.pop(decision.activity_id, None)
+        if not self._net_out(decision):
+            self._made.append(ActivityCancelRequested(decision.activity_id))
+
+    def start_timer(self, timer: WorkflowTimer) -> None:
+        self._require_live()
+        timer.timer_id = self._new_id()
+        due_us = self.loop.start_us + round(timer.when() * 1_000_000)
+        self._made.append(TimerStarted(timer.timer_id, max(due_us, self.now_us), _user_line()))
+        self._timers[timer.timer_id] = timer
+
+    def cancel_timer(self, timer: WorkflowTimer) -> None:
+        self._require_live()
+        if self._timers.pop(timer.timer_id, None) is None:
+            return  # It has fired.
+        for decision in self._made:
+            if type(decision) is TimerStarted and decision.timer_id == timer.timer_id:
+                self._made.remove(decision)
+                return
+        self._made.append(TimerCancelled(timer.timer_id))
+
+    def _net_out(self, decision: Decision) -> bool:
+        """Forget what was begun in this very drive; False when it is on record already."""
+        for at, made in enumerate(self._made):
+            if made is decision:
+                del self._made[at]
+                return True
+        return False
+
+    async def receive_signal(self, name: str) -> Any:
+        """The next value of a channel. A value is taken only by a receiver that really resumes."""
+        self._require_live()
+        channel = self._channel(name)
+        while not channel.values:
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            channel.waiters.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                woken = not waiter.cancelled() and waiter.done()
+                waiter.cancel()
+                if waiter in channel.waiters:
+                    channel.waiters.remove(waiter)
+                if woken and channel.values and not self.loop.discarded:
+                    channel.wake_next()
+                raise
+        return channel.values.popleft()[1]
+
+    def handle_query(self, name: str, handler: QueryHandler) -> None:
+        self._require_live()
+        self.queries[name] = handler
+
+    async def side_effect(self, function: Callable[[], Any], where: str) -> Any:
+        self._require_live()
+        number, self._side_effects = self._side_effects, self._side_effects + 1
+        if self._recorded is None:
+            value = pack(self._outside(function))
+        else:
+            made = [d for d in self._recorded if type(d) is SideEffectRecorded]
+            if number >= len(made):
+                self.stop_with(
+                    NondeterminismError(recorded="no side effect", made=f"one at {where}")
+                )
+            value = made[number].value
+        self._made.append(SideEffectRecorded(value, where))
+        return unpack(value)
+
+    def _outside(self, function: Callable[[], Any]) -> Any:
+        """Call something live, with the workflow's loop unset: it may read clocks and files."""
+        outside = asyncio_adapter.enter(LIVE_ONLY)
+        try:
+            return function()
+        finally:
+            asyncio_adapter.leave(outside)
+
+    def patched(self, name: str) -> bool:
+        """Memoised per run: the first answer is recorded, and is the answer for ever."""
+        self._require_live()
+        known = self._patches.get(name)
+        if known is not None:
+            return known
+        if self._recorded is None:
+            answer = True
+        else:
+            answer = PatchMarked(name) in self._recorded
+        if answer:
+            self._made.append(PatchMarked(name))
+        self._patches[name] = answer
+        return answer
+
+    async def checkpoint(self, changed: dict[str, Any]) -> None:
+        self._require_live()
+        self._checkpoints += 1
+        unknown = changed.keys() - set(self.definition.parameters.names)
+        if unknown:
+            self.stop_with(
+                WorkflowFault(
+                    f"checkpoint({', '.join(sorted(unknown))}=…): {self.definition.name} has no "
+                    "such parameter. Carried state must be a parameter of the workflow"
+                )
+            )
+        if asyncio.current_task(self.loop) is not self._main:
+            self.stop_with(
+                WorkflowFault("checkpoint() was called outside the workflow's main task")
+            )
+        if self._recorded is not None:
+            begin_anew = any(
+                type(decision) is RunContinuedAsNew and decision.checkpoints == self._checkpoints
+                for decision in self._recorded
+            )
+        else:
+            begin_anew = self._past_threshold() and self._nothing_in_flight()
+        if begin_anew:
+            self._continue_as_new(changed)
+            await self.loop.create_future()  # Never resumes: the run is discarded here.
+
+    def _past_threshold(self) -> bool:
+        return (
+            self.history_events >= limits.CHECKPOINT_EVENTS
+            or self.history_bytes >= limits.CHECKPOINT_BYTES
+        )
+
+    def _nothing_in_flight(self) -> bool:
+        others = [t.get_name() for t in self.loop.tasks if not t.done() and t is not self._main]
+        activities = [future.decision.activity for future in self._activities.values()]
+        if not (others or activities or self._timers):
+            return True
+        if not self._warned_of_size:
+            self._warned_of_size = True
+            logger.warning(
+                "%s: the history has %d events, but checkpoint() cannot begin anew while tasks %s, "
+                "activities %s and %d timers are in flight",
+                self.definition.name,
+                self.history_events,
+                others,
+                activities,
+                len(self._timers),
+            )
+        return False
+
+    def continue_as_new(self, changed: dict[str, Any]) -> NoReturn:
+        self._require_live()
+        self._continue_as_new(changed)
+        raise Fault("the run begins anew")
+
+    def _continue_as_new(self, changed: dict[str, Any]) -> None:
+        assert self.started is not None
+        try:
+            arguments = self.definition.parameters.merge(self.started.arguments, changed)
+        except EverlongError as error:
+            self.stop_with(WorkflowFault(str(error)))
+        carried = tuple(
+            (name, payload)
+            for name, channel in self._channels.items()
+            for payload, _ in channel.values
+        )
+        self._close(RunContinuedAsNew(arguments, carried, self._checkpoints))
+
+    # -------------------------------------------------------------------------- what others ask
+
+    def info(self) -> WorkflowInfo:
+        assert self.started is not None
+        return WorkflowInfo(
+            workflow_id=self.started.workflow_id,
+            run_id=self.run_id,
+            type=self.definition.name,
+            started_us=self.loop.start_us,
+            replaying=self._recorded is not None,
+            cancel_reason=self._cancel_requested,
+            history_events=self.history_events,
+        )
+
+    @property
+    def cancel_requested(self) -> bool:
+        return self._cancel_requested is not None
+
+    def is_open(self, activity_id: int) -> bool:
+        """Whether an outcome of this activity would still be taken."""
+        return activity_id in self._activities
+
+    def activity_definition(self, activity_id: int) -> ActivityDefinition | None:
+        """What an open activity runs; None when the code has cancelled it."""
+        future = self._activities.get(activity_id)
+        return None if future is None else future.definition
+
+    def is_pending(self, timer_id: int) -> bool:
+        return timer_id in self._timers
+
+    def answer(self, name: str, arguments: bytes) -> bytes:
+        """Answer a query from the state as it stands. Changes nothing.
+
+        Raises:
+            QueryFailed: no such query, or its handler raised.
+        """
+        workflow_id = self.started.workflow_id if self.started is not None else ""
+        found = self.queries.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.queries)) or "none"
+            raise QueryFailed(
+                workflow_id=workflow_id, query=name, reason=f"it handles these queries: {known}"
+            )
+        try:
+            args, kwargs = _query_arguments(found, arguments)
+            return found.result.encode(self._outside(lambda: found.function(*args, **kwargs)))
+        except Exception as error:
+            raise QueryFailed(
+                workflow_id=workflow_id, query=name, reason=f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _canonical(self, decision: Decision, recorded: bytes) -> bytes:
+        match decision:
+            case ActivityScheduled():
+                future = self._activities.get(decision.activity_id)
+                if future is None:
+                    return recorded
+                return future.definition.parameters.canonical(recorded)
+            case RunContinuedAsNew():
+                return self.definition.parameters.canonical(recorded)
+            case RunCompleted():
+                result = self.definition.result
+                return result.encode(result.decode(recorded))
+            case _:
+                return recorded
+
+    # ------------------------------------------------------------------------------- the end
+
+    def discard(self) -> None:
+        """Drop the code where it stands. Its `finally` blocks run under a flag that makes every
+        call into Everlong, and every method of the loop, raise: nothing durable happens."""
+        loop = self.loop
+        if loop.discarded:
+            return
+        loop.stopped = loop.discarded = True
+        alive = [task for task in loop.tasks if not task.done()]
+        if alive:
+            outside = asyncio_adapter.enter(loop)
+            try:
+                for task in alive:
+                    _close_frames(task)
+            finally:
+                asyncio_adapter.leave(outside)
+        # Cut the cycles between run, loop and tasks: nothing is left to the garbage collector.
+        loop.ready.clear()
+        loop.tasks.clear()
+        self._activities.clear()
+        self._timers.clear()
+        self._main = None
+        if not self.closed:
+            self._channels.clear()
+
+
+_CLOSE_TRIES: Final = 100
+_FORCED: Final = frozenset({RunTerminated, RunTimedOut})
+_DECIDED: Final = DECISIONS - _FORCED
+
+
+def _close_frames(task: WorkflowTask[Any]) -> None:
+    """Close a task's coroutine; code that awaits again in spite of it is closed again."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    coroutine = task.get_coro()
+    for _ in range(_CLOSE_TRIES):
+        try:
+            coroutine.close()  # type: ignore[union-attr]
+            return
+        except RuntimeError:
+            continue  # "coroutine ignored GeneratorExit"
+        except BaseException:
+            return  # What its `finally` raised, Discarded above all: the frame is closed.
+    logger.error("a workflow's task %s would not end when its run was discarded", task.get_name())
+
+
+def _query_arguments(handler: QueryHandler, arguments: bytes) -> tuple[Any, Any]:
+    """By the handler's own signature and types; the asker knows neither."""
+    match unpack(arguments):
+        case [list() as args, dict() as kwargs]:
+            return handler.parameters.decode(handler.parameters.encode(args, kwargs))
+        case _:
+            raise UndecodablePayload(reason="the arguments of a query are damaged")
+
+
+def _user_line() -> str:
+    """The first source line outside asyncio, anyio and Everlong, up from here."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if not module.startswith(("asyncio", "anyio", "everlong.", "contextlib")):
+            return source_line(frame)
+        frame = frame.f_back
+    return ""
+
+
+_FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {
+    RunStarted: WorkflowRun._feed_started,
+    ActivityCompleted: WorkflowRun._feed_completed,
+    ActivityFailed: WorkflowRun._feed_failed,
+    ActivityTimedOut: WorkflowRun._feed_timed_out,
+    ActivityLost: WorkflowRun._feed_lost,
+    TimerFired: WorkflowRun._feed_timer,
+    SignalReceived: WorkflowRun._feed_signal,
+    SignalRejected: WorkflowRun._feed_rejected,
+    CancelRequested: WorkflowRun._feed_cancel,
+}
+
+
+def replay(run: WorkflowRun, history: Sequence[Recorded]) -> None:
+    """Feed a whole history: the code then stands where it stood behind its last event.
+
+    A termination or a timeout of the run stands behind complete pairs and was not decided by the
+    code; it is passed over.
+    """
+    at, end = 0, len(history)
+    while at < end:
+        recorded = history[at]
+        behind = at + 1
+        while behind < end and type(history[behind].event) in _DECIDED:
+            behind += 1
+        decisions = [one.event for one in history[at + 1 : behind]]
+        run.history_events = behind
+        run.feed(recorded.event, recorded.at_us, decisions, recorded.seq)  # type: ignore[arg-type]
+        at = behind
+        while at < end and type(history[at].event) in _FORCED:
+            at += 1

@@ -1,0 +1,295 @@
+"""Activities: functions that touch the world, run at least once and recorded once.
+
+`@activity` keeps a function's signature. Awaited in a workflow it is scheduled durably; awaited
+anywhere else it just runs, so that it can be tested without an engine.
+"""
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import replace
+from datetime import timedelta
+from sys import _getframe
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from everlong import registry
+from everlong._context import activity_context, current_run, source_line
+from everlong._definitions import ActivityDefinition
+from everlong._failures import ExceptionRegistry
+from everlong._values import Parameters, Value, resolve_hints
+from everlong.exceptions import DefinitionError, EverlongError
+from everlong_engine import ActivityOptions, Retry, seconds_us
+
+__all__ = ["Activity", "activity", "heartbeat"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_Duration = float | timedelta
+
+
+class Activity(Generic[P, R]):
+    """A function decorated with `@activity`. Call it and await the result."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        definition: ActivityDefinition,
+        options: ActivityOptions,
+    ) -> None:
+        self.function = function
+        self.definition = definition
+        self._options = options
+        self.__name__ = getattr(function, "__name__", definition.name)
+        self.__qualname__ = getattr(function, "__qualname__", definition.name)
+        self.__module__ = function.__module__
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        run = current_run()
+        if run is None:
+            return self._just_run(args, kwargs)
+        # Arguments are checked here, at the call, where the traceback shows the culprit's line.
+        definition = self.definition
+        arguments = definition.parameters.encode(args, kwargs)
+        where = source_line(_getframe(1))
+        return _scheduled(run, definition, self._options, arguments, where)
+
+    async def _just_run(self, args: Any, kwargs: Any) -> R:
+        if self.definition.is_async:
+            return cast(R, await self.function(*args, **kwargs))
+        return cast(R, await asyncio.to_thread(self.function, *args, **kwargs))
+
+    def options(
+        self,
+        *,
+        retry: Retry | None = None,
+        timeout: _Duration | None = None,
+        schedule_to_close: _Duration | None = None,
+        schedule_to_start: _Duration | None = None,
+        heartbeat_timeout: _Duration | None = None,
+        at_most_once: bool | None = None,
+    ) -> "Activity[P, R]":
+        """The same activity with other options, for one call or many.
+
+            await charge.options(timeout=30, retry=Retry(max_attempts=3))(order)
+
+        Options that are not given stay as they were decorated. Durations are seconds or timedelta.
+        """
+        changed = _options(
+            retry, timeout, schedule_to_close, schedule_to_start, heartbeat_timeout, at_most_once
+        )
+        return Activity(self.function, self.definition, replace(self._options, **changed))
+
+    def __repr__(self) -> str:
+        return f"<activity {self.definition.name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by name, for process pools."""
+        return _by_name, (self.__module__, self.__qualname__)
+
+
+def _by_name(module: str, name: str) -> Any:
+    import importlib
+
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+async def _scheduled(
+    run: Any, definition: ActivityDefinition, options: ActivityOptions, arguments: bytes, where: str
+) -> Any:
+    return await run.call_activity(definition, options, arguments, where)
+
+
+def _options(
+    retry: Retry | None,
+    timeout: _Duration | None,
+    schedule_to_close: _Duration | None,
+    schedule_to_start: _Duration | None,
+    heartbeat_timeout: _Duration | None,
+    at_most_once: bool | None,
+) -> dict[str, Any]:
+    """Only what was given, in microseconds."""
+    changed: dict[str, Any] = {}
+    if retry is not None:
+        changed.update(
+            max_attempts=retry.max_attempts,
+            delay_us=seconds_us(retry.delay, "delay"),
+            backoff=float(retry.backoff),
+            delay_max_us=seconds_us(retry.delay_max, "delay_max"),
+            jitter=float(retry.jitter),
+            non_retryable=retry.names,
+        )
+    durations = {
+        "start_to_close_us": ("timeout", timeout),
+        "schedule_to_close_us": ("schedule_to_close", schedule_to_close),
+        "schedule_to_start_us": ("schedule_to_start", schedule_to_start),
+        "heartbeat_us": ("heartbeat_timeout", heartbeat_timeout),
+    }
+    for field, (name, value) in durations.items():
+        if value is not None:
+            duration = seconds_us(value, name)
+            if duration == 0:
+                raise ValueError(f"{name} must be more than 0 seconds")
+            changed[field] = duration
+    if at_most_once is not None:
+        changed["at_most_once"] = at_most_once
+    return changed
+
+
+@overload
+def activity(function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
+@overload
+def activity(function: Callable[P, R], /) -> Activity[P, R]: ...
+@overload
+def activity(
+    *,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout: _Duration | None = None,
+    schedule_to_close: _Duration | None = None,
+    schedule_to_start: _Duration | None = None,
+    heartbeat_timeout: _Duration | None = None,
+    raises: Iterable[type[Exception]] = (),
+    at_most_once: bool = False,
+    process: bool = False,
+) -> "ActivityDecorator": ...
+def activity(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout: _Duration | None = None,
+    schedule_to_close: _Duration | None = None,
+    schedule_to_start: _Duration | None = None,
+    heartbeat_timeout: _Duration | None = None,
+    raises: Iterable[type[Exception]] = (),
+    at_most_once: bool = False,
+    process: bool = False,
+) -> Any:
+    """Make a function an activity: the place for everything that touches the world.
+
+    It runs at least once: if the worker dies in its middle it is tried again elsewhere, so make its
+    effects idempotent (`info().idempotency_key` helps) or say `at_most_once=True`. An `async def`
+    runs on the worker's loop, a plain `def` in a thread, and with `process=True` in a process of
+    its own pool. Arguments and results are plain data, pydantic models or dataclasses.
+
+        @activity(retry=Retry(max_attempts=5), timeout=10)
+        async def fetch(url: str) -> Page: ...
+
+    Args:
+        name: how histories call it; the function's name unless given. Keep it when you rename.
+        retry: when a failed attempt is tried again; see `Retry`.
+        timeout: seconds (or timedelta) that one attempt may take (start to close).
+        schedule_to_close: for all attempts together.
+        schedule_to_start: how long it may wait for a free slot before its first attempt.
+        heartbeat_timeout: the longest silence between two calls of `heartbeat()`.
+        raises: exception classes that the workflow catches as themselves. Builtins and classes
+            that are visible in the activity's module need not be named.
+        at_most_once: an attempt whose worker died is not repeated; the workflow gets ActivityLost.
+        process: run a plain function in a process pool (for work that holds the interpreter).
+
+    Raises:
+        DefinitionError: a signature that cannot be recorded, or a name that is taken.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Activity[Any, Any]:
+        return _define(
+            function,
+            name=name,
+            options=replace(
+                ActivityOptions(),
+                **_options(
+                    retry,
+                    timeout,
+                    schedule_to_close,
+                    schedule_to_start,
+                    heartbeat_timeout,
+                    at_most_once,
+                ),
+            ),
+            raises=tuple(raises),
+            process=process,
+        )
+
+    return decorate if function is None else decorate(function)
+
+
+class ActivityDecorator(Protocol):
+    """The type of `@activity(…)` with options."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
+
+
+def _define(
+    function: Callable[..., Any],
+    *,
+    name: str | None,
+    options: ActivityOptions,
+    raises: tuple[type[Exception], ...],
+    process: bool,
+) -> Activity[Any, Any]:
+    if isinstance(function, Activity):
+        raise DefinitionError(f"{function!r} is an activity already: decorate it once")
+    if not inspect.isfunction(function):
+        raise DefinitionError(
+            f"@activity goes on a function defined with def or async def, not on {function!r}"
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(
+            f"activity {function.__qualname__} yields: an activity returns one result. Return a "
+            "list, or call it once per item"
+        )
+    is_async = inspect.iscoroutinefunction(function)
+    if process and is_async:
+        raise DefinitionError(
+            f"activity {function.__qualname__}: process=True is for a plain def; an async def "
+            "runs on the worker's loop"
+        )
+    chosen = name or function.__name__
+    exceptions = ExceptionRegistry(raises)
+    exceptions.register_visible(sys.modules[function.__module__])
+    definition = ActivityDefinition(
+        name=chosen,
+        function=function,
+        parameters=Parameters(function, owner=f"activity {chosen}"),
+        result=Value(
+            resolve_hints(function, owner=f"activity {chosen}").get("return", Any),
+            owner=f"the result of activity {chosen}",
+        ),
+        options=options,
+        exceptions=exceptions,
+        is_async=is_async,
+        process=process,
+    )
+    made: Activity[Any, Any] = Activity(function, definition, options)
+    registry.register(registry.activities, chosen, made, function, "activities")
+    return made
+
+
+def heartbeat(details: Any = None) -> None:
+    """Say that an activity is alive, and leave details for the next attempt.
+
+    The details of the last call are `info().heartbeat_details` in the attempt that follows a
+    failure or a crash. They are stored about once a second, so a crash may lose the newest. Works
+    in async code, threads and process pools; outside an activity it does nothing, so that code can
+    be tested.
+
+        for number, row in enumerate(rows[start:], start):
+            write(row)
+            heartbeat(number)
+    """
+    if current_run() is not None:
+        raise EverlongError("heartbeat() belongs in an activity; a workflow needs none")
+    context = activity_context.get()
+    if context is not None:
+        context.heartbeat(details)

@@ -1,0 +1,25 @@
+"""The client: starts executions and talks to them, from any process."""
+
+from everlong.client._client import Client
+from everlong.client._handle import WorkflowHandle
+from everlong.client._views import (
+    Attempt,
+    ExecutionDescription,
+    ExecutionSummary,
+    HistoryEvent,
+    Page,
+    PendingActivity,
+    PendingTimer,
+)
+
+__all__ = [
+    "Attempt",
+    "Client",
+    "ExecutionDescription",
+    "ExecutionSummary",
+    "HistoryEvent",
+    "Page",
+    "PendingActivity",
+    "PendingTimer",
+    "WorkflowHandle",
+]

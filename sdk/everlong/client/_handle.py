@@ -1,0 +1,348 @@
+"""`WorkflowHandle`: one execution, seen from outside."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from everlong import registry
+from everlong._failures import ExceptionRegistry, decode_failure
+from everlong._values import Value
+from everlong.channels import Query, Signal
+from everlong.client._views import ExecutionDescription, HistoryEvent, describe, view_history
+from everlong.exceptions import (
+    EverlongError,
+    NoAnswer,
+    QueryFailed,
+    WorkflowCancelled,
+    WorkflowClosed,
+    WorkflowFailed,
+    WorkflowNotFound,
+    WorkflowTerminated,
+    WorkflowTimedOut,
+)
+from everlong_engine import (
+    Ask,
+    CancelRequested,
+    Closing,
+    Input,
+    Message,
+    MessageResult,
+    Resume,
+    RunCancelled,
+    RunCompleted,
+    RunContinuedAsNew,
+    RunFailed,
+    RunRow,
+    RunStatus,
+    RunTerminated,
+    RunTimedOut,
+    SignalReceived,
+    Target,
+    Terminate,
+    encode_event,
+    id_text,
+    pack,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from everlong.client._client import Client
+
+__all__ = ["WorkflowHandle"]
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class WorkflowHandle(Generic[R]):
+    """One execution: its result, its messages, its end. Works from any process.
+
+    A handle from `client.start` means that very execution; one from `client.get_handle` means
+    whatever execution has the workflow id at the time of the call.
+    """
+
+    def __init__(
+        self,
+        client: "Client",
+        workflow_id: str,
+        *,
+        execution_id: bytes | None = None,
+        run_id: bytes | None = None,
+        definition: Any = None,
+    ) -> None:
+        self._client = client
+        self._engine = client.engine
+        self._execution_id = execution_id
+        self._run_id = run_id
+        self._definition = definition
+        self.workflow_id = workflow_id
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that this handle was made for; None for one from `get_handle`."""
+        return None if self._run_id is None else id_text(self._run_id)
+
+    def __repr__(self) -> str:
+        return f"<WorkflowHandle {self.workflow_id}>"
+
+    def _target(self) -> Target:
+        return self._engine.target(self._client.namespace, self.workflow_id, self._execution_id)
+
+    # ------------------------------------------------------------------------------- the result
+
+    async def result(self) -> R:
+        """Wait for the end and return what the workflow returned, rebuilt by its type hint.
+
+        Follows the execution over checkpoints and continue-as-new.
+
+        Raises:
+            WorkflowFailed: an exception left the function; it is the `__cause__`.
+            WorkflowCancelled, WorkflowTerminated, WorkflowTimedOut: it ended so.
+            WorkflowNotFound: there is no such execution.
+        """
+        event = await self._closing()
+        while isinstance(event, RunContinuedAsNew):  # pragma: no cover - between two runs
+            event = await self._closing()
+        return self._outcome(event)
+
+    async def _closing(self) -> Closing:
+        execution_id = self._execution_id
+        if execution_id is not None and self._client.owner_of(self._target()) is not None:
+            _, event = await self._engine.closing(execution_id)
+            return event
+        while True:
+            row = await self._engine.store.latest(self._target())
+            if row is None:
+                raise WorkflowNotFound(workflow_id=self.workflow_id)
+            # Listen first, then look: what closes in between is not missed.
+            here = self._engine.closing(row.execution_id)
+            elsewhere = self._engine.changed()
+            try:
+                row = await self._engine.store.latest(self._target())
+                if row is None:
+                    raise WorkflowNotFound(workflow_id=self.workflow_id)
+                if not row.status.is_open and row.status is not RunStatus.CONTINUED_AS_NEW:
+                    return await self._last_event(row)
+                await asyncio.wait([here, elsewhere], return_when=asyncio.FIRST_COMPLETED)
+                if here.done() and not here.cancelled():
+                    return here.result()[1]
+            finally:
+                here.cancel()
+                elsewhere.cancel()
+
+    async def _last_event(self, row: RunRow) -> Closing:
+        recorded = await self._engine.store.last_event(row.shard, row.run_id)
+        if recorded is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        return recorded.event  # type: ignore[return-value]
+
+    def _outcome(self, event: Closing) -> R:
+        match event:
+            case RunCompleted():
+                value: R = (
+                    unpack(event.result)
+                    if self._definition is None
+                    else self._definition.result.decode(event.result)
+                )
+                return value
+            case RunFailed():
+                failure = event.failure
+                exceptions = (
+                    ExceptionRegistry() if self._definition is None else self._definition.exceptions
+                )
+                raise WorkflowFailed(
+                    workflow_id=self.workflow_id,
+                    type=failure.type,
+                    message=f"{failure.type}: {failure.message}",
+                    traceback=failure.traceback,
+                ) from decode_failure(failure, exceptions)
+            case RunCancelled():
+                raise WorkflowCancelled(workflow_id=self.workflow_id, reason=event.reason)
+            case RunTerminated():
+                raise WorkflowTerminated(workflow_id=self.workflow_id, reason=event.reason)
+            case RunTimedOut():
+                raise WorkflowTimedOut(workflow_id=self.workflow_id)
+            case RunContinuedAsNew():
+                raise AssertionError("a continued run is followed")
+
+    # -------------------------------------------------------------------------------- messages
+
+    async def signal(
+        self, signal: Signal[T] | str, value: T | Any = None, *, request_id: str | None = None
+    ) -> None:
+        """Send a value. Returns once it is stored for good: it is then delivered exactly once.
+
+        Args:
+            signal: the declared channel, or its name.
+            value: of the declared type.
+            request_id: the same id sends the value at most once, however often it is repeated.
+
+        Raises:
+            NotSerializable: the value does not fit the declared type; nothing was sent.
+            WorkflowClosed, WorkflowNotFound: nobody is there to receive it.
+        """
+        declared = registry.signals.get(signal) if isinstance(signal, str) else signal
+        name = signal if isinstance(signal, str) else signal.name
+        payload = pack(value) if declared is None else declared.value.encode(value)
+        await self._send(SignalReceived(name, payload), request_id)
+
+    async def cancel(self, reason: str = "", *, request_id: str | None = None) -> None:
+        """Ask the workflow to stop: `CancelledError` is raised where it waits, and it may clean up.
+
+        Returns once the request is stored. It is delivered once; asking again changes nothing.
+        """
+        await self._send(CancelRequested(reason or "no reason was given"), request_id)
+
+    async def _send(self, event: Input, request_id: str | None) -> None:
+        target = self._target()
+        owner = self._client.owner_of(target) if request_id is None else None
+        if owner is not None:
+            worker, run = owner
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+            def done(error: EverlongError | None) -> None:
+                if future.done():
+                    return
+                if error is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(error)
+
+            worker.send(run, event, done)
+            await future
+            return
+        kind, body = encode_event(event, {})
+        message = Message(target, kind, body, self._engine.clock.now_us(), request_id)
+        result = await self._engine.commits.put(message)
+        assert isinstance(result, MessageResult)
+        self._require_accepted(result)
+        self._engine.mail_arrived()
+
+    def _require_accepted(self, result: MessageResult) -> None:
+        if result.status is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        if result.position is None and not result.duplicate:
+            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+
+    async def query(
+        self, query: Query[T] | str, *args: Any, timeout: float = 10.0, **kwargs: Any
+    ) -> T:
+        """Ask a question that the workflow answers from its state, also after its end.
+
+        Args:
+            query: the declared query, or its name.
+            timeout: seconds to wait for a worker in another process.
+
+        Raises:
+            QueryFailed: no such query, its handler raised, or the run is blocked.
+            NoAnswer: no worker answered in time.
+        """
+        name = query if isinstance(query, str) else query.name
+        arguments = _query_arguments(args, kwargs)
+        target = self._target()
+        worker = self._client.host_for(target)
+        if worker is not None:
+            answer = await worker.query(
+                target.namespace, self.workflow_id, self._execution_id, name, arguments
+            )
+        else:
+            answer = await self._ask(name, arguments, timeout)
+        decoder: Value | None = None if isinstance(query, str) else query.value
+        value: Any = unpack(answer) if decoder is None else decoder.decode(answer)
+        return value  # type: ignore[no-any-return]
+
+    async def _ask(self, name: str, arguments: bytes, timeout_s: float) -> bytes:
+        """Through the store, to the process that owns it."""
+        engine = self._engine
+        now_us = engine.clock.now_us()
+        question_id = engine.ids.next(now_us)
+        ask = Ask(question_id, self._target(), name, arguments, now_us)
+        result = await engine.commits.put(ask)
+        assert isinstance(result, MessageResult)
+        if result.status is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    changed = engine.changed()
+                    found = await engine.store.answer(question_id)
+                    if found is not None:
+                        changed.cancel()
+                        break
+                    await changed
+        except TimeoutError as error:
+            raise NoAnswer(workflow_id=self.workflow_id, timeout_s=timeout_s) from error
+        finally:
+            await engine.store.forget_question(question_id)
+        ok, answer = found
+        if not ok:
+            raise QueryFailed(str(unpack(answer)), workflow_id=self.workflow_id, query=name)
+        return answer
+
+    # --------------------------------------------------------------------------------- the end
+
+    async def terminate(self, reason: str = "") -> None:
+        """Close the execution at once: no clean-up runs. Needs no worker.
+
+        Raises:
+            WorkflowClosed, WorkflowNotFound: there is nothing to terminate.
+        """
+        event = RunTerminated(reason or "no reason was given")
+        kind, body = encode_event(event, {})
+        now_us = self._engine.clock.now_us()
+        result = await self._engine.commits.put(
+            Terminate(self._target(), kind, body, RunStatus.TERMINATED, now_us)
+        )
+        assert isinstance(result, MessageResult)
+        self._require_accepted(result)
+        self._engine.terminated(result.execution_id, result.run_id, event)
+
+    async def resume(self) -> None:
+        """Let a blocked run be tried again, after its code was fixed. A running one is left alone.
+
+        Raises:
+            WorkflowClosed, WorkflowNotFound: there is nothing to resume.
+        """
+        resume = Resume(self._target(), self._engine.clock.now_us())
+        result = await self._engine.commits.put(resume)
+        assert isinstance(result, MessageResult)
+        if result.status is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        if not result.status.is_open:
+            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+        self._engine.wake_hosts()
+
+    # -------------------------------------------------------------------------------- to look at
+
+    async def describe(self) -> ExecutionDescription:
+        """How it stands: status, pending activities with their last errors, timers, signals."""
+        row = await self._row()
+        store = self._engine.store
+        loaded = await store.load(row.shard, row.run_id)
+        if loaded is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        workers = await store.workers()
+        owner = next((one.name for one in workers if one.worker_id == loaded.row.owner), None)
+        hosted = any(row.type in one.types for one in workers if not one.dead)
+        return describe(loaded, owner, hosted=hosted)
+
+    async def history(self, run_id: str | None = None) -> list[HistoryEvent]:
+        """The events of the current run (or of an earlier one), with the attempts of activities."""
+        row = await self._row(run_id)
+        loaded = await self._engine.store.load(row.shard, row.run_id)
+        if loaded is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        return view_history(loaded.history, loaded.attempts)
+
+    async def _row(self, run_id: str | None = None) -> RunRow:
+        if run_id is not None:
+            row = await self._client.run_row(run_id)
+        else:
+            row = await self._engine.store.latest(self._target())
+        if row is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        return row
+
+
+def _query_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Positional ones under their numbers: only the handler knows its names."""
+    return pack([list(args), kwargs])

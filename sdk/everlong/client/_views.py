@@ -1,0 +1,290 @@
+"""What clients are shown of executions: plain values for people and programs.
+
+Payloads are decoded to plain data here, without any user's types, so that every process can look.
+"""
+
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+from everlong.exceptions import EverlongError
+from everlong_engine import (
+    ActivityOptions,
+    AttemptRow,
+    AttemptState,
+    Failure,
+    LoadedRun,
+    Recorded,
+    RunRow,
+    RunStatus,
+    SignalReceived,
+    fold,
+    id_text,
+    latest_attempts,
+    unpack,
+)
+
+__all__ = [
+    "Attempt",
+    "ExecutionDescription",
+    "ExecutionSummary",
+    "HistoryEvent",
+    "Page",
+    "PendingActivity",
+    "PendingTimer",
+    "describe",
+    "instant",
+    "summary",
+    "view_history",
+]
+
+T = TypeVar("T")
+
+
+def instant(us: int) -> datetime:
+    """Microseconds since the epoch as an aware datetime."""
+    return datetime.fromtimestamp(us / 1e6, UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionSummary:
+    """A row of `client.list()`: one run."""
+
+    workflow_id: str
+    run_id: str
+    type: str
+    status: str
+    """running, blocked, completed, failed, cancelled, terminated, timed_out, continued_as_new."""
+    started_at: datetime
+    closed_at: datetime | None
+    history_events: int
+    reason: str | None
+    """Why it is blocked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """Some items, and the cursor to pass as `after=` for those behind them; None at the end."""
+
+    items: list[T]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One attempt of an activity that did not succeed, or is under way."""
+
+    number: int
+    state: str
+    """started, failed, lost or timed_out."""
+    started_at: datetime
+    ended_at: datetime | None
+    next_at: datetime | None
+    error_type: str
+    error: str
+    traceback: str
+    worker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingActivity:
+    """An activity whose outcome is not recorded yet."""
+
+    activity_id: int
+    name: str
+    attempt: int
+    state: str
+    """running, waiting (for a slot), or backing off."""
+    scheduled_at: datetime
+    next_at: datetime | None
+    last_error: str | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingTimer:
+    timer_id: int
+    due_at: datetime
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionDescription(ExecutionSummary):
+    """Everything about one execution as it stands in the store."""
+
+    input: Any
+    code: str
+    python: str
+    activities: tuple[PendingActivity, ...]
+    timers: tuple[PendingTimer, ...]
+    signals: tuple[str, ...]
+    """Signals in the order of the journal; those that wait in the inbox have a mark behind."""
+    cancel_requested: bool
+    owner: str | None
+    """The worker that has it; None while it sleeps."""
+    hosted: bool
+    """Whether a worker that is here hosts its type; a run without one waits."""
+    lost_in_a_row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEvent:
+    """One event of a history. `fields` holds plain data; payloads are decoded."""
+
+    seq: int
+    at: datetime
+    kind: str
+    fields: dict[str, Any]
+    attempts: tuple[Attempt, ...] = field(default=())
+    """Attempts of the activity that this event scheduled, as far as they are kept."""
+
+
+def summary(row: RunRow) -> ExecutionSummary:
+    return ExecutionSummary(**_summary(row))
+
+
+def _summary(row: RunRow) -> dict[str, Any]:
+    return {
+        "workflow_id": row.workflow_id,
+        "run_id": id_text(row.run_id),
+        "type": row.type,
+        "status": row.status.text,
+        "started_at": instant(row.started_us),
+        "closed_at": None if row.closed_us is None else instant(row.closed_us),
+        "history_events": row.next_seq - 1,
+        "reason": row.reason,
+    }
+
+
+def describe(loaded: LoadedRun, owner: str | None, *, hosted: bool) -> ExecutionDescription:
+    state = fold(loaded.history)
+    newest = latest_attempts(loaded.attempts)
+    activities = tuple(
+        _pending(
+            number,
+            one.scheduled.activity,
+            one.at_us,
+            one.scheduled.where,
+            newest.get(number),
+            began=one.scheduled.began,
+        )
+        for number, one in state.activities.items()
+    )
+    timers = tuple(
+        PendingTimer(timer_id=one.timer_id, due_at=instant(one.due_us), where=one.where)
+        for one in state.timers.values()
+    )
+    received = [one.event.signal for one in loaded.history if isinstance(one.event, SignalReceived)]
+    started = state.started
+    return ExecutionDescription(
+        **_summary(loaded.row),
+        input=None if started is None else plain(started.arguments),
+        code="" if started is None else started.code,
+        python="" if started is None else started.python,
+        activities=activities if loaded.row.status.is_open else (),
+        timers=timers if loaded.row.status.is_open else (),
+        signals=(*received, *("(in the inbox)" for _ in loaded.mail)),
+        cancel_requested=state.cancel_requested,
+        owner=owner,
+        hosted=hosted,
+        lost_in_a_row=loaded.row.losses,
+    )
+
+
+def _pending(
+    number: int, name: str, at_us: int, where: str, newest: AttemptRow | None, *, began: bool
+) -> PendingActivity:
+    attempt, state, error = 1, "running" if began else "waiting", None
+    next_at = None
+    if newest is not None:
+        attempt = newest.attempt
+        if newest.state is not AttemptState.STARTED:
+            state = "backing off"
+            error = f"{newest.error_type}: {newest.error}"
+            next_at = None if newest.retry_us is None else instant(newest.retry_us)
+        else:
+            state = "running"
+    return PendingActivity(
+        activity_id=number,
+        name=name,
+        attempt=attempt,
+        state=state,
+        scheduled_at=instant(at_us),
+        next_at=next_at,
+        last_error=error,
+        where=where,
+    )
+
+
+def view_history(history: list[Recorded], attempts: list[AttemptRow]) -> list[HistoryEvent]:
+    by_activity: dict[int, list[Attempt]] = {}
+    for row in attempts:
+        by_activity.setdefault(row.activity_id, []).append(_attempt(row))
+    return [
+        HistoryEvent(
+            seq=one.seq,
+            at=instant(one.at_us),
+            kind=type(one.event).__name__,
+            fields=_fields(one.event),
+            attempts=tuple(by_activity.get(one.event.activity_id, ()))
+            if type(one.event).__name__ == "ActivityScheduled"
+            else (),
+        )
+        for one in history
+    ]
+
+
+def _attempt(row: AttemptRow) -> Attempt:
+    return Attempt(
+        number=row.attempt,
+        state=row.state.name.lower(),
+        started_at=instant(row.started_us),
+        ended_at=None if row.ended_us is None else instant(row.ended_us),
+        next_at=None if row.retry_us is None else instant(row.retry_us),
+        error_type=row.error_type,
+        error=row.error,
+        traceback=row.traceback,
+        worker=row.worker,
+    )
+
+
+_PAYLOADS = frozenset({"arguments", "result", "payload", "value"})
+
+
+def _fields(event: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = {}
+    for one in fields(event):
+        value = getattr(event, one.name)
+        if isinstance(value, Failure):
+            shown["error_type"], shown["error"] = value.type, value.message
+            shown["traceback"] = value.traceback
+        elif isinstance(value, ActivityOptions):
+            if value != ActivityOptions():
+                shown["options"] = {
+                    name: getattr(value, name)
+                    for name in value.__slots__
+                    if getattr(value, name) != getattr(ActivityOptions(), name)
+                }
+        elif one.name in _PAYLOADS:
+            shown[one.name] = plain(value)
+        elif one.name.endswith("_us") and value is not None and one.name.startswith("due"):
+            shown["due_at"] = instant(value)
+        elif one.name == "previous_run" and value is not None:
+            shown[one.name] = id_text(value)
+        elif one.name == "carried":
+            if value:
+                shown[one.name] = [[name, plain(payload)] for name, payload in value]
+        elif value not in (None, "", ()):
+            shown[one.name] = value
+    return shown
+
+
+def plain(payload: bytes) -> Any:
+    """A payload without its types; undecodable ones say so instead of hiding the rest."""
+    try:
+        return unpack(payload)
+    except EverlongError as error:
+        return f"<{len(payload)} bytes: {error}>"
+
+
+RUN_STATUS_TEXTS = tuple(status.text for status in RunStatus)

@@ -1,0 +1,589 @@
+"""Runs attempts of activities: slots, timeouts, heartbeats, retries.
+
+An attempt begins only behind a commit that says so: the one that scheduled its activity, if a slot
+was free then, or else one with a started mark. A failed attempt is written down with the time of
+the next one; the outcome that counts goes into the run's mailbox and is recorded once.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from multiprocessing import get_context
+from random import Random
+from typing import Any, Final
+
+from everlong._context import activity_context
+from everlong._definitions import ActivityDefinition
+from everlong._failures import encode_exception
+from everlong._info import ActivityInfo
+from everlong.exceptions import EverlongError, StoreError
+from everlong.worker._deadlines import Deadlines
+from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
+from everlong.worker._pool import perform_in_process
+from everlong_engine import (
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityLost,
+    ActivityScheduled,
+    ActivityTimedOut,
+    AppendResult,
+    AttemptRow,
+    AttemptState,
+    Engine,
+    Failure,
+    Input,
+    MarkAttempts,
+    WriteResult,
+    id_text,
+    may_repeat_lost,
+    pack,
+    retry_failed,
+    unpack,
+)
+
+__all__ = ["ActivityRunner"]
+
+logger = logging.getLogger("everlong")
+
+_DETAILS_EVERY_US: Final = 1_000_000
+_HEARTBEAT_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Succeeded:
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    failure: Failure
+
+
+class ActivityRunner:
+    """The activities of one worker."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        worker_name: str,
+        deadlines: Deadlines,
+        deliver: Callable[[OwnedRun, Incoming], None],
+        *,
+        slots: int,
+        threads: int,
+        processes: int,
+    ) -> None:
+        self._engine = engine
+        self._worker = worker_name
+        self._deadlines = deadlines
+        self._deliver = deliver
+        self._random: Random = engine.random
+        self._free = slots
+        self._waiting: deque[OpenAttempt] = deque()
+        self._threads_max = threads
+        self._processes_max = processes
+        self._threads: ThreadPoolExecutor | None = None
+        self._processes: ProcessPoolExecutor | None = None
+        self._at_work: set[OpenAttempt] = set()
+        self.stopping = False
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    # ---------------------------------------------------------------------------------- slots
+
+    def reserve(self) -> bool:
+        """Take a slot for an activity that is about to be scheduled."""
+        if self._free <= 0 or self._waiting or self.stopping:
+            return False
+        self._free -= 1
+        return True
+
+    def give_back(self) -> None:
+        """A slot is free: the next activity in line gets its started mark."""
+        self._free += 1
+        while self._free > 0 and self._waiting and not self.stopping:
+            attempt = self._waiting.popleft()
+            if attempt.abandoned or attempt.run.dropped:
+                continue
+            self._free -= 1
+            attempt.has_slot = True
+            self._mark_started(attempt)
+
+    # ------------------------------------------------------------------------------- life
+
+    def dispatch(
+        self,
+        run: OwnedRun,
+        scheduled: ActivityScheduled,
+        definition: ActivityDefinition,
+        at_us: int,
+    ) -> None:
+        """An activity is committed: begin its first attempt, or let it wait for a slot."""
+        attempt = OpenAttempt(run, scheduled, definition, at_us)
+        run.attempts[scheduled.activity_id] = attempt
+        self._watch_limits(attempt)
+        if scheduled.began:
+            attempt.has_slot = True
+            attempt.started_us = at_us
+            self._begin(attempt)
+        else:
+            self._queue(attempt)
+
+    def restore(self, attempt: OpenAttempt, newest: AttemptRow | None) -> None:
+        """An open activity of a run that was taken over or woken."""
+        run = attempt.run
+        run.attempts[attempt.scheduled.activity_id] = attempt
+        self._watch_limits(attempt)
+        if newest is None and not attempt.scheduled.began:
+            self._queue(attempt)
+            return
+        attempt.attempt = 1 if newest is None else newest.attempt
+        attempt.previous_details = None if newest is None else newest.details
+        if newest is not None and newest.state is not AttemptState.STARTED:
+            self._after_row(attempt, newest.retry_us)
+        elif may_repeat_lost(attempt.scheduled.options, attempt.attempt):
+            self._after_row(attempt, 0)
+        else:
+            self._after_row(attempt, None)
+
+    def _after_row(self, attempt: OpenAttempt, retry_us: int | None) -> None:
+        if retry_us is None:
+            self._finish(attempt, ActivityLost(attempt.scheduled.activity_id, attempt.attempt))
+            return
+        attempt.retry_us = retry_us
+        self._deadlines.add(retry_us, self._retry, attempt, attempt.attempt)
+
+    def _retry(self, attempt: OpenAttempt, behind: int) -> None:
+        """Back-off is over."""
+        stale = attempt.attempt != behind or attempt.retry_us is None
+        if stale or attempt.abandoned or attempt.run.dropped or self.stopping:
+            return
+        attempt.retry_us = None
+        attempt.attempt += 1
+        self._queue(attempt)
+
+    def _queue(self, attempt: OpenAttempt) -> None:
+        if self._free > 0 and not self._waiting and not self.stopping:
+            self._free -= 1
+            attempt.has_slot = True
+            self._mark_started(attempt)
+        else:
+            self._waiting.append(attempt)
+
+    def _mark_started(self, attempt: OpenAttempt) -> None:
+        """Durable before it begins: after a crash it counts as an attempt that may have run."""
+        attempt.started_us = self._engine.clock.now_us()
+        row = self._row(attempt, AttemptState.STARTED)
+        self._mark(attempt, row, lambda: self._begin(attempt))
+
+    def _mark(self, attempt: OpenAttempt, row: AttemptRow, then: Callable[[], None] | None) -> None:
+        run = attempt.run
+
+        def settled(result: WriteResult | StoreError) -> None:
+            if isinstance(result, StoreError):
+                # Full, for example. The run is not hurt: try again until it is taken from us.
+                if not (run.dropped or attempt.abandoned or self._engine.commits.failed):
+                    self._deadlines.add(
+                        self._engine.clock.now_us() + 500_000, self._mark, attempt, row, then
+                    )
+                elif then is not None:
+                    self._free_slot(attempt)
+                return
+            assert isinstance(result, AppendResult)
+            if result.refusal is not None or run.dropped or attempt.abandoned:
+                if then is not None:
+                    self._free_slot(attempt)
+                return
+            if then is not None:
+                then()
+
+        self._engine.commits.add(MarkAttempts(run.shard, run.run_id, run.token, (row,)), settled)
+
+    def _row(self, attempt: OpenAttempt, state: AttemptState, **more: Any) -> AttemptRow:
+        return AttemptRow(
+            activity_id=attempt.scheduled.activity_id,
+            attempt=attempt.attempt,
+            state=state,
+            started_us=attempt.started_us,
+            worker=self._worker,
+            **more,
+        )
+
+    # ---------------------------------------------------------------------------- one attempt
+
+    def _begin(self, attempt: OpenAttempt) -> None:
+        if self.stopping:
+            return  # It goes with its run; `hand_back` writes it down.
+        loop = asyncio.get_running_loop()
+        context = copy_context()
+        activity = _Attempt(self, attempt)
+        context.run(activity_context.set, activity)
+        if attempt.definition.is_async:
+            task: asyncio.Future[Any] = loop.create_task(_perform(attempt), context=context)
+        elif attempt.definition.process:
+            task = loop.create_task(_perform_in_process(self._process_pool(), attempt, activity))
+        else:
+            activity.loop = loop
+            work = loop.run_in_executor(
+                self._thread_pool(), context.run, _perform_in_thread, attempt
+            )
+            task = work
+        attempt.task = task
+        self._at_work.add(attempt)
+        self._quiet.clear()
+        options = attempt.scheduled.options
+        if options.start_to_close_us is not None:
+            attempt.limit = loop.call_later(
+                options.start_to_close_us / 1e6, self._time_out, attempt, "start_to_close"
+            )
+        if options.heartbeat_us is not None:
+            self.expect_heartbeat(attempt)
+        task.add_done_callback(lambda done: self._done(attempt, done))
+
+    def expect_heartbeat(self, attempt: OpenAttempt) -> None:
+        """Silence of one heartbeat timeout from now on ends the attempt."""
+        if attempt.beat is not None:
+            attempt.beat.cancel()
+        wait_us = attempt.scheduled.options.heartbeat_us
+        if wait_us is not None and attempt.task is not None:
+            attempt.beat = asyncio.get_running_loop().call_later(
+                wait_us / 1e6, self._time_out, attempt, "heartbeat"
+            )
+
+    def _time_out(self, attempt: OpenAttempt, which: str) -> None:
+        task = attempt.task
+        if task is None or task.done() or attempt.abandoned:
+            return
+        attempt.timed_out = which
+        if not task.cancel() or not attempt.definition.is_async:
+            self._detach(attempt)
+
+    def _detach(self, attempt: OpenAttempt) -> None:
+        """A thread or a process cannot be stopped: its slot stays taken until it ends by itself."""
+        work = attempt.task
+        attempt.task = None
+        self._at_work.discard(attempt)
+        attempt.has_slot = False
+        if work is None or work.done():
+            self.give_back()
+        else:
+            work.add_done_callback(lambda _: self.give_back())
+        self._judge_timeout(attempt)
+
+    def _done(self, attempt: OpenAttempt, done: "asyncio.Future[Any]") -> None:
+        if attempt.task is not done:
+            if not done.cancelled():
+                done.exception()  # Seen: it was given up before.
+            return
+        attempt.task = None
+        self._at_work.discard(attempt)
+        if not self._at_work:
+            self._quiet.set()
+        if attempt.limit is not None:
+            attempt.limit.cancel()
+        if attempt.beat is not None:
+            attempt.beat.cancel()
+        outcome = None if done.cancelled() else done.result()
+        attempt.has_slot = False
+        if not (attempt.abandoned or attempt.run.dropped):
+            self._judge(attempt, outcome)
+        self.give_back()
+
+    def _judge(self, attempt: OpenAttempt, outcome: Any) -> None:
+        activity_id = attempt.scheduled.activity_id
+        match outcome:
+            case _Succeeded():
+                self._finish(attempt, ActivityCompleted(activity_id, outcome.result))
+            case _Raised():
+                self._failed(attempt, outcome.failure)
+            case _:
+                self._judge_timeout(attempt)
+
+    def _judge_timeout(self, attempt: OpenAttempt) -> None:
+        which = attempt.timed_out
+        if which is None:
+            return  # Cancelled because its worker stops: it is handed back with its run.
+        attempt.timed_out = None
+        failure = Failure(
+            type="everlong.exceptions.ActivityTimeout",
+            message=f"the attempt exceeded its {which} timeout",
+        )
+        self._failed(attempt, failure, AttemptState.TIMED_OUT, which)
+
+    def _failed(
+        self,
+        attempt: OpenAttempt,
+        failure: Failure,
+        state: AttemptState = AttemptState.FAILED,
+        timeout: str = "",
+    ) -> None:
+        """Write the attempt down with the time of the next, or hand the failure to the code."""
+        options, number = attempt.scheduled.options, attempt.attempt
+        delay_us = retry_failed(options, failure, number, self._random.random())
+        if delay_us is None:
+            activity_id = attempt.scheduled.activity_id
+            if timeout:
+                self._finish(attempt, ActivityTimedOut(activity_id, timeout, number))
+            else:
+                self._finish(attempt, ActivityFailed(activity_id, failure, number))
+            return
+        now_us = self._engine.clock.now_us()
+        row = self._row(
+            attempt,
+            state,
+            ended_us=now_us,
+            retry_us=now_us + delay_us,
+            error_type=failure.type,
+            error=failure.message,
+            traceback=failure.traceback,
+            details=attempt.details,
+        )
+        if attempt.details is not None:
+            attempt.previous_details = attempt.details
+        attempt.details = None
+        logger.info(
+            "attempt %d of %s in %s failed (%s: %s); the next in %.1f s",
+            number,
+            attempt.definition.name,
+            attempt.run.workflow_id,
+            failure.type,
+            failure.message,
+            delay_us / 1e6,
+        )
+        attempt.retry_us = now_us + delay_us
+        self._mark(attempt, row, None)
+        self._deadlines.add(attempt.retry_us, self._retry, attempt, number)
+
+    def _finish(self, attempt: OpenAttempt, outcome: Input) -> None:
+        attempt.abandoned = True
+        run = attempt.run
+        run.attempts.pop(attempt.scheduled.activity_id, None)
+        self._deliver(run, Incoming(outcome))
+
+    # ------------------------------------------------------------------------------- ends
+
+    def cancel(self, run: OwnedRun, activity_id: int) -> None:
+        """The code does not want it any more. It reaches an async activity at once."""
+        attempt = run.attempts.pop(activity_id, None)
+        if attempt is not None:
+            self._abandon(attempt)
+
+    def drop(self, run: OwnedRun) -> None:
+        """The run is gone: nothing of it may go on."""
+        for attempt in list(run.attempts.values()):
+            self._abandon(attempt)
+        run.attempts.clear()
+
+    def _abandon(self, attempt: OpenAttempt) -> None:
+        attempt.abandoned = True
+        if attempt.task is not None:
+            attempt.task.cancel()
+
+    def _free_slot(self, attempt: OpenAttempt) -> None:
+        if attempt.has_slot:
+            attempt.has_slot = False
+            self.give_back()
+
+    def hand_back(self, run: OwnedRun) -> tuple[AttemptRow, ...]:
+        """Stop what is at work for a run that leaves this worker; rows that say so."""
+        now_us = self._engine.clock.now_us()
+        rows: list[AttemptRow] = []
+        for attempt in run.attempts.values():
+            if attempt.has_slot or attempt.task is not None:
+                again = may_repeat_lost(attempt.scheduled.options, attempt.attempt)
+                rows.append(
+                    self._row(
+                        attempt,
+                        AttemptState.LOST,
+                        ended_us=now_us,
+                        retry_us=now_us if again else None,
+                        error_type="handed back",
+                        error="the worker stopped, or let go of the run, before the attempt ended",
+                        details=attempt.details,
+                    )
+                )
+        self.drop(run)
+        return tuple(rows)
+
+    async def finish_or_time_out(self, timeout_s: float) -> None:
+        """Let what is at work end by itself, up to a limit."""
+        self.stopping = True
+        try:
+            await asyncio.wait_for(self._quiet.wait(), timeout_s)
+        except TimeoutError:
+            logger.warning("%d activities did not end in time; handed back", len(self._at_work))
+
+    def close(self) -> None:
+        for pool in (self._threads, self._processes):
+            if pool is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    # ----------------------------------------------------------------------------- private
+
+    def _watch_limits(self, attempt: OpenAttempt) -> None:
+        options = attempt.scheduled.options
+        if options.schedule_to_close_us is not None:
+            self._deadlines.add(
+                attempt.scheduled_us + options.schedule_to_close_us, self._too_late, attempt, ""
+            )
+        if options.schedule_to_start_us is not None and attempt.attempt == 1:
+            self._deadlines.add(
+                attempt.scheduled_us + options.schedule_to_start_us,
+                self._too_late,
+                attempt,
+                "start",
+            )
+
+    def _too_late(self, attempt: OpenAttempt, start: str) -> None:
+        if attempt.abandoned or attempt.run.dropped:
+            return
+        if start and (attempt.started_us or attempt.attempt > 1):
+            return
+        activity_id, number = attempt.scheduled.activity_id, attempt.attempt
+        which = "schedule_to_start" if start else "schedule_to_close"
+        task = attempt.task
+        self._finish(attempt, ActivityTimedOut(activity_id, which, 0 if start else number))
+        if task is not None:
+            task.cancel()
+
+    def store_details(self, attempt: OpenAttempt) -> None:
+        """Heartbeat details, about once a second: they help the next attempt after a crash."""
+        now_us = self._engine.clock.now_us()
+        if attempt.task is None or now_us - attempt.details_stored_us < _DETAILS_EVERY_US:
+            return
+        attempt.details_stored_us = now_us
+        row = self._row(attempt, AttemptState.STARTED, details=attempt.details)
+        self._mark(attempt, row, None)
+
+    def _thread_pool(self) -> Executor:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._threads_max, "everlong-activity")
+        return self._threads
+
+    def _process_pool(self) -> ProcessPoolExecutor:
+        if self._processes is None:
+            # Spawned, never forked: a forked child would share the store's descriptors.
+            self._processes = ProcessPoolExecutor(
+                self._processes_max, mp_context=get_context("spawn")
+            )
+        return self._processes
+
+
+class _Attempt:
+    """What `info()` and `heartbeat()` find in the context of an activity."""
+
+    __slots__ = ("_attempt", "_runner", "loop")
+
+    def __init__(self, runner: ActivityRunner, attempt: OpenAttempt) -> None:
+        self._runner = runner
+        self._attempt = attempt
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def info(self) -> ActivityInfo:
+        attempt = self._attempt
+        run = attempt.run
+        details = attempt.previous_details
+        run_id = id_text(run.run_id)
+        return ActivityInfo(
+            workflow_id=run.workflow_id,
+            run_id=run_id,
+            activity_id=attempt.scheduled.activity_id,
+            type=attempt.definition.name,
+            attempt=attempt.attempt,
+            idempotency_key=f"{run_id}/{attempt.scheduled.activity_id}",
+            heartbeat_details=None if details is None else unpack(details),
+            cancelled=attempt.abandoned or attempt.timed_out is not None,
+        )
+
+    def heartbeat(self, details: Any) -> None:
+        packed = None if details is None else pack(details)
+        if self.loop is None:
+            self.heard(packed)
+        else:
+            self.loop.call_soon_threadsafe(self.heard, packed)
+
+    def heard(self, details: bytes | None) -> None:
+        """On the event loop."""
+        attempt = self._attempt
+        if attempt.task is None or attempt.abandoned:
+            return
+        if details is not None:
+            attempt.details = details
+            self._runner.store_details(attempt)
+        if attempt.scheduled.options.heartbeat_us is not None:
+            self._runner.expect_heartbeat(attempt)
+
+
+# ------------------------------------------------------------------------ where user code runs
+
+
+async def _perform(attempt: OpenAttempt) -> _Succeeded | _Raised:
+    definition = attempt.definition
+    try:
+        args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
+        value = await definition.function(*args, **kwargs)
+        return _Succeeded(definition.result.encode(value))
+    except asyncio.CancelledError as error:
+        if attempt.abandoned or attempt.timed_out is not None or _being_cancelled():
+            raise
+        return _Raised(encode_exception(error, definition.exceptions))  # Its own doing.
+    except BaseException as error:
+        return _raised(definition, error)
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _perform_in_thread(attempt: OpenAttempt) -> _Succeeded | _Raised:
+    definition = attempt.definition
+    try:
+        args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
+        return _Succeeded(definition.result.encode(definition.function(*args, **kwargs)))
+    except BaseException as error:
+        return _raised(definition, error)
+
+
+async def _perform_in_process(
+    pool: ProcessPoolExecutor, attempt: OpenAttempt, context: _Attempt
+) -> _Succeeded | _Raised:
+    definition = attempt.definition
+    function = definition.function
+    try:
+        ok, data = await perform_in_process(
+            pool,
+            function.__module__,
+            function.__qualname__,
+            attempt.scheduled.arguments,
+            context.info(),
+            context.heard,
+        )
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:  # The pool broke: a worker process died.
+        return _raised(definition, error)
+    if ok:
+        return _Succeeded(data)
+    return _Raised(Failure.from_wire(unpack(data)))
+
+
+def _raised(definition: ActivityDefinition, error: BaseException) -> _Raised:
+    """A failure as data. Values that cannot be stored will not be storable next time either."""
+    if isinstance(error, EverlongError) and isinstance(error, TypeError):
+        text = "".join(traceback.format_exception(error))
+        kind = type(error)
+        return _Raised(
+            Failure(
+                type=f"{kind.__module__}.{kind.__qualname__}",
+                message=str(error),
+                traceback=text,
+                retryable=False,
+            )
+        )
+    return _Raised(encode_exception(error, definition.exceptions))

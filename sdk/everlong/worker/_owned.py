@@ -1,0 +1,141 @@
+"""A run in a worker's hands: its suspended code, its mail, what is in flight, its open activities.
+
+Plain state; `_keeper` moves runs, `_activities` runs attempts.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from everlong._definitions import ActivityDefinition
+from everlong._replay.run import WorkflowRun
+from everlong.exceptions import EverlongError
+from everlong_engine import ActivityScheduled, Decision, Input, MailRow, NewRun, RunRow
+
+__all__ = ["Incoming", "OpenAttempt", "OwnedRun", "Step"]
+
+Done = Callable[[EverlongError | None], None]
+
+
+@dataclass(slots=True, eq=False)
+class Incoming:
+    """An input that waits to be fed."""
+
+    event: Input
+    position: int | None = None
+    """Where it lies in the inbox; None for what only this process knows."""
+    on_done: Done | None = None
+    """Whoever sent it directly waits for its commit."""
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One input with its decisions, on its way into the history."""
+
+    incoming: Incoming
+    decisions: list[Decision]
+    generation: int
+    after: list[Callable[[], None]] | None = None
+    """What may become visible only behind this commit."""
+
+
+@dataclass(slots=True, eq=False)
+class OpenAttempt:
+    """An activity whose outcome is not recorded: waiting for a slot, running, or in back-off."""
+
+    run: "OwnedRun"
+    scheduled: ActivityScheduled
+    definition: ActivityDefinition
+    scheduled_us: int
+    attempt: int = 1
+    started_us: int = 0
+    has_slot: bool = False
+    task: "asyncio.Future[Any] | None" = None
+    retry_us: int | None = None
+    """In back-off until then."""
+    timed_out: str | None = None
+    abandoned: bool = False
+    """Nobody wants its outcome any more; it only gives its slot back."""
+    details: bytes | None = None
+    previous_details: bytes | None = None
+    details_stored_us: int = 0
+    beat: "asyncio.TimerHandle | None" = None
+    limit: "asyncio.TimerHandle | None" = None
+
+    @property
+    def is_at_work(self) -> bool:
+        return self.task is not None
+
+
+@dataclass(slots=True, eq=False)
+class OwnedRun:
+    shard: int
+    run_id: bytes
+    execution_id: bytes
+    namespace: str
+    workflow_id: str
+    type: str
+    queue: str
+    token: int
+    code: WorkflowRun
+    next_seq: int = 1
+    last_us: int = 0
+    generation: int = 0
+    """Counts discards: what was in flight before one is void."""
+    loading: bool = False
+    pumping: bool = False
+    dropped: bool = False
+    releasing: bool = False
+    closing: bool = False
+    probation: bool = False
+    mailbox: deque[Incoming] = field(default_factory=deque[Incoming])
+    inflight: deque[Step] = field(default_factory=deque[Step])
+    positions: set[int] = field(default_factory=set[int])
+    """Inbox rows that are in the mailbox or in flight."""
+    late_mail: list[MailRow] = field(default_factory=list[MailRow])
+    """What was noticed while the run was being loaded."""
+    attempts: dict[int, OpenAttempt] = field(default_factory=dict[int, OpenAttempt])
+    timers: dict[int, int] = field(default_factory=dict[int, int])
+    """Pending timers: number to due instant."""
+    suspects: set[int] = field(default_factory=set[int])
+    """Activities whose last attempt died with its worker."""
+    deadlines_us: dict[str, int] = field(default_factory=dict[str, int])
+    """Instants at which the run times out: `run` and `execution`."""
+
+    @classmethod
+    def of(cls, row: RunRow | NewRun, token: int, code: WorkflowRun) -> "OwnedRun":
+        return cls(
+            row.shard,
+            row.run_id,
+            row.execution_id,
+            row.namespace,
+            row.workflow_id,
+            row.type,
+            row.queue,
+            token,
+            code,
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing local is going on: it may sleep in the store."""
+        return not (
+            self.mailbox
+            or self.inflight
+            or self.loading
+            or self.releasing
+            or self.closing
+            or any(attempt.retry_us is None for attempt in self.attempts.values())
+        )
+
+    def wake_us(self) -> int | None:
+        """The earliest of all its deadlines."""
+        due = [*self.timers.values(), *self.deadlines_us.values()]
+        for attempt in self.attempts.values():
+            due.append(attempt.retry_us or 0)
+            limit = attempt.scheduled.options.schedule_to_close_us
+            if limit is not None:
+                due.append(attempt.scheduled_us + limit)
+        return min(due, default=None)

@@ -1,0 +1,81 @@
+"""Activities with `process=True`: plain functions in a pool of spawned processes.
+
+A call crosses as names and bytes: the function by module and name, arguments, result and failure in
+the same encoding as everywhere. Heartbeats come back through a pipe of their own.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from importlib import import_module
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from everlong._context import activity_context
+from everlong._failures import encode_exception
+from everlong._info import ActivityInfo
+from everlong_engine import pack
+
+__all__ = ["perform_in_process"]
+
+
+async def perform_in_process(
+    pool: ProcessPoolExecutor,
+    module: str,
+    name: str,
+    arguments: bytes,
+    info: ActivityInfo,
+    heard: Callable[[bytes | None], None],
+) -> tuple[bool, bytes]:
+    """(True, result) or (False, failure). Cancelled, it leaves the process to end by itself."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = Pipe(duplex=False)
+
+    def hear() -> None:
+        try:
+            heard(ours.recv_bytes() or None)
+        except (EOFError, OSError):
+            loop.remove_reader(ours.fileno())
+
+    loop.add_reader(ours.fileno(), hear)
+    try:
+        return await loop.run_in_executor(
+            pool, _call, module, name, arguments, info, _Beats(theirs)
+        )
+    finally:
+        loop.remove_reader(ours.fileno())
+        ours.close()
+        theirs.close()
+
+
+def _call(
+    module: str, name: str, arguments: bytes, info: ActivityInfo, beats: "_Beats"
+) -> tuple[bool, bytes]:
+    """In the pool's process."""
+    found: Any = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    definition = found.definition
+    beats.of = info
+    token = activity_context.set(beats)
+    try:
+        args, kwargs = definition.parameters.decode(arguments)
+        return True, definition.result.encode(definition.function(*args, **kwargs))
+    except BaseException as error:
+        return False, pack(encode_exception(error, definition.exceptions).to_wire())
+    finally:
+        activity_context.reset(token)
+
+
+class _Beats:
+    """The activity's context in the pool's process."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self.of: ActivityInfo | None = None
+
+    def info(self) -> ActivityInfo | None:
+        return self.of
+
+    def heartbeat(self, details: Any) -> None:
+        self._pipe.send_bytes(b"" if details is None else pack(details))

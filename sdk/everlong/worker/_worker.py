@@ -1,0 +1,450 @@
+"""`Worker`: claims what is due, hosts it, and leaves in order.
+
+One loop waits until something may be claimed: another process started a flow or left mail, a
+sleeping run is due, or a second has passed. Everything else is driven by what arrives.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, Self
+
+from everlong import registry
+from everlong._definitions import WorkflowDefinition
+from everlong._replay import anyio_adapter, asyncio_adapter, guard
+from everlong._replay.run import WorkflowRun, replay
+from everlong.activity import Activity
+from everlong.client import Client
+from everlong.exceptions import DefinitionError, EverlongError, QueryFailed, StoreError
+from everlong.worker._activities import ActivityRunner
+from everlong.worker._deadlines import Deadlines
+from everlong.worker._keeper import RunKeeper
+from everlong.worker._owned import Incoming, OwnedRun
+from everlong.workflow import Workflow
+from everlong_engine import (
+    Answer,
+    IfClosed,
+    IfOpen,
+    Input,
+    MailRow,
+    NewRun,
+    Question,
+    RunStarted,
+    RunStatus,
+    StartResult,
+    Wants,
+    WorkerRow,
+    id_text,
+    limits,
+    pack,
+    seconds_us,
+)
+
+__all__ = ["Worker"]
+
+logger = logging.getLogger("everlong")
+
+_POLL_S: Final = 1.0
+_QUEUE: Final = "default"
+
+
+class Worker:
+    """Runs workflows and activities; one process at a time may have workers on a SQLite file.
+
+    What people get wrong: a worker hosts what has been imported when it starts. A run of a workflow
+    that no worker hosts waits, visible in `everlong list`; it is not failed.
+
+        async with Worker(client):
+            handle = await client.start(order, 17, id="order-17")
+            print(await handle.result())
+
+        await Worker(client).run()       # a program of its own: until SIGTERM or SIGINT
+
+    Args:
+        client: the store to serve.
+        workflows, activities: what to host; everything imported so far unless given.
+        activity_slots: how many attempts may run at once.
+        threads: how many of them in threads (activities that are a plain def).
+        processes: how many in processes (activities with process=True).
+        cache_size: how many runs stay in memory; the others sleep in the store.
+        name: how `doctor` and histories call it.
+        stop_timeout: seconds (or timedelta) that running activities get to end when it stops;
+            what has not ended then is handed back and begins again elsewhere.
+
+    Raises:
+        StoreOwned: another process has workers on the file.
+        DefinitionError: something given is not a workflow or an activity.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        *,
+        workflows: Iterable[Workflow[Any, Any]] | None = None,
+        activities: Iterable[Activity[Any, Any]] | None = None,
+        activity_slots: int = 200,
+        threads: int = 32,
+        processes: int | None = None,
+        cache_size: int = limits.CACHED_RUNS_MAX,
+        name: str | None = None,
+        stop_timeout: float | timedelta = 10.0,
+    ) -> None:
+        for option, value in (
+            ("activity_slots", activity_slots),
+            ("threads", threads),
+            ("cache_size", cache_size + 1),
+        ):
+            if value < 1:
+                raise ValueError(f"Worker({option}=…) must be at least {1 if value else 0}")
+        self._client = client
+        self._given_workflows = None if workflows is None else tuple(workflows)
+        self._given_activities = None if activities is None else tuple(activities)
+        self._slots = activity_slots
+        self._threads = threads
+        self._processes = processes or os.cpu_count() or 1
+        self._cache_size = cache_size
+        self._stop_timeout_s = seconds_us(stop_timeout, "stop_timeout") / 1e6
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._workflows: dict[str, WorkflowDefinition] = {}
+        self._keeper: RunKeeper | None = None
+        self._worker_id = b""
+        self._wake = asyncio.Event()
+        self._claims: asyncio.Task[None] | None = None
+        self._questions: set[asyncio.Task[None]] = set()
+        self._failed: asyncio.Future[None] | None = None
+
+    # ------------------------------------------------------------------------ starting, stopping
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Begin to claim. `async with` does this."""
+        if self._keeper is not None:
+            raise EverlongError("this Worker is running already: make a new one")
+        self._workflows = self._hosted_workflows()
+        guard.install()
+        asyncio_adapter.install_as_completed()
+        anyio_adapter.install()
+        engine = self._client.engine
+        now_us = engine.clock.now_us()
+        self._worker_id = engine.ids.next(now_us)
+        self._failed = asyncio.get_running_loop().create_future()
+        engine.attach(self)
+        try:
+            alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
+            while await engine.store.take_over(alive, now_us, limits.CLAIM_RUNS_MAX):
+                pass
+            await engine.store.register(self._as_row(now_us), _QUEUE)
+            await engine.store.resume_blocked(tuple(self._workflows), now_us)
+        except BaseException:
+            await engine.detach(self)
+            raise
+        self._keeper = RunKeeper(
+            engine,
+            self._worker_id,
+            self._workflows,
+            registry.signals,
+            self._cache_size,
+            self._make_runner,
+        )
+        self._keeper.on_room = self._wake.set
+        engine.commits.on_failed = self._store_failed
+        self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
+
+    async def stop(self) -> None:
+        """Finish or hand back: running activities get `stop_timeout`, then every run is released."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        engine = self._client.engine
+        if self._claims is not None:
+            self._claims.cancel()
+            await asyncio.wait([self._claims])
+        if engine.commits.failed is None:
+            # Still reachable for outcomes while activities end.
+            await keeper.activities.finish_or_time_out(self._stop_timeout_s)
+            await keeper.release_all()
+            await engine.store.bury(self._worker_id)
+        else:
+            keeper.abandon()
+        keeper.activities.close()
+        await engine.detach(self)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; the first ends in order, the second at once.
+
+        Raises:
+            StoreFailed: the disk can no longer be trusted; nothing was acknowledged since.
+        """
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+
+        def stop() -> None:
+            if asked.is_set():
+                logger.warning("second signal: leaving at once; the next worker takes over")
+                os._exit(130)
+            asked.set()
+
+        await self.start()
+        assert self._failed is not None
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, stop)
+            waiting = loop.create_task(asked.wait())
+            await asyncio.wait([waiting, self._failed], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+        finally:
+            await self.stop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        if self._failed.done():
+            self._failed.result()
+
+    def _store_failed(self, error: StoreError) -> None:
+        if self._keeper is not None:
+            self._keeper.abandon()
+        if self._failed is not None and not self._failed.done():
+            self._failed.set_exception(error)
+            self._failed.exception()  # Seen, also when nobody awaits `run`.
+
+    def _hosted_workflows(self) -> dict[str, WorkflowDefinition]:
+        given = self._given_workflows
+        if given is None:
+            given = tuple(registry.workflows.values())
+        found: dict[str, WorkflowDefinition] = {}
+        for one in given:
+            if not isinstance(one, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DefinitionError(
+                    f"Worker(workflows=…): {one!r} is not decorated with @workflow"
+                )
+            found[one.definition.name] = one.definition
+        for one in self._given_activities or ():
+            if not isinstance(one, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise DefinitionError(
+                    f"Worker(activities=…): {one!r} is not decorated with @activity"
+                )
+        return found
+
+    def _as_row(self, now_us: int) -> WorkerRow:
+        return WorkerRow(
+            worker_id=self._worker_id,
+            name=self.name,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started_us=now_us,
+            beat_us=now_us,
+            dead=False,
+            types=tuple(self._workflows),
+        )
+
+    def _make_runner(
+        self, deadlines: Deadlines, deliver: Callable[[OwnedRun, Incoming], None]
+    ) -> ActivityRunner:
+        return ActivityRunner(
+            self._client.engine,
+            self.name,
+            deadlines,
+            deliver,
+            slots=self._slots,
+            threads=self._threads,
+            processes=self._processes,
+        )
+
+    # --------------------------------------------------------------------------------- claiming
+
+    async def _claim_for_ever(self) -> None:
+        wants = Wants(self._worker_id, _QUEUE, tuple(self._workflows))
+        store, clock = self._client.engine.store, self._client.engine.clock
+        while True:
+            wait_s = _POLL_S
+            self._wake.clear()
+            try:
+                claimed = await self._claim(wants)
+                if claimed == 0:
+                    next_us = await store.next_wake(wants)
+                    if next_us is not None:
+                        wait_s = min(max((next_us - clock.now_us()) / 1e6, 0.001), _POLL_S)
+                    if self._is_full:
+                        wait_s = _POLL_S
+                else:
+                    wait_s = 0.0
+            except (StoreError, sqlite3.Error) as error:
+                logger.warning("cannot claim runs now: %s", error)
+            if wait_s:
+                try:
+                    await asyncio.wait_for(self._wake.wait(), wait_s)
+                except TimeoutError:
+                    continue
+            else:
+                await asyncio.sleep(0)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._keeper is not None and self._keeper.room <= 0
+
+    async def _claim(self, wants: Wants) -> int:
+        keeper = self._keeper
+        if keeper is None or not wants.types:
+            return 0
+        room = min(keeper.room, limits.CLAIM_RUNS_MAX)
+        if room <= 0:
+            return 0
+        loaded = await self._client.engine.store.claim(
+            wants, self._client.engine.clock.now_us(), room
+        )
+        for run in loaded:
+            keeper.adopt(run)
+            await asyncio.sleep(0)  # Replays are work: let what is running have its turn.
+        return len(loaded)
+
+    # ----------------------------------------------------------------- what the engine asks of it
+
+    @property
+    def worker_id(self) -> bytes:
+        """Its name in leases."""
+        return self._worker_id
+
+    def deliver(self, mail: MailRow) -> bool:
+        """Part of the engine's protocol."""
+        return self._keeper is not None and self._keeper.deliver(mail)
+
+    def wake(self) -> None:
+        """Part of the engine's protocol."""
+        self._wake.set()
+
+    def terminated(self, execution_id: bytes) -> None:
+        """Part of the engine's protocol."""
+        if self._keeper is not None:
+            self._keeper.terminated(execution_id)
+
+    def ask(self, question: Question) -> None:
+        """Part of the engine's protocol."""
+        task = asyncio.get_running_loop().create_task(self._answer(question))
+        self._questions.add(task)
+        task.add_done_callback(self._questions.discard)
+
+    async def _answer(self, question: Question) -> None:
+        try:
+            answer = await self.query(
+                question.namespace, question.workflow_id, None, question.query, question.arguments
+            )
+            reply = Answer(question.question_id, True, answer)
+        except EverlongError as error:
+            reply = Answer(question.question_id, False, pack(str(error)))
+        try:
+            await self._client.engine.commits.put(reply)
+        except StoreError as error:
+            logger.warning("an answer could not be stored: %s", error)
+
+    # ------------------------------------------------------------------- what clients here ask
+
+    def hosts(self, kind: str) -> bool:
+        """Whether a workflow of this name can begin here, now."""
+        keeper = self._keeper
+        return keeper is not None and kind in self._workflows and keeper.may_begin
+
+    def begin(
+        self,
+        new: NewRun,
+        started: RunStarted,
+        if_open: IfOpen,
+        if_closed: IfClosed,
+        on_result: Callable[[StartResult | StoreError], None],
+    ) -> None:
+        """Start an execution in this process."""
+        assert self._keeper is not None
+        self._keeper.begin(new, started, if_open, if_closed, on_result)
+
+    def owned_run(
+        self, namespace: str, workflow_id: str, execution_id: bytes | None
+    ) -> OwnedRun | None:
+        """The open run of an execution, if it is in this worker's hands."""
+        if self._keeper is None:
+            return None
+        return self._keeper.find(namespace, workflow_id, execution_id)
+
+    def send(
+        self, run: OwnedRun, event: Input, on_done: Callable[[EverlongError | None], None]
+    ) -> None:
+        """Put a message straight into a run's mailbox."""
+        assert self._keeper is not None
+        self._keeper.receive(run, Incoming(event, on_done=on_done))
+
+    async def query(
+        self,
+        namespace: str,
+        workflow_id: str,
+        execution_id: bytes | None,
+        name: str,
+        arguments: bytes,
+    ) -> bytes:
+        """Answer a query of any execution that this worker hosts, open or closed.
+
+        Raises:
+            QueryFailed: there is no such query, its handler raised, or the run is blocked.
+        """
+        engine = self._client.engine
+        for _ in range(_QUERY_TRIES):
+            keeper = self._keeper
+            if keeper is None:
+                raise QueryFailed(workflow_id=workflow_id, query=name, reason="the worker stops")
+            run = keeper.find(namespace, workflow_id, execution_id)
+            if run is not None and not (run.loading or run.releasing):
+                return await keeper.query(run, name, arguments)
+            if run is None:
+                row = await engine.store.latest(engine.target(namespace, workflow_id, execution_id))
+                if row is None:
+                    raise QueryFailed(
+                        workflow_id=workflow_id, query=name, reason="no such workflow"
+                    )
+                if row.status is not RunStatus.RUNNING:
+                    return await self._query_at_rest(row.shard, row.run_id, name, arguments)
+                loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
+                if loaded is not None:
+                    keeper.adopt(loaded)
+                    continue
+            await asyncio.sleep(0.01)
+        raise QueryFailed(workflow_id=workflow_id, query=name, reason="the run is busy; ask again")
+
+    async def _query_at_rest(self, shard: int, run_id: bytes, name: str, arguments: bytes) -> bytes:
+        """A closed run still answers, from a replay; so does a blocked one, if it replays."""
+        loaded = await self._client.engine.store.load(shard, run_id)
+        assert loaded is not None
+        definition = self._workflows.get(loaded.row.type)
+        if definition is None:
+            raise QueryFailed(
+                workflow_id=loaded.row.workflow_id,
+                query=name,
+                reason=f"this worker does not host {loaded.row.type}",
+            )
+        code = WorkflowRun(definition, id_text(run_id), registry.signals)
+        try:
+            replay(code, loaded.history)
+            return code.answer(name, arguments)
+        except QueryFailed:
+            raise
+        except EverlongError as error:
+            raise QueryFailed(
+                workflow_id=loaded.row.workflow_id, query=name, reason=str(error)
+            ) from error
+        finally:
+            code.discard()
+
+
+_QUERY_TRIES: Final = 200

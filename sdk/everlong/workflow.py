@@ -1,0 +1,246 @@
+"""Workflows: async functions that are replayed from their journal, and what they may call.
+
+A workflow decides; activities do. Inside one, asyncio's `sleep`, `gather`, `timeout`, `TaskGroup`
+and the like are durable, and time and randomness are the run's own.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import UTC, datetime, timedelta
+from random import Random
+from sys import _getframe
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
+from uuid import UUID
+
+from everlong import registry
+from everlong._context import RunPort, activity_context, current_run, source_line
+from everlong._definitions import WorkflowDefinition
+from everlong._failures import ExceptionRegistry
+from everlong._info import ActivityInfo, WorkflowInfo
+from everlong._purity import check_definition
+from everlong._values import Parameters, Value, resolve_hints
+from everlong.exceptions import DefinitionError, EverlongError
+
+__all__ = [
+    "Workflow",
+    "checkpoint",
+    "continue_as_new",
+    "info",
+    "now",
+    "patched",
+    "random",
+    "side_effect",
+    "uuid4",
+    "workflow",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Workflow(Generic[P, R]):
+    """A function decorated with `@workflow`. Start it through a `Client`."""
+
+    def __init__(self, function: Callable[P, Coroutine[Any, Any, R]], definition: Any) -> None:
+        self.function = function
+        self.definition: WorkflowDefinition = definition
+        self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
+        self.__module__ = function.__module__
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """Outside a workflow: the bare coroutine, for unit tests with no engine."""
+        if current_run() is not None:
+            raise EverlongError(
+                f"{self.definition.name} is a workflow: it cannot be called inside another one. "
+                "Call a plain async function instead"
+            )
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.definition.name}>"
+
+
+class WorkflowDecorator(Protocol):
+    """The type of `@workflow(…)` with options."""
+
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+
+
+@overload
+def workflow(function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
+@overload
+def workflow(
+    *, name: str | None = None, raises: Iterable[type[Exception]] = ()
+) -> WorkflowDecorator: ...
+def workflow(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    raises: Iterable[type[Exception]] = (),
+) -> Any:
+    """Make an async function a workflow: it survives crashes by being replayed from its journal.
+
+    What people get wrong: everything in it must be decided the same way on replay. Do what touches
+    the world in activities; take time from `now()` and chance from `random()`. A parameter is
+    state that `checkpoint` carries on.
+
+        @workflow
+        async def order(order_id: int) -> str:
+            await charge(order_id)
+            await asyncio.sleep(3600)
+            return "done"
+
+    Args:
+        name: how histories call it; the function's name unless given. Keep it when you rename.
+        raises: exception classes that `handle.result()` raises as the cause, as themselves.
+
+    Raises:
+        DefinitionError: not an `async def`, a signature that cannot be recorded, a name that is
+            taken, or a call that would not replay (`datetime.now`, `open`, …), with its line.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
+        return _define(function, name, tuple(raises))
+
+    return decorate if function is None else decorate(function)
+
+
+def _define(
+    function: Callable[..., Any], name: str | None, raises: tuple[type[Exception], ...]
+) -> Workflow[Any, Any]:
+    if not inspect.iscoroutinefunction(function):
+        what = getattr(function, "__qualname__", repr(function))
+        raise DefinitionError(f"@workflow goes on an async def function; {what} is none")
+    chosen = name or function.__name__
+    check_definition(function, what=f"workflow {chosen}")
+    exceptions = ExceptionRegistry(raises)
+    exceptions.register_visible(sys.modules[function.__module__])
+    definition = WorkflowDefinition(
+        name=chosen,
+        function=function,
+        parameters=Parameters(function, owner=f"workflow {chosen}"),
+        result=Value(
+            resolve_hints(function, owner=f"workflow {chosen}").get("return", Any),
+            owner=f"the result of workflow {chosen}",
+        ),
+        exceptions=exceptions,
+    )
+    made: Workflow[Any, Any] = Workflow(function, definition)
+    registry.register(registry.workflows, chosen, made, function, "workflows")
+    return made
+
+
+# ------------------------------------------------------------------ what workflow code may call
+
+
+def _run(name: str) -> RunPort:
+    run = current_run()
+    if run is None:
+        raise EverlongError(f"{name} can only be called inside a running workflow")
+    return run
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def now() -> datetime:
+    """The time of the last input, UTC; outside a workflow the time of the machine.
+
+    It stands still between two awaits, and is the same on replay.
+    """
+    run = current_run()
+    if run is None:
+        return datetime.now(UTC)
+    return _EPOCH + timedelta(microseconds=run.now_us)
+
+
+def random() -> Random:
+    """The run's own source of chance, seeded once and the same on replay.
+
+    pick = random().choice(candidates)
+    """
+    return _run("random()").random
+
+
+def uuid4() -> UUID:
+    """A random UUID, the same on replay."""
+    return UUID(int=_run("uuid4()").random.getrandbits(128), version=4)
+
+
+@overload
+def info() -> Any: ...
+@overload
+def info(kind: type[T]) -> T: ...
+def info(kind: Any = None) -> Any:
+    """Where the code is running: a `WorkflowInfo` in a workflow, an `ActivityInfo` in an activity.
+
+    Raises:
+        EverlongError: neither, or not the kind that was asked for.
+    """
+    run = current_run()
+    found: WorkflowInfo | ActivityInfo
+    if run is not None:
+        found = run.info()
+    else:
+        context = activity_context.get()
+        if context is None:
+            raise EverlongError("info() can only be called inside a workflow or an activity")
+        found = context.info()
+    if kind is not None and not isinstance(found, kind):
+        raise EverlongError(f"info({kind.__name__}) was called where there is none")
+    return found
+
+
+async def side_effect(function: Callable[[], T]) -> T:
+    """Call a plain function once and record what it returned; on replay the record answers.
+
+    For small local facts: an environment variable, a configuration. It runs again if the worker
+    dies before the record is committed. What can fail or take time belongs in an activity.
+
+        region = await side_effect(lambda: os.environ["REGION"])
+    """
+    value: T = await _run("side_effect()").side_effect(function, source_line(_getframe(1)))
+    return value
+
+
+def patched(name: str) -> bool:
+    """Whether this run goes the new way: True for runs that reach it for the first time now.
+
+    The first answer is recorded, and is the answer for ever, so that runs which passed here before
+    the change replay the old way.
+
+        if patched("check-stock-first"):
+            await check_stock(order)
+        await charge(order)
+    """
+    return _run("patched()").patched(name)
+
+
+async def checkpoint(**changed: Any) -> None:
+    """Mark a point where the function may be begun anew with these parameters and a fresh history.
+
+    The workflow's parameters are its carried state: what is not among them is forgotten when the
+    history is past its threshold (1,000 events or 1 MB) and nothing is in flight. Otherwise this
+    costs nothing. In the main task only.
+
+        async def counter(total: int = 0) -> None:
+            while True:
+                total += await next_amount()
+                await checkpoint(total=total)
+    """
+    await _run("checkpoint()").checkpoint(changed)
+
+
+def continue_as_new(**changed: Any) -> NoReturn:
+    """Begin the function anew at once, with these parameters changed and a fresh history.
+
+    Nothing behind the call runs, `finally` blocks included: the run ends as if it had crashed here.
+    Signals that were not received are carried over.
+    """
+    _run("continue_as_new()").continue_as_new(changed)
