@@ -85,7 +85,9 @@ class InboxWatcher:
     async def _pause(self, pause_s: float) -> None:
         self._nudge.clear()
         try:
-            await asyncio.wait_for(self._nudge.wait(), pause_s)
+            # Not `wait_for`: before 3.12 it can swallow a cancellation that races.
+            async with asyncio.timeout(pause_s):
+                await self._nudge.wait()
         except TimeoutError:
             return
 

@@ -414,7 +414,8 @@ class ActivityRunner:
         """Let what is at work end by itself, up to a limit."""
         self.stopping = True
         try:
-            await asyncio.wait_for(self._quiet.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._quiet.wait()
         except TimeoutError:
             logger.warning("%d activities did not end in time; handed back", len(self._at_work))
 

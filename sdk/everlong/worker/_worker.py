@@ -288,7 +288,9 @@ class Worker:
                 logger.warning("cannot claim runs now: %s", error)
             if wait_s:
                 try:
-                    await asyncio.wait_for(self._wake.wait(), wait_s)
+                    # Not `wait_for`: before 3.12 it can swallow a cancellation that races.
+                    async with asyncio.timeout(wait_s):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
             else:
