@@ -48,7 +48,7 @@ from everlong.exceptions import (
 from everlong_engine.model.limits import PAYLOAD_BYTES_MAX
 from everlong_engine.model.payload import pack, unpack
 
-__all__ = ["Parameters", "Value"]
+__all__ = ["Parameters", "Value", "resolve_hints"]
 
 _Parameter = inspect.Parameter
 

@@ -116,6 +116,10 @@ def unpack(data: bytes, *, max_bytes: int = PAYLOAD_BYTES_MAX) -> object:
     if len(data) > max_bytes:
         raise UndecodablePayload(reason=f"it has {len(data)} bytes, more than {max_bytes}")
     refuse_bombs(data)
+    return _decode(data)
+
+
+def _decode(data: bytes) -> object:
     try:
         value = _unpackb(data, strict_map_key=False, ext_hook=_READERS[0], timestamp=3)
     except UndecodablePayload:
@@ -136,7 +140,7 @@ def _require_readable(value: object, data: bytes, substitute: StandIn) -> None:
         raise PayloadTooLarge(size=elements, limit=ELEMENTS_MAX, unit="elements")
     if may_hold_bad_keys(data) or may_lie_deep(data):
         try:
-            unpack(data, max_bytes=len(data))
+            _decode(data)
         except UndecodablePayload as error:
             raise _explain(value, error, substitute) from None
 

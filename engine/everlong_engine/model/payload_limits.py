@@ -6,7 +6,6 @@ added up first wherever that could matter. Small payloads and ordinary ones pass
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final, cast
 
 from everlong_engine.model.errors import UndecodablePayload
@@ -34,6 +33,7 @@ _MAPS: Final = bytes([*range(0x80, 0x90), 0xDE, 0xDF])
 _ARRAYS_AND_SETS: Final = bytes(
     [*range(0x90, 0xA0), 0xDC, 0xDD, *range(0xC7, 0xCA), *range(0xD4, 0xD9)]
 )
+_NESTING: Final = frozenset({dict, list, tuple, set, frozenset})
 _CONTAINERS: Final = _MAPS + _ARRAYS_AND_SETS
 _LONG_ARRAYS: Final = re.compile(rb"\xdc(?=(..))|\xdd(?=(....))", re.DOTALL)
 
@@ -52,20 +52,18 @@ def may_hold_bad_keys(data: bytes) -> bool:
 
 def too_deep(value: object) -> bool:
     """Whether decoded containers lie deeper than the limit. Looks at one level after the other."""
-    level: list[object] = [value]
+    level: list[object] = [value] if type(value) in _NESTING else []
     for _ in range(DEPTH_MAX):
-        level = [item for outer in level for item in _children(outer)]
+        below: list[object] = []
+        for outer in level:
+            if type(outer) is dict:
+                below += cast("dict[object, object]", outer).values()
+            else:
+                below += cast("list[object]", outer)
+        level = [item for item in below if type(item) in _NESTING]
         if not level:
             return False
-    return any(isinstance(item, (dict, list, tuple, set, frozenset)) for item in level)
-
-
-def _children(value: object) -> Iterator[object]:
-    if isinstance(value, dict):
-        return iter(cast("dict[object, object]", value).values())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return iter(cast("list[object]", value))
-    return iter(())
+    return True
 
 
 def refuse_bombs(data: bytes) -> None:
