@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 from everlong import registry
 from everlong._context import QueryHandler, current_run
 from everlong._values import Parameters, Value
-from everlong.exceptions import DefinitionError, EverlongError
+from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments
 
 __all__ = ["Query", "Signal"]
 
@@ -47,7 +47,7 @@ class Signal(Generic[T]):
             )
         self.name = name
         self.type = type
-        self.value = Value(type, owner=f"signal {name}")
+        self.value = Value(type, owner=f"signal {name}", invalid=InvalidArguments)
         registry.signals[name] = self
 
     async def receive(self) -> T:

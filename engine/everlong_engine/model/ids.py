@@ -8,7 +8,7 @@ Source of the layout: RFC 9562, section 5.7; the 12 bits after the version are a
 one process are strictly increasing even when the clock stands still or steps back (section 6.2).
 """
 
-from random import Random
+from typing import Protocol
 from uuid import UUID
 from zlib import crc32
 
@@ -19,12 +19,18 @@ _VARIANT = 2 << 62
 _COUNTER_MAX = 0xFFF
 
 
+class Bits(Protocol):
+    """A source of chance, `random.Random` for one."""
+
+    def getrandbits(self, k: int, /) -> int: ...
+
+
 class IdSource:
     """Mints strictly increasing 16-byte ids."""
 
     __slots__ = ("_counter", "_millis", "_random")
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Bits) -> None:
         self._random = random
         self._millis = 0
         self._counter = 0

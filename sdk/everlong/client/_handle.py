@@ -154,7 +154,7 @@ class WorkflowHandle(Generic[R]):
                     type=failure.type,
                     message=f"{failure.type}: {failure.message}",
                     traceback=failure.traceback,
-                ) from decode_failure(failure, exceptions)
+                ) from decode_failure(failure, exceptions, strict=False)
             case RunCancelled():
                 raise WorkflowCancelled(workflow_id=self.workflow_id, reason=event.reason)
             case RunTerminated():

@@ -7,16 +7,39 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Protocol
 
 from everlong._definitions import ActivityDefinition
 from everlong._replay.run import WorkflowRun
 from everlong.exceptions import EverlongError
-from everlong_engine import ActivityScheduled, Decision, Input, MailRow, NewRun, RunRow
+from everlong_engine import (
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityLost,
+    ActivityScheduled,
+    ActivityTimedOut,
+    Decision,
+    Input,
+    MailRow,
+    NewRun,
+    RunRow,
+)
 
-__all__ = ["Incoming", "OpenAttempt", "OwnedRun", "Step"]
+__all__ = ["OUTCOMES", "Answer", "Incoming", "OpenAttempt", "OwnedRun", "Step", "Superseded"]
 
 Done = Callable[[EverlongError | None], None]
+OUTCOMES: Final = (ActivityCompleted, ActivityFailed, ActivityTimedOut, ActivityLost)
+
+
+class Superseded(Exception):
+    """The state that a query saw was discarded before it was committed: ask again."""
+
+
+class Answer(Protocol):
+    """An answer that waits for a commit."""
+
+    def give(self) -> None: ...
+    def withdraw(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +60,7 @@ class Step:
     incoming: Incoming
     decisions: list[Decision]
     generation: int
-    after: list[Callable[[], None]] | None = None
+    answers: list[Answer] = field(default_factory=list[Answer])
     """What may become visible only behind this commit."""
 
 

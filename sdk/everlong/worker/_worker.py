@@ -25,7 +25,7 @@ from everlong.exceptions import DefinitionError, EverlongError, QueryFailed, Sto
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._keeper import RunKeeper
-from everlong.worker._owned import Incoming, OwnedRun
+from everlong.worker._owned import Incoming, OwnedRun, Superseded
 from everlong.workflow import Workflow
 from everlong_engine import (
     Answer,
@@ -181,6 +181,11 @@ class Worker:
             await keeper.activities.finish_or_time_out(self._stop_timeout_s)
             await keeper.release_all()
             await engine.store.bury(self._worker_id)
+            # A claim that was cut off, or a suspect that waited for its turn, is freed for others.
+            alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
+            alive.remove(self._worker_id)
+            while await engine.store.take_over(alive, engine.clock.now_us(), limits.CLAIM_RUNS_MAX):
+                pass
         else:
             keeper.abandon()
         keeper.activities.close()
@@ -311,7 +316,11 @@ class Worker:
             wants, self._client.engine.clock.now_us(), room
         )
         for run in loaded:
-            keeper.adopt(run)
+            try:
+                keeper.loading.adopt(run)
+            except Exception:
+                # Ours, not the user's. It must not stop the other runs; a restart tries it again.
+                logger.exception("%s could not be taken in hand", run.row.workflow_id)
             await asyncio.sleep(0)  # Replays are work: let what is running have its turn.
         return len(loaded)
 
@@ -379,7 +388,7 @@ class Worker:
         """The open run of an execution, if it is in this worker's hands."""
         if self._keeper is None:
             return None
-        return self._keeper.find(namespace, workflow_id, execution_id)
+        return self._keeper.cache.find(namespace, workflow_id, execution_id)
 
     def send(
         self, run: OwnedRun, event: Input, on_done: Callable[[EverlongError | None], None]
@@ -406,9 +415,12 @@ class Worker:
             keeper = self._keeper
             if keeper is None:
                 raise QueryFailed(workflow_id=workflow_id, query=name, reason="the worker stops")
-            run = keeper.find(namespace, workflow_id, execution_id)
+            run = keeper.cache.find(namespace, workflow_id, execution_id)
             if run is not None and not (run.loading or run.releasing):
-                return await keeper.query(run, name, arguments)
+                try:
+                    return await keeper.query(run, name, arguments)
+                except Superseded:
+                    continue
             if run is None:
                 row = await engine.store.latest(engine.target(namespace, workflow_id, execution_id))
                 if row is None:
@@ -419,7 +431,7 @@ class Worker:
                     return await self._query_at_rest(row.shard, row.run_id, name, arguments)
                 loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
                 if loaded is not None:
-                    keeper.adopt(loaded)
+                    keeper.loading.adopt(loaded)
                     continue
             await asyncio.sleep(0.01)
         raise QueryFailed(workflow_id=workflow_id, query=name, reason="the run is busy; ask again")

@@ -1,0 +1,178 @@
+"""Turns an input and its decisions into the rows of one append."""
+
+import platform
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from everlong._definitions import WorkflowDefinition
+from everlong.worker._owned import OwnedRun, Step
+from everlong_engine import (
+    CLOSING,
+    ActivityScheduled,
+    Append,
+    Blobs,
+    Closing,
+    Engine,
+    Event,
+    HistoryRow,
+    NewRun,
+    NextRun,
+    RunCancelled,
+    RunCompleted,
+    RunContinuedAsNew,
+    RunFailed,
+    RunStarted,
+    RunStatus,
+    RunTerminated,
+    RunTimedOut,
+    checksum,
+    encode_event,
+)
+
+__all__ = ["Appends"]
+
+_PYTHON: Final = platform.python_version()
+_STATUS: Final[Mapping[type[Closing], RunStatus]] = {
+    RunCompleted: RunStatus.COMPLETED,
+    RunFailed: RunStatus.FAILED,
+    RunCancelled: RunStatus.CANCELLED,
+    RunContinuedAsNew: RunStatus.CONTINUED_AS_NEW,
+    RunTerminated: RunStatus.TERMINATED,
+    RunTimedOut: RunStatus.TIMED_OUT,
+}
+
+
+class Appends:
+    """Builds what goes into the group commit for one worker's runs."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        worker_id: bytes,
+        workflows: Mapping[str, WorkflowDefinition],
+        reserve: Callable[[], bool],
+    ) -> None:
+        self._engine = engine
+        self._worker_id = worker_id
+        self._workflows = workflows
+        self._reserve = reserve
+
+    def of_step(self, run: OwnedRun, step: Step, at_us: int) -> Append:
+        """An input with its decisions. The run is then ahead of its commit by them.
+
+        An activity for which a slot is free gets it here: that its first attempt may begin right
+        behind the commit is part of what is committed.
+        """
+        incoming, decisions = step.incoming, step.decisions
+        blobs: Blobs = {}
+        base = run.next_seq
+        rows = [_row(base, incoming.event, at_us, blobs)]
+        for index, made in enumerate(decisions):
+            decision = made
+            if type(made) is ActivityScheduled and self._reserve():
+                decision = decisions[index] = ActivityScheduled(
+                    made.activity_id,
+                    made.activity,
+                    made.arguments,
+                    made.options,
+                    made.where,
+                    began=True,
+                )
+            rows.append(_row(base + 1 + index, decision, at_us, blobs))
+        last = decisions[-1] if decisions else None
+        closing: Closing | None = None
+        if last is not None and type(last) in CLOSING:
+            closing = last  # type: ignore[assignment]
+        position = incoming.position
+        return self._append(
+            run,
+            rows,
+            at_us,
+            blobs,
+            consumed=() if position is None else (position,),
+            # A message that came directly must not overtake what lies in the inbox.
+            mail_free=closing is not None or incoming.on_done is not None,
+            closing=closing,
+        )
+
+    def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
+        """A closing event that the code did not decide."""
+        blobs: Blobs = {}
+        rows = [_row(run.next_seq, event, at_us, blobs)]
+        return self._append(run, rows, at_us, blobs, consumed=(), mail_free=False, closing=event)
+
+    def _append(
+        self,
+        run: OwnedRun,
+        rows: list[HistoryRow],
+        at_us: int,
+        blobs: Blobs,
+        *,
+        consumed: tuple[int, ...],
+        mail_free: bool,
+        closing: Closing | None,
+    ) -> Append:
+        base = run.next_seq
+        run.next_seq = base + len(rows)
+        run.last_us = at_us
+        run.code.history_events = run.next_seq - 1
+        for row in rows:
+            run.code.history_bytes += len(row[3])
+        following = None
+        if closing is not None:
+            run.closing = True
+            if isinstance(closing, RunContinuedAsNew):
+                following = self._following(run, closing)
+        return Append(
+            run.shard,
+            run.run_id,
+            run.execution_id,
+            run.token,
+            base,
+            rows,
+            self._engine.new_append_id(),
+            consumed,
+            mail_free,
+            None if closing is None else _STATUS[type(closing)],
+            None if closing is None else at_us,
+            following,
+            blobs or None,
+            not run.suspects,
+        )
+
+    def _following(self, run: OwnedRun, event: RunContinuedAsNew) -> NextRun:
+        """The successor: its row, and the mail that starts it."""
+        before = run.code.started
+        assert before is not None, "a run that continues has started"
+        now_us = self._engine.clock.now_us()
+        started = RunStarted(
+            workflow=before.workflow,
+            arguments=event.arguments,
+            workflow_id=before.workflow_id,
+            seed=self._engine.random.getrandbits(60),
+            code=self._workflows[run.type].digest,
+            python=_PYTHON,
+            run_timeout_us=before.run_timeout_us,
+            execution_deadline_us=before.execution_deadline_us,
+            previous_run=run.run_id,
+            carried=event.carried,
+            cancel_requested=run.code.cancel_requested,
+        )
+        blobs: Blobs = {}
+        kind, body = encode_event(started, blobs)
+        new = NewRun(
+            shard=run.shard,
+            run_id=self._engine.ids.next(now_us),
+            execution_id=run.execution_id,
+            namespace=run.namespace,
+            workflow_id=run.workflow_id,
+            type=run.type,
+            queue=run.queue,
+            started_us=now_us,
+        )
+        return NextRun(new, self._worker_id, kind, body, blobs)
+
+
+def _row(seq: int, event: Event, at_us: int, blobs: Blobs) -> HistoryRow:
+    kind, body = encode_event(event, blobs)
+    return seq, kind, at_us, body, checksum(seq, kind, body)

@@ -1,0 +1,156 @@
+"""Lets runs go: to sleep in the store, blocked by a fault, or because the worker stops.
+
+A release is refused while the inbox holds mail: the mail is fed first. What only this process knows
+(outcomes of activities that could not be fed) goes into the inbox in the same transaction.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from everlong.exceptions import EverlongError, StoreError
+from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun
+from everlong_engine import AppendResult, Blobs, Release, WriteResult, encode_event
+
+if TYPE_CHECKING:
+    from everlong.worker._keeper import RunKeeper
+
+__all__ = ["RunReleaser"]
+
+logger = logging.getLogger("everlong")
+
+_EVICT_LOOK_MAX: Final = 128
+_STOP_S: Final = 10.0
+
+
+class RunReleaser:
+    """Hands runs back. One per keeper."""
+
+    def __init__(self, keeper: "RunKeeper") -> None:
+        self._keeper = keeper
+        self._engine = keeper.engine
+
+    def evict(self) -> None:
+        """Let the least recently used runs sleep in the store, until the cache fits again."""
+        cache = self._keeper.cache
+        excess = cache.excess
+        for run in list(islice(cache, _EVICT_LOOK_MAX)):
+            if excess <= 0:
+                return
+            if run.releasing:
+                excess -= 1
+            elif run.is_idle and not run.probation:
+                self.release(run, run.wake_us())
+                excess -= 1
+
+    def block(self, run: OwnedRun, fault: EverlongError) -> None:
+        """Park a run whose code, or whose history, has a fault. It goes on after a fix."""
+        reason = f"{type(fault).__name__}: {fault}"
+        logger.error("%s (%s) is blocked: %s", run.workflow_id, run.type, reason)
+        for one in run.mailbox:
+            if one.on_done is not None:
+                one.on_done(EverlongError(f"{run.workflow_id} is blocked: {reason}"))
+        self.release(run, None, blocked=True, reason=reason)
+
+    def release(
+        self,
+        run: OwnedRun,
+        wake_us: int | None,
+        *,
+        blocked: bool = False,
+        reason: str | None = None,
+        on_result: Callable[[], None] | None = None,
+    ) -> None:
+        """Hand a run back, with what is not journaled yet as mail."""
+        run.releasing = True
+        run.code.discard()
+        blobs: Blobs = {}
+        mail = tuple(
+            encode_event(one.event, blobs)
+            for one in run.mailbox
+            if isinstance(one.event, OUTCOMES) and one.position is None
+        )
+        release = Release(
+            run.shard,
+            run.run_id,
+            run.execution_id,
+            run.token,
+            run.next_seq,
+            0 if mail and not blocked else wake_us,
+            blocked=blocked,
+            reason=reason,
+            attempts=self._keeper.activities.hand_back(run),
+            mail=mail,
+            blobs=blobs or None,
+        )
+
+        def settled(result: WriteResult | StoreError) -> None:
+            run.releasing = False
+            if not run.dropped:
+                if isinstance(result, AppendResult) and result.refusal is None:
+                    self._keeper.forget(run)
+                    self._reclaim(run)
+                elif isinstance(result, StoreError):
+                    self._keeper.loading.reload_later(run)
+                else:
+                    self._keeper.loading.reload(run)
+            if on_result is not None:
+                on_result()
+
+        self._engine.commits.add(release, settled)
+
+    def _reclaim(self, run: OwnedRun) -> None:
+        """What arrived directly while the run was on its way out needs it back."""
+        waiting = [one for one in run.mailbox if one.on_done is not None and one.position is None]
+        run.mailbox.clear()
+        if waiting and not self._keeper.stopping:
+            self._keeper.spawn(self._claim_for(run, waiting))
+        else:
+            for one in waiting:
+                assert one.on_done is not None
+                one.on_done(EverlongError("the worker is stopping; send it again"))
+        self._keeper.on_room()
+
+    async def _claim_for(self, run: OwnedRun, waiting: list[Incoming]) -> None:
+        keeper = self._keeper
+        try:
+            loaded = await self._engine.store.claim_run(keeper.worker_id, run.shard, run.run_id)
+            if loaded is not None:
+                keeper.loading.adopt(loaded)
+        except StoreError as error:
+            for one in waiting:
+                assert one.on_done is not None
+                one.on_done(error)
+            return
+        current = keeper.cache.get(run.execution_id)
+        for one in waiting:
+            if current is not None:
+                keeper.receive(current, one)
+            elif one.on_done is not None:
+                one.on_done(EverlongError(f"{run.workflow_id} could not be reached; try again"))
+
+    async def release_all(self) -> None:
+        """Hand everything back: the worker stops."""
+        await self._engine.commits.drain()
+        waiting: list[asyncio.Future[None]] = []
+        loop = asyncio.get_running_loop()
+        for run in list(self._keeper.cache):
+            if not run.run_id:  # A successor that was not loaded yet: it is in the store.
+                self._keeper.forget(run)
+                self._keeper.reject(run)
+                continue
+            at_work = run.mailbox or any(one.retry_us is None for one in run.attempts.values())
+            done = loop.create_future()
+            waiting.append(done)
+            self.release(run, 0 if at_work else run.wake_us(), on_result=partial(_resolve, done))
+        if waiting:
+            await asyncio.wait(waiting, timeout=_STOP_S)
+        await self._engine.commits.drain()
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
