@@ -36,8 +36,9 @@ class RunPort(Protocol):
     """What workflow code can ask of the run that it belongs to."""
 
     now_us: int
-    random: Random
 
+    @property
+    def random(self) -> Random: ...
     def call_activity(
         self, definition: Any, options: Any, arguments: bytes, where: str
     ) -> Awaitable[Any]: ...

@@ -44,8 +44,8 @@ class Discarded(BaseException):
 class LoopOwner(Protocol):
     """What the loop asks of its run."""
 
-    random: Random
-
+    @property
+    def random(self) -> Random: ...
     def start_timer(self, timer: "WorkflowTimer") -> None: ...
     def cancel_timer(self, timer: "WorkflowTimer") -> None: ...
     def forbid(self, what: str, fix: str) -> NoReturn: ...
@@ -61,6 +61,10 @@ class WorkflowFuture(asyncio.Future[T]):
 
     def __hash__(self) -> int:
         return self.everlong_hash
+
+    def __repr__(self) -> str:
+        """Without an address, for it may get into a text that the code decides by."""
+        return f"<future {_state(self)}>"
 
 
 class WorkflowTask(asyncio.Task[T]):
@@ -79,6 +83,16 @@ class WorkflowTask(asyncio.Task[T]):
 
     def __hash__(self) -> int:
         return self.everlong_hash
+
+    def __repr__(self) -> str:
+        """Without an address: anyio writes it into the messages of its cancellations."""
+        return f"<task {self.get_name()} {_state(self)}>"
+
+
+def _state(future: asyncio.Future[Any]) -> str:
+    if not future.done():
+        return "pending"
+    return "cancelled" if future.cancelled() else "finished"
 
 
 class _Handle(asyncio.Handle):
@@ -101,6 +115,15 @@ class _Handle(asyncio.Handle):
         self._repr = None
         self._source_traceback = None
 
+    def __repr__(self) -> str:
+        """Without an address, and for people: whose step it is, or which function."""
+        owner: object = getattr(self._callback, "__self__", None)
+        if isinstance(owner, asyncio.Future):
+            return f"<callback of {owner!r}>"
+        return (
+            f"<callback {getattr(self._callback, '__qualname__', type(self._callback).__name__)}>"
+        )
+
 
 class WorkflowTimer(asyncio.TimerHandle):
     """A durable timer: a decision when it is made, ready when its input comes."""
@@ -120,25 +143,34 @@ class WorkflowTimer(asyncio.TimerHandle):
         self._scheduled = True
         self.timer_id = 0
 
+    def __repr__(self) -> str:
+        return f"<timer {self.timer_id}>"
+
 
 class WorkflowLoop(asyncio.AbstractEventLoop):
     """The running loop of workflow code. Made by a run, thrown away with it."""
 
     everlong_workflow_loop: Final = True
 
-    def __init__(self, run: LoopOwner, seed: int, start_us: int, callbacks_max: int) -> None:
+    def __init__(self, run: LoopOwner, callbacks_max: int) -> None:
         self.everlong_run: LoopOwner = run
-        self.seed = seed
-        self.start_us = start_us
-        self.now_us = start_us
+        self.seed = 0
+        self.start_us = 0
+        self.now_us = 0
         self.stopped = False
         self.discarded = False
         self.ready: deque[asyncio.Handle] = deque()
         self.tasks: list[WorkflowTask[Any]] = []
-        self._hash_base = seed & 0xFFFF_FFFF_FFFF
+        self._hash_base = 0
         self._number = 0
         self._callbacks_max = callbacks_max
         self._sweep_at = _TASKS_BEFORE_SWEEP
+
+    def begin(self, seed: int, start_us: int) -> None:
+        """The run has started: from now on tasks and futures may be made."""
+        self.seed = seed
+        self._hash_base = seed & 0xFFFF_FFFF_FFFF
+        self.start_us = self.now_us = start_us
 
     # ------------------------------------------------------------------------- for the guards
 

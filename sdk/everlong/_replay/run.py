@@ -19,10 +19,8 @@ A fault found by the engine flags the run and stops its loop for good, whatever 
 import asyncio
 import logging
 import sys
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass
 from random import Random
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -32,6 +30,8 @@ from everlong._definitions import ActivityDefinition, WorkflowDefinition
 from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
 from everlong._replay import asyncio_adapter
+from everlong._replay.discard import discard
+from everlong._replay.live_only import answer_query, call_live
 from everlong._replay.loop import (
     Discarded,
     EndlessLoop,
@@ -41,6 +41,7 @@ from everlong._replay.loop import (
     WorkflowTimer,
 )
 from everlong._replay.matching import check
+from everlong._replay.signals import Signals
 from everlong.exceptions import (
     ActivityLost as ActivityLostError,
     ActivityTimeout,
@@ -48,8 +49,6 @@ from everlong.exceptions import (
     EverlongError,
     ForbiddenCall,
     NondeterminismError,
-    QueryFailed,
-    UndecodablePayload,
     WorkflowFault,
 )
 from everlong_engine import (
@@ -85,7 +84,7 @@ from everlong_engine import (
     unpack,
 )
 
-__all__ = ["Fault", "SignalChannel", "WorkflowRun", "replay"]
+__all__ = ["Fault", "WorkflowRun", "replay"]
 
 logger = logging.getLogger("everlong")
 
@@ -111,41 +110,6 @@ class _ActivityFuture(WorkflowFuture[Any]):
         return super().cancel(msg)
 
 
-@dataclass(slots=True)
-class SignalChannel:
-    """Values that were accepted, oldest first, and the receivers that wait for one."""
-
-    values: deque[tuple[bytes, Any]]
-    waiters: deque[asyncio.Future[None]]
-
-    def wake_next(self) -> None:
-        while self.waiters:
-            waiter = self.waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-
-
-class _LiveOnly(asyncio.AbstractEventLoop):
-    """The running loop of queries, side effects and the like: time is real, decisions raise."""
-
-    def __init__(self) -> None:
-        self.everlong_run = _NoDecisions()
-
-
-class _NoDecisions:
-    """Stands where the run would, for code that must not decide anything."""
-
-    def __getattr__(self, name: str) -> NoReturn:
-        raise EverlongError(
-            "a query, a validator or a side effect only looks: it cannot run activities, wait, "
-            "or decide anything. Do that in the workflow itself"
-        )
-
-
-LIVE_ONLY: Final = _LiveOnly()
-
-
 class WorkflowRun:
     """The suspended code of one run, and the ledger of what it has decided."""
 
@@ -157,8 +121,7 @@ class WorkflowRun:
     ) -> None:
         self.definition = definition
         self.run_id = run_id
-        self.random = Random(0)
-        self.loop = WorkflowLoop(self, 0, 0, limits.DRIVE_CALLBACKS_MAX)
+        self.loop = WorkflowLoop(self, limits.DRIVE_CALLBACKS_MAX)
         self.now_us = 0
         self.fault: BaseException | None = None
         self.started: RunStarted | None = None
@@ -166,14 +129,14 @@ class WorkflowRun:
         self.history_events = 0
         self.history_bytes = 0
         self.closed = False
-        self._signal_types = signal_types
+        self._signals = Signals(signal_types)
+        self._random: Random | None = None
         self._main: WorkflowTask[None] | None = None
         self._made: list[Decision] = []
         self._recorded: Sequence[Decision] | None = None
         self._next_id = 0
         self._activities: dict[int, _ActivityFuture] = {}
         self._timers: dict[int, WorkflowTimer] = {}
-        self._channels: dict[str, SignalChannel] = {}
         self._patches: dict[str, bool] = {}
         self._checkpoints = 0
         self._side_effects = 0
@@ -212,7 +175,11 @@ class WorkflowRun:
         if self.fault is not None:
             self._raise_fault()
         if recorded is not None:
-            check(recorded, made, seq + 1, self._canonical)
+            try:
+                check(recorded, made, seq + 1, self._canonical)
+            except NondeterminismError as error:
+                self._flag(error)
+                raise
         return made
 
     def _drive(self) -> None:
@@ -227,7 +194,7 @@ class WorkflowRun:
             self._flag(EndlessDrive(callbacks=limits.DRIVE_CALLBACKS_MAX, stack=str(endless)))
         except BaseException as error:
             # SystemExit and KeyboardInterrupt leave asyncio's tasks; so may a callback's exception.
-            self._flag(WorkflowFault(f"{type(error).__name__} left the workflow's code: {error!r}"))
+            self._flag(_left_the_code(error))
         finally:
             asyncio_adapter.leave(outside)
 
@@ -254,10 +221,9 @@ class WorkflowRun:
 
     def _feed_started(self, event: RunStarted) -> None:
         self.started = event
-        self.random = Random(event.seed)
-        self.loop = WorkflowLoop(self, event.seed, self.now_us, limits.DRIVE_CALLBACKS_MAX)
+        self.loop.begin(event.seed, self.now_us)
         for name, payload in event.carried:
-            self._buffer_signal(name, payload)
+            self._signals.accept(name, payload)
         if event.cancel_requested:
             self._cancel_requested = "asked in an earlier run"
         args, kwargs = self.definition.parameters.decode(event.arguments)
@@ -302,8 +268,7 @@ class WorkflowRun:
         self.loop.ready.append(timer)
 
     def _feed_signal(self, event: SignalReceived) -> None:
-        self._buffer_signal(event.signal, event.payload)
-        self._channels[event.signal].wake_next()
+        self._signals.accept(event.signal, event.payload)
 
     def _feed_rejected(self, event: SignalRejected) -> None:
         """Nothing: it is in the history for people."""
@@ -314,20 +279,9 @@ class WorkflowRun:
             self._cancel_requested = event.reason
             self._main.cancel(event.reason)
 
-    def _buffer_signal(self, name: str, payload: bytes) -> None:
-        value = self.decode_signal(name, payload)
-        self._channel(name).values.append((payload, value))
-
     def decode_signal(self, name: str, payload: bytes) -> Any:
         """A signal's value by its declared type. Raises EverlongError when it does not fit."""
-        declared = self._signal_types.get(name)
-        return unpack(payload) if declared is None else declared.value.decode(payload)
-
-    def _channel(self, name: str) -> SignalChannel:
-        channel = self._channels.get(name)
-        if channel is None:
-            channel = self._channels[name] = SignalChannel(deque(), deque())
-        return channel
+        return self._signals.decode(name, payload)
 
     # ------------------------------------------------------------------------- the main coroutine
 
@@ -338,30 +292,36 @@ class WorkflowRun:
             value = await definition.function(*args, **kwargs)
         except asyncio.CancelledError as error:
             if self._cancel_requested is not None:
-                self._close(RunCancelled(self._cancel_requested, self._unread()))
+                self._close(RunCancelled(self._cancel_requested, self._signals.unread()))
             else:
                 self._close_failed(error)
         except Exception as error:
             self._close_failed(error)
+        except BaseException as error:
+            # A task would keep it, and nobody would ever look: the run would stand still for good.
+            if not (self.closed or self.loop.discarded):
+                self._flag(_left_the_code(error))
+            raise
         else:
+            if self.closed:
+                return  # It swallowed the end that continue_as_new makes.
             try:
                 result = definition.result.encode(value)
             except EverlongError as error:
                 self._flag(WorkflowFault(str(error)))
                 return
-            self._close(RunCompleted(result, self._unread()))
+            self._close(RunCompleted(result, self._signals.unread()))
 
     def _close_failed(self, error: BaseException) -> None:
-        self._close(RunFailed(encode_exception(error, self.definition.exceptions), self._unread()))
+        self._close(
+            RunFailed(encode_exception(error, self.definition.exceptions), self._signals.unread())
+        )
 
     def _close(self, decision: Decision) -> None:
-        if self.fault is None:  # Code that swallowed a fault may still return.
+        if self.fault is None and not self.closed:  # Code that swallowed the end may still return.
             self._made.append(decision)
             self.closed = True
         self.loop.stopped = True
-
-    def _unread(self) -> tuple[str, ...]:
-        return tuple(name for name, channel in self._channels.items() for _ in channel.values)
 
     # ------------------------------------------------------------------------------ decisions
 
@@ -370,6 +330,8 @@ class WorkflowRun:
             raise Discarded
         if self.fault is not None:
             raise Fault(str(self.fault))
+        if self.closed:
+            raise Fault("the run has ended: nothing may follow its last decision")
 
     def _new_id(self) -> int:
         self._next_id += 1
@@ -418,23 +380,8 @@ class WorkflowRun:
         return False
 
     async def receive_signal(self, name: str) -> Any:
-        """The next value of a channel. A value is taken only by a receiver that really resumes."""
         self._require_live()
-        channel = self._channel(name)
-        while not channel.values:
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            channel.waiters.append(waiter)
-            try:
-                await waiter
-            except BaseException:
-                woken = not waiter.cancelled() and waiter.done()
-                waiter.cancel()
-                if waiter in channel.waiters:
-                    channel.waiters.remove(waiter)
-                if woken and channel.values and not self.loop.discarded:
-                    channel.wake_next()
-                raise
-        return channel.values.popleft()[1]
+        return await self._signals.receive(name, self.loop.create_future)
 
     def handle_query(self, name: str, handler: QueryHandler) -> None:
         self._require_live()
@@ -444,7 +391,7 @@ class WorkflowRun:
         self._require_live()
         number, self._side_effects = self._side_effects, self._side_effects + 1
         if self._recorded is None:
-            value = pack(self._outside(function))
+            value = self._call_side_effect(function, where)
         else:
             made = [d for d in self._recorded if type(d) is SideEffectRecorded]
             if number >= len(made):
@@ -455,13 +402,18 @@ class WorkflowRun:
         self._made.append(SideEffectRecorded(value, where))
         return unpack(value)
 
-    def _outside(self, function: Callable[[], Any]) -> Any:
-        """Call something live, with the workflow's loop unset: it may read clocks and files."""
-        outside = asyncio_adapter.enter(LIVE_ONLY)
+    def _call_side_effect(self, function: Callable[[], Any], where: str) -> bytes:
+        """Only what it returns is recorded, so an exception that the code caught would be decided
+        upon once and never again: it is a fault."""
         try:
-            return function()
-        finally:
-            asyncio_adapter.leave(outside)
+            return pack(call_live(function))
+        except Exception as error:
+            fault = WorkflowFault(
+                f"the side effect at {where} raised {type(error).__name__}: {error}. Only a plain "
+                "value can be recorded; what may fail belongs in an activity"
+            )
+            fault.__cause__ = error
+            self.stop_with(fault)
 
     def patched(self, name: str) -> bool:
         """Memoised per run: the first answer is recorded, and is the answer for ever."""
@@ -501,7 +453,7 @@ class WorkflowRun:
         else:
             begin_anew = self._past_threshold() and self._nothing_in_flight()
         if begin_anew:
-            self._continue_as_new(changed)
+            self._continue_as_new(changed, self._checkpoints)
             await self.loop.create_future()  # Never resumes: the run is discarded here.
 
     def _past_threshold(self) -> bool:
@@ -530,21 +482,17 @@ class WorkflowRun:
 
     def continue_as_new(self, changed: dict[str, Any]) -> NoReturn:
         self._require_live()
-        self._continue_as_new(changed)
+        self._continue_as_new(changed, 0)
         raise Fault("the run begins anew")
 
-    def _continue_as_new(self, changed: dict[str, Any]) -> None:
+    def _continue_as_new(self, changed: dict[str, Any], checkpoints: int) -> None:
         assert self.started is not None
         try:
             arguments = self.definition.parameters.merge(self.started.arguments, changed)
         except EverlongError as error:
             self.stop_with(WorkflowFault(str(error)))
-        carried = tuple(
-            (name, payload)
-            for name, channel in self._channels.items()
-            for payload, _ in channel.values
-        )
-        self._close(RunContinuedAsNew(arguments, carried, self._checkpoints))
+        carried = self._signals.carried()
+        self._close(RunContinuedAsNew(arguments, carried, checkpoints))
 
     # -------------------------------------------------------------------------- what others ask
 
@@ -576,26 +524,18 @@ class WorkflowRun:
     def is_pending(self, timer_id: int) -> bool:
         return timer_id in self._timers
 
-    def answer(self, name: str, arguments: bytes) -> bytes:
-        """Answer a query from the state as it stands. Changes nothing.
+    @property
+    def random(self) -> Random:
+        """The run's own source of chance; seeding one costs 10 µs, and few runs want it."""
+        if self._random is None:
+            assert self.started is not None
+            self._random = Random(self.started.seed)
+        return self._random
 
-        Raises:
-            QueryFailed: no such query, or its handler raised.
-        """
+    def answer(self, name: str, arguments: bytes) -> bytes:
+        """Answer a query from the state as it stands. Raises QueryFailed."""
         workflow_id = self.started.workflow_id if self.started is not None else ""
-        found = self.queries.get(name)
-        if found is None:
-            known = ", ".join(sorted(self.queries)) or "none"
-            raise QueryFailed(
-                workflow_id=workflow_id, query=name, reason=f"it handles these queries: {known}"
-            )
-        try:
-            args, kwargs = _query_arguments(found, arguments)
-            return found.result.encode(self._outside(lambda: found.function(*args, **kwargs)))
-        except Exception as error:
-            raise QueryFailed(
-                workflow_id=workflow_id, query=name, reason=f"{type(error).__name__}: {error}"
-            ) from error
+        return answer_query(self.queries, workflow_id, name, arguments)
 
     def _canonical(self, decision: Decision, recorded: bytes) -> bytes:
         match decision:
@@ -615,57 +555,15 @@ class WorkflowRun:
     # ------------------------------------------------------------------------------- the end
 
     def discard(self) -> None:
-        """Drop the code where it stands. Its `finally` blocks run under a flag that makes every
-        call into Everlong, and every method of the loop, raise: nothing durable happens."""
-        loop = self.loop
-        if loop.discarded:
-            return
-        loop.stopped = loop.discarded = True
-        alive = [task for task in loop.tasks if not task.done()]
-        if alive:
-            outside = asyncio_adapter.enter(loop)
-            try:
-                for task in alive:
-                    _close_frames(task)
-            finally:
-                asyncio_adapter.leave(outside)
-        # Cut the cycles between run, loop and tasks: nothing is left to the garbage collector.
-        loop.ready.clear()
-        loop.tasks.clear()
+        """Drop the code where it stands; what it has captured for queries stays."""
+        discard(self.loop)
         self._activities.clear()
         self._timers.clear()
         self._main = None
-        if not self.closed:
-            self._channels.clear()
 
 
-_CLOSE_TRIES: Final = 100
 _FORCED: Final = frozenset({RunTerminated, RunTimedOut})
 _DECIDED: Final = DECISIONS - _FORCED
-
-
-def _close_frames(task: WorkflowTask[Any]) -> None:
-    """Close a task's coroutine; code that awaits again in spite of it is closed again."""
-    task._log_destroy_pending = False  # type: ignore[attr-defined]
-    coroutine = task.get_coro()
-    for _ in range(_CLOSE_TRIES):
-        try:
-            coroutine.close()  # type: ignore[union-attr]
-            return
-        except RuntimeError:
-            continue  # "coroutine ignored GeneratorExit"
-        except BaseException:
-            return  # What its `finally` raised, Discarded above all: the frame is closed.
-    logger.error("a workflow's task %s would not end when its run was discarded", task.get_name())
-
-
-def _query_arguments(handler: QueryHandler, arguments: bytes) -> tuple[Any, Any]:
-    """By the handler's own signature and types; the asker knows neither."""
-    match unpack(arguments):
-        case [list() as args, dict() as kwargs]:
-            return handler.parameters.decode(handler.parameters.encode(args, kwargs))
-        case _:
-            raise UndecodablePayload(reason="the arguments of a query are damaged")
 
 
 def _user_line() -> str:
@@ -705,8 +603,9 @@ def replay(run: WorkflowRun, history: Sequence[Recorded]) -> None:
         while behind < end and type(history[behind].event) in _DECIDED:
             behind += 1
         decisions = [one.event for one in history[at + 1 : behind]]
-        run.history_events = behind
+        run.history_events = at  # What the code saw in `info()` the first time.
         run.feed(recorded.event, recorded.at_us, decisions, recorded.seq)  # type: ignore[arg-type]
         at = behind
         while at < end and type(history[at].event) in _FORCED:
             at += 1
+    run.history_events = end

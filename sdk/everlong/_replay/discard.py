@@ -1,0 +1,53 @@
+"""The only way in which a run's code ends before it has returned.
+
+Dropping a suspended coroutine makes Python run its `finally` blocks, on whatever loop and at
+whatever time the garbage collector likes. So every drop (eviction, a lost lease, a fault, a
+termination, a roll-over, a worker's stop) comes here: frames are closed in the order in which their
+tasks were created, under a flag that makes every call into Everlong and every method of the loop
+raise. Plain synchronous code in `finally` may run; nothing durable does.
+"""
+
+import logging
+from typing import Any, Final
+
+from everlong._replay import asyncio_adapter
+from everlong._replay.loop import WorkflowLoop, WorkflowTask
+
+__all__ = ["discard"]
+
+logger = logging.getLogger("everlong")
+
+_TRIES: Final = 100
+
+
+def discard(loop: WorkflowLoop) -> None:
+    """Close every frame of a run, once."""
+    if loop.discarded:
+        return
+    loop.stopped = loop.discarded = True
+    alive = [task for task in loop.tasks if not task.done()]
+    if alive:
+        outside = asyncio_adapter.enter(loop)
+        try:
+            for task in alive:
+                _close_frames(task)
+        finally:
+            asyncio_adapter.leave(outside)
+    # Cut the cycles between loop, tasks and callbacks: nothing is left to the garbage collector.
+    loop.ready.clear()
+    loop.tasks.clear()
+
+
+def _close_frames(task: WorkflowTask[Any]) -> None:
+    """Close a task's coroutine; code that awaits again in spite of it is closed again."""
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    coroutine = task.get_coro()
+    for _ in range(_TRIES):
+        try:
+            coroutine.close()  # type: ignore[union-attr]
+            return
+        except RuntimeError:
+            continue  # "coroutine ignored GeneratorExit"
+        except BaseException:
+            return  # What its `finally` raised, Discarded above all: the frame is closed.
+    logger.error("a workflow's task %s would not end when its run was discarded", task.get_name())

@@ -1,0 +1,83 @@
+"""Signals inside a run: accepted values wait in order; each is taken by one receiver.
+
+A value leaves its buffer only when a receiver really resumes, so that a receiver which is cancelled
+while it is being woken loses nothing.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from everlong_engine import unpack
+
+__all__ = ["Signals"]
+
+Waiter = asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Channel:
+    values: deque[tuple[bytes, Any]] = field(default_factory=deque[tuple[bytes, Any]])
+    waiters: deque[Waiter] = field(default_factory=deque[Waiter])
+
+    def wake_next(self) -> None:
+        while self.waiters:
+            waiter = self.waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+class Signals:
+    """All channels of one run. `types` holds what the program has declared, by name."""
+
+    def __init__(self, types: Mapping[str, Any]) -> None:
+        self._types = types
+        self._channels: dict[str, _Channel] = {}
+
+    def decode(self, name: str, payload: bytes) -> Any:
+        """A value by its declared type. Raises EverlongError when it does not fit."""
+        declared = self._types.get(name)
+        return unpack(payload) if declared is None else declared.value.decode(payload)
+
+    def accept(self, name: str, payload: bytes) -> None:
+        """Buffer a value and wake the receiver that has waited longest."""
+        value = self.decode(name, payload)
+        channel = self._channel(name)
+        channel.values.append((payload, value))
+        channel.wake_next()
+
+    async def receive(self, name: str, create_future: Callable[[], Waiter]) -> Any:
+        """The next value, waiting for it if there is none."""
+        channel = self._channel(name)
+        while not channel.values:
+            waiter = create_future()
+            channel.waiters.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                woken = waiter.done() and not waiter.cancelled()
+                if waiter in channel.waiters:
+                    channel.waiters.remove(waiter)
+                if woken and channel.values:
+                    channel.wake_next()
+                raise
+        return channel.values.popleft()[1]
+
+    def unread(self) -> tuple[str, ...]:
+        """A name for every value that was accepted and never received."""
+        return tuple(name for name, one in self._channels.items() for _ in one.values)
+
+    def carried(self) -> tuple[tuple[str, bytes], ...]:
+        """The same with their payloads, for the run that begins anew."""
+        return tuple(
+            (name, payload) for name, one in self._channels.items() for payload, _ in one.values
+        )
+
+    def _channel(self, name: str) -> _Channel:
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = _Channel()
+        return channel
