@@ -42,7 +42,7 @@ def _same(a: Any, b: Any) -> bool:
     same_line = code_a.co_firstlineno == code_b.co_firstlineno
     if code_a.co_filename == code_b.co_filename:
         # In a test, or a notebook, a function is often defined anew under its old name.
-        return same_line or a.__qualname__ == b.__qualname__
+        return bool(same_line or a.__qualname__ == b.__qualname__)
     return bool(a.__module__ == b.__module__)
 
 

@@ -240,7 +240,8 @@ async def checkpoint(**changed: Any) -> None:
 def continue_as_new(**changed: Any) -> NoReturn:
     """Begin the function anew at once, with these parameters changed and a fresh history.
 
-    Nothing behind the call runs, `finally` blocks included: the run ends as if it had crashed here.
-    Signals that were not received are carried over.
+    The run ends as if it had crashed here: what stands in a `finally` around the call can still
+    tidy up in memory, but an activity or a timer in it never begins. Signals that were not received
+    are carried over.
     """
     _run("continue_as_new()").continue_as_new(changed)

@@ -44,7 +44,7 @@ def _close_frames(task: WorkflowTask[Any]) -> None:
     coroutine = task.get_coro()
     for _ in range(_TRIES):
         try:
-            coroutine.close()  # type: ignore[union-attr]
+            coroutine.close()
             return
         except RuntimeError:
             continue  # "coroutine ignored GeneratorExit"

@@ -79,7 +79,7 @@ class WorkflowTask(asyncio.Task[T]):
         context: Context | None,
     ) -> None:
         self.everlong_hash = loop.next_hash()
-        super().__init__(coroutine, loop=loop, name=name, context=context)  # type: ignore[arg-type]
+        super().__init__(coroutine, loop=loop, name=name, context=context)
 
     def __hash__(self) -> int:
         return self.everlong_hash
@@ -282,7 +282,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
             raise Discarded
         return WorkflowFuture(self)
 
-    def create_task(  # type: ignore[override]
+    def create_task(
         self,
         coro: Coroutine[Any, Any, T] | Generator[Any, None, T],
         *,
@@ -339,10 +339,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     # --------------------------------------------------------------------------- what it refuses
 
-    def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> NoReturn:
         self.forbid("call_soon_threadsafe", "threads belong in an activity")
 
-    def run_in_executor(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def run_in_executor(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> NoReturn:
         self.forbid(
             "run_in_executor (asyncio.to_thread)", "make the function an @activity and await it"
         )
@@ -365,7 +369,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     async def subprocess_shell(self, *args: Any, **kwargs: Any) -> NoReturn:
         self.forbid("starting a process", "start processes in an @activity")
 
-    def add_signal_handler(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def add_signal_handler(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> NoReturn:
         self.forbid("add_signal_handler", "handle signals in the program that hosts the worker")
 
     def run_forever(self) -> NoReturn:
@@ -379,6 +385,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> NoReturn:
         self.forbid("closing the loop", "return from the workflow")
+
+
+# What is not written here raises NotImplementedError, as `AbstractEventLoop` has it.
+WorkflowLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 
 class EndlessLoop(BaseException):

@@ -121,7 +121,7 @@ class WorkflowRun:
     ) -> None:
         self.definition = definition
         self.run_id = run_id
-        self.loop = WorkflowLoop(self, limits.DRIVE_CALLBACKS_MAX)
+        self.loop = WorkflowLoop(self, limits.DRIVE_CALLBACKS_MAX)  # type: ignore[abstract]
         self.now_us = 0
         self.fault: BaseException | None = None
         self.started: RunStarted | None = None
@@ -564,6 +564,13 @@ class WorkflowRun:
 
 _FORCED: Final = frozenset({RunTerminated, RunTimedOut})
 _DECIDED: Final = DECISIONS - _FORCED
+
+
+def _left_the_code(error: BaseException) -> BaseException:
+    """What a `BaseException` out of workflow code means: a fault, unless it is one already."""
+    if isinstance(error, Fault):
+        return WorkflowFault(str(error))
+    return WorkflowFault(f"{type(error).__name__} left the workflow's code: {error!r}")
 
 
 def _user_line() -> str:

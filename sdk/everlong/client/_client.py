@@ -204,7 +204,7 @@ class Client:
         request_id: str | None = None,
         **kwargs: Any,
     ) -> WorkflowHandle[Any]: ...
-    async def start(
+    async def start(  # type: ignore[misc]  # its options stand beside the workflow's own
         self,
         workflow: Any,
         /,

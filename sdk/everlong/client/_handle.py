@@ -122,7 +122,8 @@ class WorkflowHandle(Generic[R]):
                     raise WorkflowNotFound(workflow_id=self.workflow_id)
                 if not row.status.is_open and row.status is not RunStatus.CONTINUED_AS_NEW:
                     return await self._last_event(row)
-                await asyncio.wait([here, elsewhere], return_when=asyncio.FIRST_COMPLETED)
+                both: list[asyncio.Future[Any]] = [here, elsewhere]
+                await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 if here.done() and not here.cancelled():
                     return here.result()[1]
             finally:
@@ -138,12 +139,12 @@ class WorkflowHandle(Generic[R]):
     def _outcome(self, event: Closing) -> R:
         match event:
             case RunCompleted():
-                value: R = (
+                value: Any = (
                     unpack(event.result)
                     if self._definition is None
                     else self._definition.result.decode(event.result)
                 )
-                return value
+                return value  # type: ignore[no-any-return]
             case RunFailed():
                 failure = event.failure
                 exceptions = (

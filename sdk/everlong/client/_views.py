@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from everlong.exceptions import EverlongError
 from everlong_engine import (
     ActivityOptions,
+    ActivityScheduled,
     AttemptRow,
     AttemptState,
     Failure,
@@ -227,7 +228,7 @@ def view_history(history: list[Recorded], attempts: list[AttemptRow]) -> list[Hi
             kind=type(one.event).__name__,
             fields=_fields(one.event),
             attempts=tuple(by_activity.get(one.event.activity_id, ()))
-            if type(one.event).__name__ == "ActivityScheduled"
+            if isinstance(one.event, ActivityScheduled)
             else (),
         )
         for one in history

@@ -10,7 +10,8 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -229,10 +230,9 @@ class ActivityRunner:
             task = loop.create_task(_perform_in_process(self._process_pool(), attempt, activity))
         else:
             activity.loop = loop
-            work = loop.run_in_executor(
-                self._thread_pool(), context.run, _perform_in_thread, attempt
-            )
-            task = work
+            work = self._thread_pool().submit(context.run, _perform_in_thread, attempt)
+            activity.work = work
+            task = asyncio.wrap_future(work)
         attempt.task = task
         self._at_work.add(attempt)
         self._quiet.clear()
@@ -243,7 +243,7 @@ class ActivityRunner:
             )
         if options.heartbeat_us is not None:
             self.expect_heartbeat(attempt)
-        task.add_done_callback(lambda done: self._done(attempt, done))
+        task.add_done_callback(lambda done: self._done(attempt, activity, done))
 
     def expect_heartbeat(self, attempt: OpenAttempt) -> None:
         """Silence of one heartbeat timeout from now on ends the attempt."""
@@ -260,26 +260,12 @@ class ActivityRunner:
         if task is None or task.done() or attempt.abandoned:
             return
         attempt.timed_out = which
-        if not task.cancel() or not attempt.definition.is_async:
-            self._detach(attempt)
+        task.cancel()
 
-    def _detach(self, attempt: OpenAttempt) -> None:
-        """A thread or a process cannot be stopped: its slot stays taken until it ends by itself."""
-        work = attempt.task
-        attempt.task = None
-        self._at_work.discard(attempt)
-        attempt.has_slot = False
-        if work is None or work.done():
-            self.give_back()
-        else:
-            work.add_done_callback(lambda _: self.give_back())
-        self._judge_timeout(attempt)
-
-    def _done(self, attempt: OpenAttempt, done: "asyncio.Future[Any]") -> None:
-        if attempt.task is not done:
-            if not done.cancelled():
-                done.exception()  # Seen: it was given up before.
-            return
+    def _done(
+        self, attempt: OpenAttempt, activity: "_Attempt", done: "asyncio.Future[Any]"
+    ) -> None:
+        activity.over = True
         attempt.task = None
         self._at_work.discard(attempt)
         if not self._at_work:
@@ -292,7 +278,20 @@ class ActivityRunner:
         attempt.has_slot = False
         if not (attempt.abandoned or attempt.run.dropped):
             self._judge(attempt, outcome)
-        self.give_back()
+        self._give_back_behind(activity.work)
+
+    def _give_back_behind(self, work: "Future[Any] | None") -> None:
+        """A thread or a process cannot be stopped: its slot stays taken until it ends by itself."""
+        if work is None or work.done():
+            self.give_back()
+            return
+        loop = asyncio.get_running_loop()
+
+        def ended(_: "Future[Any]") -> None:
+            with suppress(RuntimeError):  # The loop is closed: so is the worker.
+                loop.call_soon_threadsafe(self.give_back)
+
+        work.add_done_callback(ended)
 
     def _judge(self, attempt: OpenAttempt, outcome: Any) -> None:
         activity_id = attempt.scheduled.activity_id
@@ -461,7 +460,7 @@ class ActivityRunner:
         row = self._row(attempt, AttemptState.STARTED, details=attempt.details)
         self._mark(attempt, row, None)
 
-    def _thread_pool(self) -> Executor:
+    def _thread_pool(self) -> ThreadPoolExecutor:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._threads_max, "everlong-activity")
         return self._threads
@@ -476,29 +475,36 @@ class ActivityRunner:
 
 
 class _Attempt:
-    """What `info()` and `heartbeat()` find in the context of an activity."""
+    """What `info()` and `heartbeat()` find in the context of an activity.
 
-    __slots__ = ("_attempt", "_runner", "loop")
+    One for each attempt: a thread whose attempt timed out may still ask while the next one runs.
+    """
+
+    __slots__ = ("_attempt", "_details", "_number", "_runner", "loop", "over", "work")
 
     def __init__(self, runner: ActivityRunner, attempt: OpenAttempt) -> None:
         self._runner = runner
         self._attempt = attempt
+        self._number = attempt.attempt
+        self._details = attempt.previous_details
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.work: Future[Any] | None = None
+        """What runs in a pool; it may outlive the attempt."""
+        self.over = False
 
     def info(self) -> ActivityInfo:
         attempt = self._attempt
         run = attempt.run
-        details = attempt.previous_details
         run_id = id_text(run.run_id)
         return ActivityInfo(
             workflow_id=run.workflow_id,
             run_id=run_id,
             activity_id=attempt.scheduled.activity_id,
             type=attempt.definition.name,
-            attempt=attempt.attempt,
+            attempt=self._number,
             idempotency_key=f"{run_id}/{attempt.scheduled.activity_id}",
-            heartbeat_details=None if details is None else unpack(details),
-            cancelled=attempt.abandoned or attempt.timed_out is not None,
+            heartbeat_details=None if self._details is None else unpack(self._details),
+            cancelled=self.over or attempt.abandoned or attempt.timed_out is not None,
         )
 
     def heartbeat(self, details: Any) -> None:
@@ -511,7 +517,7 @@ class _Attempt:
     def heard(self, details: bytes | None) -> None:
         """On the event loop."""
         attempt = self._attempt
-        if attempt.task is None or attempt.abandoned:
+        if self.over or attempt.task is None or attempt.abandoned:
             return
         if details is not None:
             attempt.details = details
@@ -562,8 +568,7 @@ async def _perform_in_process(
             function.__module__,
             function.__qualname__,
             attempt.scheduled.arguments,
-            context.info(),
-            context.heard,
+            context,
         )
     except asyncio.CancelledError:
         raise

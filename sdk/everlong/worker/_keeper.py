@@ -231,13 +231,12 @@ class RunKeeper:
 
     def pump(self, run: OwnedRun) -> None:
         """Feed the mailbox, one input after the other, and send each drive to be committed."""
-        if run.pumping or run.loading or run.releasing or run.dropped:
+        if run.pumping:
             return
         run.pumping = True
         try:
-            while run.mailbox and not (run.closing or run.releasing or run.dropped):
-                if len(run.inflight) >= _AHEAD_MAX:
-                    return  # `_settle` comes back here.
+            # Once it is as far ahead as it may be, `_settle` comes back here.
+            while run.mailbox and run.may_be_fed() and len(run.inflight) < _AHEAD_MAX:
                 self._feed(run, run.mailbox.popleft())
         finally:
             run.pumping = False

@@ -153,6 +153,10 @@ class OwnedRun:
             or any(attempt.retry_us is None for attempt in self.attempts.values())
         )
 
+    def may_be_fed(self) -> bool:
+        """Whether its code is here and open for the next input."""
+        return not (self.loading or self.releasing or self.closing or self.dropped)
+
     def wake_us(self) -> int | None:
         """The earliest of all its deadlines."""
         due = [*self.timers.values(), *self.deadlines_us.values()]

@@ -5,11 +5,10 @@ the same encoding as everywhere. Heartbeats come back through a pipe of their ow
 """
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from importlib import import_module
 from multiprocessing.connection import Connection, Pipe
-from typing import Any
+from typing import Any, Protocol
 
 from everlong._context import activity_context
 from everlong._failures import encode_exception
@@ -19,13 +18,21 @@ from everlong_engine import pack
 __all__ = ["perform_in_process"]
 
 
+class PooledAttempt(Protocol):
+    """What the pool uses of an attempt."""
+
+    work: "Future[Any] | None"
+
+    def info(self) -> ActivityInfo: ...
+    def heard(self, details: bytes | None) -> None: ...
+
+
 async def perform_in_process(
     pool: ProcessPoolExecutor,
     module: str,
     name: str,
     arguments: bytes,
-    info: ActivityInfo,
-    heard: Callable[[bytes | None], None],
+    context: PooledAttempt,
 ) -> tuple[bool, bytes]:
     """(True, result) or (False, failure). Cancelled, it leaves the process to end by itself."""
     loop = asyncio.get_running_loop()
@@ -33,15 +40,15 @@ async def perform_in_process(
 
     def hear() -> None:
         try:
-            heard(ours.recv_bytes() or None)
+            context.heard(ours.recv_bytes() or None)
         except (EOFError, OSError):
             loop.remove_reader(ours.fileno())
 
     loop.add_reader(ours.fileno(), hear)
     try:
-        return await loop.run_in_executor(
-            pool, _call, module, name, arguments, info, _Beats(theirs)
-        )
+        work = pool.submit(_call, module, name, arguments, context.info(), _Beats(theirs))
+        context.work = work
+        return await asyncio.wrap_future(work)
     finally:
         loop.remove_reader(ours.fileno())
         ours.close()

@@ -212,7 +212,8 @@ class Worker:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
             waiting = loop.create_task(asked.wait())
-            await asyncio.wait([waiting, self._failed], return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [waiting, self._failed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
         finally:
             await self.stop()
@@ -239,10 +240,10 @@ class Worker:
                     f"Worker(workflows=…): {one!r} is not decorated with @workflow"
                 )
             found[one.definition.name] = one.definition
-        for one in self._given_activities or ():
-            if not isinstance(one, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]
+        for other in self._given_activities or ():
+            if not isinstance(other, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise DefinitionError(
-                    f"Worker(activities=…): {one!r} is not decorated with @activity"
+                    f"Worker(activities=…): {other!r} is not decorated with @activity"
                 )
         return found
 
