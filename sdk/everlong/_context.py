@@ -10,6 +10,7 @@ from asyncio import events
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from random import Random
+from sys import _getframe  # pyright: ignore[reportPrivateUsage]
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
@@ -18,6 +19,7 @@ __all__ = [
     "QueryHandler",
     "RunPort",
     "activity_context",
+    "calling_frame",
     "current_run",
     "driving",
     "source_line",
@@ -73,6 +75,11 @@ def current_run() -> RunPort | None:
     if not driving:
         return None
     return getattr(_running_loop(), "everlong_run", None)
+
+
+def calling_frame(depth: int) -> FrameType:
+    """The frame `depth` calls above the caller of this; 0 is the caller itself."""
+    return _getframe(depth + 1)
 
 
 _lines: Final[dict[tuple[CodeType, int], str]] = {}

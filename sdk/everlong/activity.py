@@ -4,17 +4,18 @@
 anywhere else it just runs, so that it can be tested without an engine.
 """
 
-import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from datetime import timedelta
-from sys import _getframe
+from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+import anyio.to_thread
+
 from everlong import registry
-from everlong._context import activity_context, current_run, source_line
+from everlong._context import activity_context, calling_frame, current_run, source_line
 from everlong._definitions import ActivityDefinition
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value, resolve_hints
@@ -48,19 +49,21 @@ class Activity(Generic[P, R]):
         self.__wrapped__ = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        """In a workflow: schedule it durably when awaited. Anywhere else: just run it."""
         run = current_run()
         if run is None:
             return self._just_run(args, kwargs)
         # Arguments are checked here, at the call, where the traceback shows the culprit's line.
         definition = self.definition
         arguments = definition.parameters.encode(args, kwargs)
-        where = source_line(_getframe(1))
+        where = source_line(calling_frame(1))
         return _scheduled(run, definition, self._options, arguments, where)
 
     async def _just_run(self, args: Any, kwargs: Any) -> R:
         if self.definition.is_async:
             return cast(R, await self.function(*args, **kwargs))
-        return cast(R, await asyncio.to_thread(self.function, *args, **kwargs))
+        call = partial(self.function, *args, **kwargs)
+        return cast(R, await anyio.to_thread.run_sync(call))
 
     def options(
         self,

@@ -42,8 +42,8 @@ class Signal(Generic[T]):
         known = registry.signals.get(name)
         if known is not None and known.type != type and repr(known.type) != repr(type):
             raise DefinitionError(
-                f"two signals are called {name!r}, of types {known.type!r} and {type!r}: declare it "
-                "once and import it"
+                f"two signals are called {name!r}, of types {known.type!r} and {type!r}: declare "
+                "it once and import it"
             )
         self.name = name
         self.type = type

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
 from random import Random
-from sys import _getframe
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from everlong import registry
-from everlong._context import RunPort, activity_context, current_run, source_line
+from everlong._context import RunPort, activity_context, calling_frame, current_run, source_line
 from everlong._definitions import WorkflowDefinition
 from everlong._failures import ExceptionRegistry
 from everlong._info import ActivityInfo, WorkflowInfo
@@ -156,7 +155,7 @@ def now() -> datetime:
     """
     run = current_run()
     if run is None:
-        return datetime.now(UTC)
+        return datetime.now(UTC)  # noqa: TID251 - nobody replays this
     return _EPOCH + timedelta(microseconds=run.now_us)
 
 
@@ -205,7 +204,7 @@ async def side_effect(function: Callable[[], T]) -> T:
 
         region = await side_effect(lambda: os.environ["REGION"])
     """
-    value: T = await _run("side_effect()").side_effect(function, source_line(_getframe(1)))
+    value: T = await _run("side_effect()").side_effect(function, source_line(calling_frame(1)))
     return value
 
 

@@ -74,8 +74,9 @@ def answer_query(
 
 def _arguments(handler: QueryHandler, arguments: bytes) -> tuple[Any, Any]:
     """By the handler's own signature and types; the asker knows neither."""
-    match unpack(arguments):
-        case [list() as args, dict() as kwargs]:
+    sent: Any = unpack(arguments)
+    match sent:
+        case [list() as args, dict() as kwargs]:  # pyright: ignore[reportUnknownVariableType]
             encoded: bytes = handler.parameters.encode(args, kwargs)
             decoded: tuple[Any, Any] = handler.parameters.decode(encoded)
             return decoded

@@ -19,6 +19,7 @@ from contextvars import Context, copy_context
 from random import Random
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
+from everlong._context import source_line
 from everlong._replay.anyio_adapter import is_cancel_retry
 
 __all__ = [
@@ -227,7 +228,9 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def endless(self, handle: asyncio.Handle) -> NoReturn:
         """More callbacks in one drive than any sane program needs."""
-        raise EndlessLoop(repr(handle))
+        task: object = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]
+        where = _stack(task) if isinstance(task, WorkflowTask) else ""
+        raise EndlessLoop(f"{handle!r}{where}")
 
     # ----------------------------------------------------------- what asyncio asks of a loop
 
@@ -389,6 +392,16 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
 # What is not written here raises NotImplementedError, as `AbstractEventLoop` has it.
 WorkflowLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+def _stack(task: WorkflowTask[Any]) -> str:
+    """Where a suspended task stands, outermost line first."""
+    lines: list[str] = []
+    awaited: Any = task.get_coro()
+    while (frame := getattr(awaited, "cr_frame", None)) is not None:
+        lines.append(f" in {awaited.__qualname__} at {source_line(frame)}")
+        awaited = awaited.cr_await
+    return "".join(lines)
 
 
 class EndlessLoop(BaseException):

@@ -2,7 +2,7 @@
 
 A decision's identity is its kind, its name or number, and its arguments. Arguments that differ in
 bytes may still mean the same: if the recorded ones, decoded and encoded by today's types, give
-today's bytes, only the types have grown (a new field with a default), and that is no change of mind.
+today's bytes, only the types have grown (a new field with a default); that is no change of mind.
 Options, source lines and the wording of failures are not part of it.
 """
 

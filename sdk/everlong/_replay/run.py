@@ -1,6 +1,6 @@
 """The one file where replay happens.
 
-A `WorkflowRun` holds the code of one run, suspended at its awaits. `feed` gives it one input, drives
+A `WorkflowRun` holds the code of one run, suspended at its awaits. `feed` gives it an input, drives
 its loop until nothing is ready, and returns the decisions that the code made. That is all it does,
 live and on replay: on replay the recorded decisions are handed in too, and must come out again.
 
@@ -18,14 +18,13 @@ A fault found by the engine flags the run and stops its loop for good, whatever 
 
 import asyncio
 import logging
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from random import Random
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from everlong._context import QueryHandler, source_line
+from everlong._context import QueryHandler, calling_frame, source_line
 from everlong._definitions import ActivityDefinition, WorkflowDefinition
 from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
@@ -219,7 +218,7 @@ class WorkflowRun:
 
     # ---------------------------------------------------------------------- one input, one function
 
-    def _feed_started(self, event: RunStarted) -> None:
+    def take_started(self, event: RunStarted) -> None:
         self.started = event
         self.loop.begin(event.seed, self.now_us)
         for name, payload in event.carried:
@@ -234,20 +233,20 @@ class WorkflowRun:
         self._main = task
         self.loop.tasks.append(task)
 
-    def _feed_completed(self, event: ActivityCompleted) -> None:
+    def take_completed(self, event: ActivityCompleted) -> None:
         future = self._take_activity(event.activity_id, event)
         value = future.definition.result.decode(event.result)
         future.set_result(value)
 
-    def _feed_failed(self, event: ActivityFailed) -> None:
+    def take_failed(self, event: ActivityFailed) -> None:
         future = self._take_activity(event.activity_id, event)
         future.set_exception(decode_failure(event.failure, future.definition.exceptions))
 
-    def _feed_timed_out(self, event: ActivityTimedOut) -> None:
+    def take_timed_out(self, event: ActivityTimedOut) -> None:
         future = self._take_activity(event.activity_id, event)
         future.set_exception(ActivityTimeout(kind=event.timeout))
 
-    def _feed_lost(self, event: ActivityLost) -> None:
+    def take_lost(self, event: ActivityLost) -> None:
         self._take_activity(event.activity_id, event).set_exception(ActivityLostError())
 
     def _take_activity(self, activity_id: int, event: Event) -> _ActivityFuture:
@@ -259,7 +258,7 @@ class WorkflowRun:
             )
         return future
 
-    def _feed_timer(self, event: TimerFired) -> None:
+    def take_timer(self, event: TimerFired) -> None:
         timer = self._timers.pop(event.timer_id, None)
         if timer is None:
             raise NondeterminismError(
@@ -267,13 +266,13 @@ class WorkflowRun:
             )
         self.loop.ready.append(timer)
 
-    def _feed_signal(self, event: SignalReceived) -> None:
+    def take_signal(self, event: SignalReceived) -> None:
         self._signals.accept(event.signal, event.payload)
 
-    def _feed_rejected(self, event: SignalRejected) -> None:
+    def take_rejected(self, event: SignalRejected) -> None:
         """Nothing: it is in the history for people."""
 
-    def _feed_cancel(self, event: CancelRequested) -> None:
+    def take_cancel(self, event: CancelRequested) -> None:
         """Cancellation is a state: the first request is delivered, later ones are not."""
         if self._cancel_requested is None and self._main is not None:
             self._cancel_requested = event.reason
@@ -421,10 +420,7 @@ class WorkflowRun:
         known = self._patches.get(name)
         if known is not None:
             return known
-        if self._recorded is None:
-            answer = True
-        else:
-            answer = PatchMarked(name) in self._recorded
+        answer = self._recorded is None or PatchMarked(name) in self._recorded
         if answer:
             self._made.append(PatchMarked(name))
         self._patches[name] = answer
@@ -575,7 +571,7 @@ def _left_the_code(error: BaseException) -> BaseException:
 
 def _user_line() -> str:
     """The first source line outside asyncio, anyio and Everlong, up from here."""
-    frame: FrameType | None = sys._getframe(2)
+    frame: FrameType | None = calling_frame(2)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not module.startswith(("asyncio", "anyio", "everlong.", "contextlib")):
@@ -585,15 +581,15 @@ def _user_line() -> str:
 
 
 _FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {
-    RunStarted: WorkflowRun._feed_started,
-    ActivityCompleted: WorkflowRun._feed_completed,
-    ActivityFailed: WorkflowRun._feed_failed,
-    ActivityTimedOut: WorkflowRun._feed_timed_out,
-    ActivityLost: WorkflowRun._feed_lost,
-    TimerFired: WorkflowRun._feed_timer,
-    SignalReceived: WorkflowRun._feed_signal,
-    SignalRejected: WorkflowRun._feed_rejected,
-    CancelRequested: WorkflowRun._feed_cancel,
+    RunStarted: WorkflowRun.take_started,
+    ActivityCompleted: WorkflowRun.take_completed,
+    ActivityFailed: WorkflowRun.take_failed,
+    ActivityTimedOut: WorkflowRun.take_timed_out,
+    ActivityLost: WorkflowRun.take_lost,
+    TimerFired: WorkflowRun.take_timer,
+    SignalReceived: WorkflowRun.take_signal,
+    SignalRejected: WorkflowRun.take_rejected,
+    CancelRequested: WorkflowRun.take_cancel,
 }
 
 

@@ -6,12 +6,11 @@ and its row are one transaction. From any other process it is left in the store 
 
 import asyncio
 import platform
-import secrets
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, overload
 from urllib.parse import unquote, urlsplit
 
 from everlong import registry
@@ -232,7 +231,7 @@ class Client:
                 "allow_failed" (a new one unless the last one completed).
             run_timeout, execution_timeout: seconds (or timedelta) after which the run, or the whole
                 execution over all its runs, is closed as timed out.
-            request_id: repeating a start with the same id and request id returns the same execution.
+            request_id: a start repeated with the same id and request id gives the same execution.
 
         Raises:
             InvalidArguments: the arguments do not fit the signature.
@@ -244,7 +243,9 @@ class Client:
         started = RunStarted(
             workflow=name,
             arguments=arguments,
-            workflow_id=_checked_id(id) if id is not None else f"{name}-{secrets.token_hex(8)}",
+            workflow_id=_checked_id(id)
+            if id is not None
+            else f"{name}-{self.engine.random.getrandbits(64):016x}",
             seed=self.engine.random.getrandbits(60),
             code="" if definition is None else definition.digest,
             python=_PYTHON,
@@ -390,16 +391,20 @@ class Client:
 
     # ---------------------------------------------------------------------- workers of this process
 
+    def _workers(self) -> Sequence[LocalWorker]:
+        """The engine knows its hosts by less than a client uses of them."""
+        return cast(Sequence[LocalWorker], self.engine.hosts)
+
     def _hosting(self, kind: str) -> Any:
-        for host in self.engine.hosts:
-            if host.hosts(kind):  # type: ignore[attr-defined]
+        for host in self._workers():
+            if host.hosts(kind):
                 return host
         return None
 
     def owner_of(self, target: Target) -> tuple[Any, Any] | None:
         """Not public: the worker of this process that has the execution in hand, and its run."""
-        for host in self.engine.hosts:
-            run = host.owned_run(target.namespace, target.workflow_id, target.execution_id)  # type: ignore[attr-defined]
+        for host in self._workers():
+            run: Any = host.owned_run(target.namespace, target.workflow_id, target.execution_id)
             if run is not None:
                 return host, run
         return None

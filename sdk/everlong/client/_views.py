@@ -3,14 +3,18 @@
 Payloads are decoded to plain data here, without any user's types, so that every process can look.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from everlong.exceptions import EverlongError
 from everlong_engine import (
+    ActivityCancelRequested,
+    ActivityCompleted,
+    ActivityFailed,
     ActivityOptions,
     ActivityScheduled,
+    ActivityTimedOut,
     AttemptRow,
     AttemptState,
     Failure,
@@ -218,21 +222,72 @@ def _pending(
 
 
 def view_history(history: list[Recorded], attempts: list[AttemptRow]) -> list[HistoryEvent]:
-    by_activity: dict[int, list[Attempt]] = {}
+    by_activity: dict[int, dict[int, Attempt]] = {}
     for row in attempts:
-        by_activity.setdefault(row.activity_id, []).append(_attempt(row))
+        by_activity.setdefault(row.activity_id, {})[row.attempt] = _attempt(row)
+    for one in history:
+        _end_last_attempt(by_activity, one)
     return [
         HistoryEvent(
             seq=one.seq,
             at=instant(one.at_us),
             kind=type(one.event).__name__,
             fields=_fields(one.event),
-            attempts=tuple(by_activity.get(one.event.activity_id, ()))
+            attempts=tuple(by_activity.get(one.event.activity_id, {}).values())
             if isinstance(one.event, ActivityScheduled)
             else (),
         )
         for one in history
     ]
+
+
+def _end_last_attempt(by_activity: dict[int, dict[int, Attempt]], recorded: Recorded) -> None:
+    """How the last attempt ended is in no row of its own: it is the event that the code was fed."""
+    event, at = recorded.event, instant(recorded.at_us)
+    match event:
+        case ActivityScheduled() if event.began:
+            # A first attempt has a row only once it has failed, or has left details behind.
+            by_activity.setdefault(event.activity_id, {}).setdefault(1, _under_way(at))
+        case ActivityCompleted() | ActivityCancelRequested():
+            known = by_activity.get(event.activity_id, {})
+            for number in [number for number, one in known.items() if one.state == _STARTED]:
+                del known[number]
+        case ActivityFailed() | ActivityTimedOut():
+            known = by_activity.get(event.activity_id, {})
+            last = known.get(event.attempts)
+            if last is not None and last.state == _STARTED:
+                known[event.attempts] = replace(last, ended_at=at, **_how_it_ended(event))
+        case _:
+            pass
+
+
+def _how_it_ended(event: ActivityFailed | ActivityTimedOut) -> dict[str, str]:
+    if isinstance(event, ActivityTimedOut):
+        return {"state": "timed_out", "error": f"it exceeded its {event.timeout} timeout"}
+    failure = event.failure
+    return {
+        "state": "failed",
+        "error_type": failure.type,
+        "error": failure.message,
+        "traceback": failure.traceback,
+    }
+
+
+_STARTED = AttemptState.STARTED.name.lower()
+
+
+def _under_way(started_at: datetime) -> Attempt:
+    return Attempt(
+        number=1,
+        state=_STARTED,
+        started_at=started_at,
+        ended_at=None,
+        next_at=None,
+        error_type="",
+        error="",
+        traceback="",
+        worker="",
+    )
 
 
 def _attempt(row: AttemptRow) -> Attempt:

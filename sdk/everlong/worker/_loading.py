@@ -117,7 +117,7 @@ class RunLoader:
     # ---------------------------------------------------------------------------- successors
 
     def follow(self, run: OwnedRun, leftovers: list[Incoming]) -> None:
-        """A run has begun anew: its successor lies in the store, as ours. Load it like any other."""
+        """A run has begun anew: its successor lies in the store, as ours; load it like any."""
         placeholder = OwnedRun(
             run.shard,
             b"",

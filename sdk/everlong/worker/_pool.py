@@ -7,7 +7,7 @@ the same encoding as everywhere. Heartbeats come back through a pipe of their ow
 import asyncio
 from concurrent.futures import Future, ProcessPoolExecutor
 from importlib import import_module
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from typing import Any, Protocol
 
 from everlong._context import activity_context
@@ -74,10 +74,14 @@ def _call(
         activity_context.reset(token)
 
 
+class _Pipe(Protocol):
+    def send_bytes(self, buf: bytes, /) -> None: ...
+
+
 class _Beats:
     """The activity's context in the pool's process."""
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, pipe: _Pipe) -> None:
         self._pipe = pipe
         self.of: ActivityInfo | None = None
 

@@ -168,7 +168,7 @@ class Worker:
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
 
     async def stop(self) -> None:
-        """Finish or hand back: running activities get `stop_timeout`, then every run is released."""
+        """Finish or hand back: activities get `stop_timeout`, then every run is released."""
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
