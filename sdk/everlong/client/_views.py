@@ -247,7 +247,7 @@ def _end_last_attempt(by_activity: dict[int, dict[int, Attempt]], recorded: Reco
     match event:
         case ActivityScheduled() if event.began:
             # A first attempt has a row only once it has failed, or has left details behind.
-            by_activity.setdefault(event.activity_id, {}).setdefault(1, _under_way(at))
+            by_activity.setdefault(event.activity_id, {1: _under_way(at)})
         case ActivityCompleted() | ActivityCancelRequested():
             known = by_activity.get(event.activity_id, {})
             for number in [number for number, one in known.items() if one.state == _STARTED]:
@@ -261,7 +261,7 @@ def _end_last_attempt(by_activity: dict[int, dict[int, Attempt]], recorded: Reco
             pass
 
 
-def _how_it_ended(event: ActivityFailed | ActivityTimedOut) -> dict[str, str]:
+def _how_it_ended(event: ActivityFailed | ActivityTimedOut) -> dict[str, Any]:
     if isinstance(event, ActivityTimedOut):
         return {"state": "timed_out", "error": f"it exceeded its {event.timeout} timeout"}
     failure = event.failure

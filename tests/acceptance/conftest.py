@@ -1,0 +1,31 @@
+"""Every acceptance test declares its own workflows; a worker hosts those of its test only."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlong import registry
+
+
+@pytest.fixture(autouse=True)
+def only_this_tests_definitions() -> Iterator[None]:
+    """Definitions go by name, and so many tests have no use for so many names."""
+    tables: tuple[dict[str, Any], ...] = (
+        registry.workflows,
+        registry.activities,
+        registry.signals,
+    )
+    kept = [dict(table) for table in tables]
+    registry.workflows.clear()
+    registry.activities.clear()
+    yield
+    for table, before in zip(tables, kept, strict=True):
+        table.clear()
+        table.update(before)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "everlong.db"

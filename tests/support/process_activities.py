@@ -1,0 +1,32 @@
+"""Activities for a pool of processes: those must be importable by name in a fresh interpreter."""
+
+import os
+import time
+
+from everlong import ActivityInfo, ApplicationError, activity, heartbeat, info
+
+
+@activity(process=True)
+def pid_of_pool() -> int:
+    return os.getpid()
+
+
+@activity(process=True)
+def unstorable_in_pool() -> object:
+    return object()
+
+
+@activity(process=True)
+def declined_in_pool(reason: str) -> None:
+    raise ApplicationError(reason, details={"pid": os.getpid()}, retryable=False)
+
+
+@activity(process=True)
+def counts_in_pool() -> list[object]:
+    """Leaves a detail behind and fails once."""
+    attempt = info(ActivityInfo)
+    heartbeat("reached 7")
+    if attempt.attempt == 1:
+        time.sleep(0.1)  # tidy: waits because the beat must arrive before the failure
+        raise RuntimeError("first attempt")
+    return [attempt.attempt, attempt.heartbeat_details, attempt.idempotency_key]
