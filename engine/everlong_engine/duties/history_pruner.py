@@ -6,7 +6,6 @@ that is still open is stepped over and holds nobody up.
 
 import asyncio
 import logging
-import sqlite3
 from typing import Final
 
 from everlong_engine.model.clock import Clock
@@ -54,7 +53,7 @@ class HistoryPruner:
         while True:
             try:
                 await self.run_once()
-            except (StoreError, sqlite3.Error) as error:
+            except StoreError as error:
                 logger.warning("cannot prune closed runs now: %s", error)
             at_start = self._cursor == _START
             await asyncio.sleep(_ROUND_S if at_start else _SWEEP_S)

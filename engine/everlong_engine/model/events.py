@@ -200,7 +200,8 @@ class RunCancelled:
 
 @dataclass(frozen=True, slots=True)
 class RunContinuedAsNew:
-    """`checkpoints` tells which call of `checkpoint` did it, so that replay repeats just that."""
+    """`checkpoints` tells which call of `checkpoint` did it, so that replay repeats just that one;
+    0 is `continue_as_new`."""
 
     arguments: bytes
     carried: Carried

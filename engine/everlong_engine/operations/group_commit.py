@@ -6,23 +6,19 @@ turn of the event loop: nothing waits for company.
 
 When a group fails, nothing of it was stored. It is tried once more, then each write alone, so that
 a bad one fails nobody else. A full disk is an answer (StoreFull), not a reason to stop. A failed
-sync or a damaged file is: nothing is acknowledged any more, and the process must let go of the file.
+sync or a damaged file is: nothing is acknowledged any more, and the process lets go of the file.
 """
 
 import asyncio
 import logging
-import sqlite3
 from collections import deque
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull
+from everlong_engine.model.errors import StoreError
 from everlong_engine.model.limits import GROUP_APPENDS_MAX
-from everlong_engine.model.writes import Append, AppendResult, Refusal, Write, WriteResult
-from everlong_engine.store.interface import Store
-from everlong_engine.store.sqlite.connection import is_fatal, store_error
-from everlong_engine.store.sqlite.group import ConsumedElsewhere
+from everlong_engine.model.writes import AppendResult, Refusal, Write, WriteResult
+from everlong_engine.store.interface import MailGone, Store, Trouble
 
 __all__ = ["GroupCommit", "OnResult"]
 
@@ -42,9 +38,11 @@ class GroupCommit:
         self._scheduled = False
         self._idle: asyncio.Event = asyncio.Event()
         self._idle.set()
+        self._repeating: asyncio.Task[None] | None = None
         self.failed: StoreError | None = None
         """Set for good when the store can no longer be trusted."""
         self.on_failed: Callable[[StoreError], None] | None = None
+        store.on_fatal = self._stop
 
     def add(self, write: Write, on_result: OnResult) -> None:
         """Queue a write. `on_result` is called on the event loop once it is stored or refused."""
@@ -96,80 +94,80 @@ class GroupCommit:
         future.add_done_callback(lambda done: self._settle(group, done))
 
     def _settle(self, group: list[_Entry], done: "asyncio.Future[list[WriteResult]]") -> None:
-        self._busy = False
         error = done.exception()
-        if error is None:
-            # The next group goes before this one's results are handed out: the disk stays busy.
-            results = done.result()
-            self._flush()
-            for (_, on_result), result in zip(group, results, strict=True):
-                on_result(result)
-        elif is_fatal(error):
-            self._stop(group, error)
-        else:
-            self._busy = True
-            task = asyncio.get_running_loop().create_task(self._repeat(group, error))
-            self._repeating = task
+        if error is not None:
+            # Still busy: what came meanwhile goes behind the repetition.
+            self._repeating = asyncio.get_running_loop().create_task(self._repeat(group, error))
+            return
+        self._busy = False
+        # The next group goes before this one's results are handed out: the disk stays busy. It was
+        # stored whatever has become of the store since.
+        self._flush()
+        _hand_out(group, done.result())
 
     async def _repeat(self, group: list[_Entry], error: BaseException) -> None:
         """The whole group again, then each alone."""
         try:
-            if not _is_full(error):
+            trouble, answer = self._judge(error)
+            if trouble in (Trouble.REPEAT, Trouble.BUSY):
                 logger.warning("a group commit failed (%s); trying again", error)
                 try:
                     results = await self._store.submit([write for write, _ in group])
-                except (sqlite3.Error, ConsumedElsewhere) as again:
-                    error = again
+                except Exception as again:
+                    trouble, answer = self._judge(again)
                 else:
-                    self._hand_out(group, results)
+                    _hand_out(group, results)
                     return
-            for entry in group:
-                await self._alone(entry)
+            if trouble in (Trouble.FATAL, Trouble.BUSY):
+                _hand_out(group, [answer] * len(group))
+                return
+            for write, on_result in group:
+                _hand_out([(write, on_result)], [await self._alone(write)])
         finally:
             self._busy = False
             self._flush()
 
-    async def _alone(self, entry: _Entry) -> None:
-        write, on_result = entry
+    async def _alone(self, write: Write) -> WriteResult | StoreError:
         if self.failed is not None:
-            on_result(self.failed)
-            return
+            return self.failed
         try:
-            results = await self._store.submit([write])
-        except ConsumedElsewhere:
-            assert isinstance(write, Append), "only an append consumes mail"
-            on_result(AppendResult(Refusal.CONFLICT))
-        except sqlite3.Error as error:
-            if is_fatal(error):
-                self._stop([entry], error)
-            else:
-                on_result(self._as_store_error(error))
-        else:
-            on_result(results[0])
+            return (await self._store.submit([write]))[0]
+        except MailGone:
+            return AppendResult(Refusal.CONFLICT)
+        except Exception as error:
+            trouble, answer = self._judge(error)
+            if trouble is Trouble.REPEAT:
+                logger.error("a write was not stored: %s", answer, exc_info=error)
+            return answer
 
-    def _hand_out(self, group: Sequence[_Entry], results: Sequence[WriteResult]) -> None:
-        for (_, on_result), result in zip(group, results, strict=True):
-            on_result(result)
+    def _judge(self, error: BaseException) -> tuple[Trouble, StoreError]:
+        """What a failure means; a fatal one ends it all."""
+        if self.failed is not None:
+            return Trouble.FATAL, self.failed
+        trouble, answer = self._store.classify(error)
+        if trouble is Trouble.FATAL:
+            self._stop(answer)
+        return trouble, answer
 
-    def _stop(self, group: Sequence[_Entry], error: BaseException) -> None:
-        """Nothing is acknowledged from here on."""
-        failed = self.failed = self._as_store_error(error)
+    def _stop(self, failed: StoreError) -> None:
+        """Nothing that is not stored already is acknowledged from here on."""
+        if self.failed is not None:
+            return
+        self.failed = failed
         logger.critical("the store failed and is let go: %s", failed)
-        waiting = [*group, *self._queue]
+        waiting = list(self._queue)
         self._queue.clear()
-        self._idle.set()
-        for _, on_result in waiting:
-            on_result(failed)
+        _hand_out(waiting, [failed] * len(waiting))
         if self.on_failed is not None:
             self.on_failed(failed)
 
-    def _as_store_error(self, error: BaseException) -> StoreError:
-        if isinstance(error, sqlite3.Error):
-            return store_error(error, Path(self._store.path))
-        return StoreFailed(path=self._store.path, reason=repr(error))
 
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, StoreFull) or (
-        getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
-    )
+def _hand_out(group: Sequence[_Entry], results: Iterable[WriteResult | StoreError]) -> None:
+    """Each its own result; one receiver that fails keeps nobody else from theirs."""
+    for (write, on_result), result in zip(group, results, strict=True):
+        try:
+            on_result(result)
+        except Exception as error:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"the receiver of a {type(write).__name__} failed", "exception": error}
+            )

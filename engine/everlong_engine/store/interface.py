@@ -3,18 +3,45 @@
 Split by family of verbs. A group of writes is one transaction; a claim is another; reads take none
 of the writer's time. Every implementation passes `tests/store/`, and the same operations through
 each give the same answers.
+
+Only `submit` lets the database's own exceptions out, for `classify` to judge: what failed is then
+decided by whoever knows the group. Everything else raises StoreError.
 """
 
 from asyncio import Future
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
+from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
 from everlong_engine.model.writes import Target, Write, WriteResult
 
-__all__ = ["Problem", "Question", "RunFilter", "Store", "StoreInfo", "Wants"]
+__all__ = [
+    "MailGone",
+    "Problem",
+    "Question",
+    "RunFilter",
+    "Store",
+    "StoreInfo",
+    "Trouble",
+    "Wants",
+]
+
+
+class Trouble(Enum):
+    """What a failed group means for its members. Nothing of it was stored."""
+
+    REPEAT = "one of them may be to blame: each goes alone"
+    BUSY = "another process kept the store locked: going alone would only wait longer"
+    FULL = "there is no room: a smaller write may still fit"
+    FATAL = "the store can no longer be trusted: acknowledge nothing, let go of it"
+
+
+class MailGone(Exception):
+    """An append consumes mail that is not there: its group is void, its members go alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +90,33 @@ class StoreInfo:
 
 
 class Writes(Protocol):
+    on_fatal: Callable[[StoreError], None] | None
+    """Called when any other write meets a FATAL trouble: `submit` is not the only one."""
+
     def submit(self, writes: Sequence[Write]) -> "Future[list[WriteResult]]":
-        """Apply a group in one transaction. The future fails when the whole group did."""
+        """Apply a group in one transaction. The future fails when the whole group did: with
+        MailGone, or with something for `classify`."""
         ...
+
+    def classify(self, error: BaseException) -> tuple[Trouble, StoreError]:
+        """What a failure of `submit` means, and the error to answer with."""
+        ...
+
+    async def forget_question(self, question_id: bytes) -> None: ...
 
 
 class Ownership(Protocol):
+    @property
+    def owned(self) -> bool:
+        """Whether this process is the engine of this store."""
+        ...
+
     def acquire(self) -> None:
         """Become the engine of this store. Raises StoreOwned."""
+        ...
+
+    async def abandon(self) -> None:
+        """Stop being it: the last worker has left."""
         ...
 
     async def register(self, worker: WorkerRow, queue: str) -> None: ...
@@ -83,7 +129,9 @@ class Ownership(Protocol):
 
     async def resume_blocked(self, types: Sequence[str], now_us: int) -> None: ...
 
-    async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]: ...
+    async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
+        """Take up to `limit` runs that are due, the longest due first."""
+        ...
 
     async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None: ...
 
@@ -135,5 +183,7 @@ class Upkeep(Protocol):
 class Store(Writes, Ownership, Reads, Upkeep, Protocol):
     """All of it."""
 
-    shards: int
-    path: str
+    @property
+    def shards(self) -> int: ...
+    @property
+    def path(self) -> str: ...

@@ -8,16 +8,26 @@ raise. Plain synchronous code in `finally` may run; nothing durable does.
 """
 
 import logging
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from everlong._replay import asyncio_adapter
-from everlong._replay.loop import WorkflowLoop, WorkflowTask
+from everlong._replay.loop import Discarded, WorkflowLoop, WorkflowTask
 
 __all__ = ["discard"]
 
 logger = logging.getLogger("everlong")
 
 _TRIES: Final = 100
+
+
+class _Gone:
+    """Stands where the run of a discarded loop was."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise Discarded
+
+
+_GONE: Final[Any] = _Gone()
 
 
 def discard(loop: WorkflowLoop) -> None:
@@ -36,6 +46,7 @@ def discard(loop: WorkflowLoop) -> None:
     # Cut the cycles between loop, tasks and callbacks: nothing is left to the garbage collector.
     loop.ready.clear()
     loop.tasks.clear()
+    loop.everlong_run = _GONE
 
 
 def _close_frames(task: WorkflowTask[Any]) -> None:
