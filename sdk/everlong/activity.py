@@ -7,7 +7,6 @@ anywhere else it just runs, so that it can be tested without an engine.
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
@@ -84,7 +83,7 @@ class Activity(Generic[P, R]):
         changed = _options(
             retry, timeout, schedule_to_close, schedule_to_start, heartbeat_timeout, at_most_once
         )
-        return Activity(self.function, self.definition, replace(self._options, **changed))
+        return Activity(self.function, self.definition, self._options.changed(changed))
 
     def __repr__(self) -> str:
         return f"<activity {self.definition.name}>"
@@ -206,16 +205,15 @@ def activity(
         return _define(
             function,
             name=name,
-            options=replace(
-                ActivityOptions(),
-                **_options(
+            options=ActivityOptions().changed(
+                _options(
                     retry,
                     timeout,
                     schedule_to_close,
                     schedule_to_start,
                     heartbeat_timeout,
                     at_most_once,
-                ),
+                )
             ),
             raises=tuple(raises),
             process=process,

@@ -6,9 +6,9 @@ activity, so that a policy in force survives a restart with other code. Duration
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 __all__ = ["ActivityOptions", "IfClosed", "IfOpen", "Retry", "seconds_us"]
 
@@ -98,17 +98,23 @@ class ActivityOptions:
 
     def to_wire(self) -> list[Any] | None:
         """None for the defaults of version 1: most activities record nothing here."""
-        if self == _DEFAULT:
+        if self is _DEFAULT or self == _DEFAULT:
             return None
         return [getattr(self, name) for name in self.__slots__]
 
     @classmethod
-    def from_wire(cls, wire: list[Any] | None) -> Self:
+    def from_wire(cls, wire: list[Any] | None) -> "ActivityOptions":
         if wire is None:
-            return cls()
+            return _DEFAULT
         values = list(wire)
         values[5] = tuple(values[5])
         return cls(*values)
+
+
+    def changed(self, changes: dict[str, Any]) -> "ActivityOptions":
+        """With some fields replaced; the defaults stay one object, which is recognised at once."""
+        made = replace(self, **changes)
+        return _DEFAULT if made == _DEFAULT else made
 
 
 _DEFAULT = ActivityOptions()
