@@ -1,8 +1,9 @@
 """Typed channels of a workflow, declared once at module level: signals in, queries out."""
 
+import builtins
 from collections.abc import AsyncIterator, Callable
 from types import CodeType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from everlong import registry
 from everlong._context import QueryHandler, current_run
@@ -12,6 +13,7 @@ from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments
 __all__ = ["Query", "Signal"]
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -36,7 +38,12 @@ class Signal(Generic[T]):
         DefinitionError: the name is taken by a signal of another type, or the type is unsupported.
     """
 
-    def __init__(self, name: str, type: type[T] | Any = Any) -> None:
+    # Two forms: a hint such as `int | None` is no class, and from it no checker can tell T.
+    @overload
+    def __init__(self, name: str, type: builtins.type[T]) -> None: ...
+    @overload
+    def __init__(self: "Signal[Any]", name: str, type: Any = Any) -> None: ...
+    def __init__(self, name: str, type: Any = Any) -> None:
         if not name:
             raise DefinitionError('a Signal needs a name: Signal("approve", Verdict)')
         known = registry.signals.get(name)
@@ -63,7 +70,7 @@ class Signal(Generic[T]):
         return f"Signal({self.name!r})"
 
 
-class Query(Generic[T]):
+class Query(Generic[T_co]):
     """A question that a workflow answers from its state, without leaving a trace.
 
     The handler is a plain function that only looks: it may not await, wait or decide. It answers
@@ -82,7 +89,11 @@ class Query(Generic[T]):
         type: a type hint for its answers.
     """
 
-    def __init__(self, name: str, type: type[T] | Any = Any) -> None:
+    @overload
+    def __init__(self, name: str, type: builtins.type[T_co]) -> None: ...
+    @overload
+    def __init__(self: "Query[Any]", name: str, type: Any = Any) -> None: ...
+    def __init__(self, name: str, type: Any = Any) -> None:
         if not name:
             raise DefinitionError('a Query needs a name: Query("status", str)')
         self.name = name

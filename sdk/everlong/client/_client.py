@@ -313,9 +313,15 @@ class Client:
         except (WorkflowNotFound, WorkflowClosed):
             return
 
-    async def run(self, workflow: "Workflow[P, R]", /, *args: P.args, **kwargs: P.kwargs) -> R:
+    @overload
+    async def run(self, workflow: "Workflow[P, R]", /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def run(
+        self, workflow: "Workflow[..., R]", /, *args: Any, id: str, **kwargs: Any
+    ) -> R: ...
+    async def run(self, workflow: Any, /, *args: Any, **kwargs: Any) -> Any:
         """`start` and `result` in one. Options such as `id=` are those of `start`."""
-        handle: WorkflowHandle[R] = await self.start(workflow, *args, **kwargs)
+        handle: WorkflowHandle[Any] = await self.start(workflow, *args, **kwargs)
         return await handle.result()
 
     def _definition(self, workflow: Any) -> tuple[WorkflowDefinition | None, str]:
@@ -330,9 +336,13 @@ class Client:
 
     # ---------------------------------------------------------------------------- finding, listing
 
+    @overload
+    def get_handle(self, workflow_id: str) -> WorkflowHandle[Any]: ...
+    @overload
+    def get_handle(self, workflow_id: str, workflow: "Workflow[..., R]") -> WorkflowHandle[R]: ...
     def get_handle(
-        self, workflow_id: str, workflow: "Workflow[..., R] | None" = None
-    ) -> WorkflowHandle[R]:
+        self, workflow_id: str, workflow: "Workflow[..., Any] | None" = None
+    ) -> WorkflowHandle[Any]:
         """A handle by workflow id. Give the workflow to have its result rebuilt by its types."""
         definition = None if workflow is None else workflow.definition
         return WorkflowHandle(self, workflow_id, definition=definition)

@@ -1,0 +1,63 @@
+"""Users' code, as a type checker sees it: what is inferred without a single annotation.
+
+`make check` is the test; running it only shows that it also is a program.
+"""
+
+from pathlib import Path
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+from everlong import Client, Query, Signal, Worker, WorkflowHandle, activity, workflow
+
+
+class Verdict(BaseModel):
+    ok: bool
+
+
+verdict = Signal("typed-verdict", Verdict)
+status = Query("typed-status", str)
+anything = Signal("typed-anything")
+maybe = Signal("typed-maybe", int | None)
+
+
+@activity
+async def double(number: int) -> int:
+    return 2 * number
+
+
+@workflow
+async def typed(number: int) -> str:
+    @status.handler
+    def _() -> str:
+        return "waiting"
+
+    answer = await verdict.receive()
+    assert_type(answer, Verdict)
+    doubled = await double(number)
+    assert_type(doubled, int)
+    return f"{doubled} {answer.ok}"
+
+
+@workflow
+async def simple(number: int) -> int:
+    return number + 1
+
+
+async def test_types_are_inferred_from_plain_functions(tmp_path: Path) -> None:
+    assert_type(verdict, Signal[Verdict])
+    assert_type(status, Query[str])
+    assert_type(anything, Signal[Any])
+    assert_type(maybe, Signal[Any])
+    async with Client.connect(tmp_path / "typed.db") as client, Worker(client):
+        handle = await client.start(typed, 1, id="typed")
+        assert_type(handle, WorkflowHandle[str])
+        assert_type(await handle.query(status), str)
+        await handle.signal(verdict, Verdict(ok=True))
+        assert_type(await handle.result(), str)
+        assert_type(client.get_handle("typed"), WorkflowHandle[Any])
+        assert_type(client.get_handle("typed", typed), WorkflowHandle[str])
+        assert_type(await client.run(simple, 2), int)
+        assert_type(await client.run(simple, 2, id="simple"), int)
+        anything_goes: object = await handle.query(status)  # As in print(await …).
+        assert anything_goes
