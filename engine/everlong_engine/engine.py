@@ -22,7 +22,7 @@ from everlong_engine.model.ids import IdSource, shard_of
 from everlong_engine.model.runs import MailRow, NewRun
 from everlong_engine.model.writes import Target
 from everlong_engine.operations.group_commit import GroupCommit
-from everlong_engine.store.interface import Question
+from everlong_engine.store.interface import Question, Store
 from everlong_engine.store.sqlite.store import SqliteStore
 
 __all__ = ["Engine", "LocalHost"]
@@ -47,6 +47,10 @@ class LocalHost(Protocol):
         """An execution was closed from outside: drop its run."""
         ...
 
+    def store_failed(self, error: StoreError) -> None:
+        """The store can no longer be trusted: drop everything, acknowledge nothing."""
+        ...
+
 
 _engines: Final[dict[tuple[int, str], "Engine"]] = {}
 
@@ -54,18 +58,20 @@ _engines: Final[dict[tuple[int, str], "Engine"]] = {}
 class Engine:
     """Everything that clients and workers of one process share about one store."""
 
-    def __init__(self, store: SqliteStore, clock: Clock, random: Random) -> None:
-        self.store = store
+    def __init__(self, store: Store, clock: Clock, random: Random) -> None:
+        self.store: Store = store
         self.clock = clock
         self.random = random
         self.ids = IdSource(random)
         self.commits = GroupCommit(store)
+        self.commits.on_failed = self._store_failed
         self.hosts: list[LocalHost] = []
         self._watcher = InboxWatcher(self)
         self._pruner: HistoryPruner | None = None
         self._waiters: dict[bytes, list[asyncio.Future[tuple[bytes, Closing]]]] = {}
         self._users = 0
         self._key: tuple[int, str] | None = None
+        self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._append_base = random.getrandbits(38) << 24
         self._append_count = 0
 
@@ -80,8 +86,7 @@ class Engine:
         Raises:
             StoreError: see `SqliteStore.open`.
         """
-        # Keyed by process as well: a forked child must not use its parent's connections.
-        key = (os.getpid(), str(path.absolute().resolve()))
+        key = _key(path)
         engine = _engines.get(key)
         if engine is None:
             store = await SqliteStore.open(path, durability=durability, create=create)
@@ -90,7 +95,6 @@ class Engine:
             if engine is None:
                 engine = _engines[key] = cls(store, SystemClock(), Random())
                 engine._key = key
-                engine._loop = asyncio.get_running_loop()
             else:
                 await store.close()
         if engine._loop is not asyncio.get_running_loop():
@@ -103,8 +107,6 @@ class Engine:
         if retention_us is not None and engine._pruner is None:
             engine._pruner = HistoryPruner(engine.store, engine.clock, retention_us)
         return engine
-
-    _loop: asyncio.AbstractEventLoop
 
     async def close(self) -> None:
         """Leave; the last one closes the store, after everything queued is stored."""
@@ -131,19 +133,36 @@ class Engine:
         """A worker begins. Raises StoreOwned when another process has the file."""
         self.store.acquire()
         self.hosts.append(host)
+        self._begin_duties()
+
+    async def detach(self, host: LocalHost) -> None:
+        """A worker has ended; with the last one the file is free for another process.
+
+        The watcher goes on: clients of this process may be waiting for that other one.
+        """
+        self.hosts.remove(host)
+        if self.hosts:
+            return
+        if self._pruner is not None:
+            await self._pruner.stop()
+        await self.commits.drain()
+        if self.hosts:  # Another worker has come meanwhile.
+            self._begin_duties()
+        else:
+            await self.store.abandon()
+
+    def _begin_duties(self) -> None:
         self._watcher.start()
         if self._pruner is not None:
             self._pruner.start()
 
-    async def detach(self, host: LocalHost) -> None:
-        """A worker has ended; with the last one the file is free for another process."""
-        self.hosts.remove(host)
-        if not self.hosts:
-            if self._pruner is not None:
-                await self._pruner.stop()
-            await self._watcher.stop()
-            await self.commits.drain()
-            self.store.abandon()
+    def _store_failed(self, error: StoreError) -> None:
+        for host in list(self.hosts):
+            host.store_failed(error)
+        for waiters in list(self._waiters.values()):
+            for waiter in list(waiters):
+                if not waiter.done():
+                    waiter.set_exception(error)
 
     def wake_hosts(self) -> None:
         for host in self.hosts:
@@ -216,3 +235,8 @@ class Engine:
     def changed(self) -> "asyncio.Future[None]":
         """Resolves when another process has committed something."""
         return self._watcher.changed()
+
+
+def _key(path: Path) -> tuple[int, str]:
+    """By process as well: a forked child must not use its parent's connections."""
+    return os.getpid(), str(path.absolute().resolve())

@@ -7,9 +7,10 @@ does. What it brings is a hint: mail is consumed by its exact position, never by
 
 import asyncio
 import logging
-import sqlite3
+from collections.abc import Sequence
 from typing import Final, Protocol
 
+from everlong_engine.model.errors import EverlongError
 from everlong_engine.model.runs import MailRow
 from everlong_engine.store.interface import Question, Store
 
@@ -35,19 +36,20 @@ class Watched(Protocol):
     @property
     def store(self) -> Store: ...
     @property
-    def hosts(self) -> "list[Host]": ...
+    def hosts(self) -> Sequence[Host]: ...
 
 
 class InboxWatcher:
     """Polls while somebody is interested: a worker, or a client that waits for another process."""
 
-    def __init__(self, engine: "Watched") -> None:
+    def __init__(self, engine: Watched) -> None:
         self._engine = engine
         self._task: asyncio.Task[None] | None = None
         self._position = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._asked: set[bytes] = set()
         self._nudge = asyncio.Event()
+        self._behind = False
 
     def start(self) -> None:
         if self._task is None or self._task.done():
@@ -56,9 +58,9 @@ class InboxWatcher:
     async def stop(self) -> None:
         if self._task is None:
             return
-        self._task.cancel()
-        await asyncio.wait([self._task])
-        self._task = None
+        task, self._task = self._task, None
+        task.cancel()
+        await asyncio.wait([task])
         for future in self._waiting:
             future.cancel()
 
@@ -76,10 +78,7 @@ class InboxWatcher:
     async def _watch(self) -> None:
         pause = _BUSY_S
         while True:
-            if await self._look():
-                pause = _BUSY_S
-            else:
-                pause = min(pause * 1.2, _IDLE_S)
+            pause = _BUSY_S if await self._look() else min(pause * 1.2, _IDLE_S)
             await self._pause(pause)
 
     async def _pause(self, pause_s: float) -> None:
@@ -93,12 +92,14 @@ class InboxWatcher:
 
     async def _look(self) -> bool:
         try:
-            if not self._engine.store.changed():
+            if not (self._engine.store.changed() or self._behind):
                 return False
             self._hand_out_mail()
             if self._engine.hosts:
                 await self._hand_out_questions()
-        except sqlite3.Error as error:
+        except EverlongError as error:
+            # The change was seen, its mail perhaps not: look again without waiting for another one.
+            self._behind = True
             logger.warning("cannot look into the store: %s", error)
             return False
         waiting, self._waiting = self._waiting, []
@@ -115,9 +116,10 @@ class InboxWatcher:
         unclaimed = False
         for mail in found:
             self._position = mail.position
-            if not any(host.deliver(mail) for host in hosts):
+            if not any(_deliver(host, mail) for host in hosts):
                 unclaimed = True
-        if unclaimed or len(found) == _MAIL_MAX:
+        self._behind = len(found) == _MAIL_MAX
+        if unclaimed:
             for host in hosts:
                 host.wake()
 
@@ -129,3 +131,12 @@ class InboxWatcher:
                 for host in self._engine.hosts[:1]:
                     host.ask(question)
         self._asked = current
+
+
+def _deliver(host: Host, mail: MailRow) -> bool:
+    """One message that a host cannot take must not keep the next ones from being seen."""
+    try:
+        return host.deliver(mail)
+    except Exception:
+        logger.exception("message %d could not be delivered; claiming its run anew", mail.position)
+        return False

@@ -190,7 +190,10 @@ def _build_continued(arguments: bytes, carried: Any, checkpoints: int) -> RunCon
 
 
 def _with_unread(kind: Callable[..., Event]) -> Callable[..., Event]:
-    return lambda value, unread=(): kind(value, tuple(unread))
+    def build(value: Any, unread: Iterable[str] = ()) -> Event:
+        return kind(value, tuple(unread))
+
+    return build
 
 
 def _builders() -> dict[type[Event], Callable[..., Event]]:

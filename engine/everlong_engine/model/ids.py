@@ -12,7 +12,7 @@ from typing import Protocol
 from uuid import UUID
 from zlib import crc32
 
-__all__ = ["IdSource", "id_from_text", "id_text", "shard_of"]
+__all__ = ["IdSource", "first_id_of", "id_from_text", "id_text", "shard_of"]
 
 _VERSION = 7 << 76
 _VARIANT = 2 << 62
@@ -47,6 +47,11 @@ class IdSource:
         tail = self._random.getrandbits(62)
         value = (self._millis << 80) | _VERSION | (self._counter << 64) | _VARIANT | tail
         return value.to_bytes(16, "big")
+
+
+def first_id_of(instant_us: int) -> bytes:
+    """No id that was minted at or after this instant is smaller, and none before it is greater."""
+    return (max(instant_us // 1000, 0) << 80).to_bytes(16, "big")
 
 
 def id_text(identifier: bytes) -> str:

@@ -28,6 +28,10 @@ def seconds_us(value: float | timedelta, name: str) -> int:
     return round(seconds * 1_000_000)
 
 
+def _is_collection(value: object) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """How a failed activity is tried again: exponential backoff with a cap and jitter.
@@ -67,7 +71,7 @@ class Retry:
             raise ValueError(f"Retry(jitter={self.jitter}): give a share from 0 to 1")
         seconds_us(self.delay, "Retry(delay)")
         seconds_us(self.delay_max, "Retry(delay_max)")
-        if isinstance(self.non_retryable, str) or not isinstance(self.non_retryable, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not _is_collection(self.non_retryable):
             raise TypeError("Retry(non_retryable): give a tuple of exception classes or names")
         object.__setattr__(self, "non_retryable", tuple(self.non_retryable))
 
@@ -109,7 +113,6 @@ class ActivityOptions:
         values = list(wire)
         values[5] = tuple(values[5])
         return cls(*values)
-
 
     def changed(self, changes: dict[str, Any]) -> "ActivityOptions":
         """With some fields replaced; the defaults stay one object, which is recognised at once."""

@@ -100,10 +100,12 @@ class GroupCommit:
             self._repeating = asyncio.get_running_loop().create_task(self._repeat(group, error))
             return
         self._busy = False
-        # The next group goes before this one's results are handed out: the disk stays busy. It was
-        # stored whatever has become of the store since.
+        # The next group goes before this one's results are handed out: the disk stays busy.
         self._flush()
-        _hand_out(group, done.result())
+        if self.failed is None:
+            _hand_out(group, done.result())
+        else:  # A sync has failed before this one: its success may mean nothing.
+            _hand_out(group, [self.failed] * len(group))
 
     async def _repeat(self, group: list[_Entry], error: BaseException) -> None:
         """The whole group again, then each alone."""

@@ -164,7 +164,6 @@ class Worker:
             self._make_runner,
         )
         self._keeper.on_room = self._wake.set
-        engine.commits.on_failed = self._store_failed
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
 
     async def stop(self) -> None:
@@ -191,8 +190,11 @@ class Worker:
         keeper.activities.close()
         await engine.detach(self)
 
-    async def run(self) -> None:
+    async def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
         """Serve until SIGTERM or SIGINT; the first ends in order, the second at once.
+
+        Args:
+            on_ready: called once it claims, and a signal would end it in order; for supervisors.
 
         Raises:
             StoreFailed: the disk can no longer be trusted; nothing was acknowledged since.
@@ -211,6 +213,8 @@ class Worker:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stop)
+            if on_ready is not None:
+                on_ready()
             waiting = loop.create_task(asked.wait())
             ends: list[asyncio.Future[Any]] = [waiting, self._failed]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -222,7 +226,8 @@ class Worker:
         if self._failed.done():
             self._failed.result()
 
-    def _store_failed(self, error: StoreError) -> None:
+    def store_failed(self, error: StoreError) -> None:
+        """Part of the engine's protocol."""
         if self._keeper is not None:
             self._keeper.abandon()
         if self._failed is not None and not self._failed.done():

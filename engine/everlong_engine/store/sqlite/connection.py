@@ -10,13 +10,15 @@ import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final, Self, TypeVar
 
 import aiosqlite
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull
+from everlong_engine.store.interface import Trouble
 
-__all__ = ["Durability", "Hop", "connect_reader", "connect_writer", "store_error"]
+__all__ = ["Durability", "Hop", "classify", "connect_reader", "connect_writer", "store_error"]
 
 T = TypeVar("T")
 
@@ -26,15 +28,17 @@ Durability = str
 _BUSY_TIMEOUT_S: Final = 10.0
 _WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
 _STATEMENTS_CACHED: Final = 256
-_STOPPING: Final = frozenset(
+_FATAL: Final = frozenset(
     {
         sqlite3.SQLITE_IOERR_FSYNC,
         sqlite3.SQLITE_IOERR_DIR_FSYNC,
         sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_CORRUPTFS,
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_NOTADB,
     }
 )
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 
 class Hop:
@@ -43,8 +47,11 @@ class Hop:
     def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
         self._connection = connection
         self._path = path
-        self._raw: sqlite3.Connection = connection._conn
-        self._queue = connection._tx
+        self._raw: sqlite3.Connection = connection._conn  # pyright: ignore[reportPrivateUsage]
+        queue: SimpleQueue[tuple[asyncio.Future[Any], Callable[[], object]]]
+        queue = connection._tx  # type: ignore[assignment]  # pyright: ignore[reportPrivateUsage, reportAssignmentType]
+        self._queue = queue
+        self._closed = False
 
     @classmethod
     async def open(cls, connect: Callable[[], sqlite3.Connection], path: Path) -> Self:
@@ -61,6 +68,9 @@ class Hop:
     def submit(self, work: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         """Run `work(connection)` on the thread; functions run one at a time, in order."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._closed:  # Its thread has ended: nobody would ever answer.
+            future.set_exception(StoreError(f"{self._path} is closed", path=str(self._path)))
+            return future
         self._queue.put_nowait((future, partial(work, self._raw)))
         return future
 
@@ -72,21 +82,33 @@ class Hop:
             raise store_error(error, self._path) from error
 
     async def close(self) -> None:
+        """After everything submitted before."""
+        self._closed = True
         await self._connection.close()
 
 
 def store_error(error: sqlite3.Error, path: Path) -> StoreError:
-    """What a SQLite error means here. `fatal` ones must stop the owner (see `is_fatal`)."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code == sqlite3.SQLITE_FULL:
-        return StoreFull(path=str(path))
-    return StoreFailed(path=str(path), reason=f"{getattr(error, 'sqlite_errorname', '')} {error}")
+    """What a SQLite error is to the engine."""
+    return classify(error, path)[1]
 
 
-def is_fatal(error: BaseException | None) -> bool:
-    """Whether nothing may be acknowledged any more: after a failed sync the kernel has dropped the
-    pages, and a second sync would report a success that never was."""
-    return getattr(error, "sqlite_errorcode", None) in _STOPPING
+def classify(error: BaseException, path: Path) -> tuple[Trouble, StoreError]:
+    """What a SQLite error means, by its extended code or the primary one in its lowest byte.
+
+    After a failed sync the kernel has dropped the pages, and a second sync would report a success
+    that never was: fatal, like a damaged file.
+    """
+    if isinstance(error, StoreError):
+        return Trouble.REPEAT, error
+    code: int = getattr(error, "sqlite_errorcode", -1)
+    primary = code & 0xFF
+    if primary == sqlite3.SQLITE_FULL:
+        return Trouble.FULL, StoreFull(path=str(path))
+    name: str = getattr(error, "sqlite_errorname", type(error).__name__)
+    failed = StoreFailed(path=str(path), reason=f"{name}: {error}")
+    if code in _FATAL or primary in _FATAL:
+        return Trouble.FATAL, failed
+    return Trouble.BUSY if primary in _BUSY else Trouble.REPEAT, failed
 
 
 def connect_writer(
@@ -126,4 +148,5 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         "cached_statements": _STATEMENTS_CACHED,
         "check_same_thread": False,
     }
-    return sqlite3.connect(uri, **options)
+    connection: sqlite3.Connection = sqlite3.connect(uri, **options)
+    return connection

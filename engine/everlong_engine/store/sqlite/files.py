@@ -26,6 +26,9 @@ __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "OwnerLock", "check_place", "prep
 APPLICATION_ID: Final = 0x45564C47  # "EVLG"
 SCHEMA_VERSION: Final = 1
 
+_held: Final[set[tuple[int, Path]]] = set()
+"""Locks of this process: the system grants a process its own lock again."""
+
 _NETWORK: Final = ("nfs", "cifs", "smb", "9p", "virtiofs", "ceph", "afs", "lustre", "glusterfs")
 _NETWORK_FUSE: Final = ("fuse.sshfs", "fuse.gluster", "fuse.ceph", "fuse.s3fs", "fuse.rclone")
 
@@ -45,7 +48,7 @@ def check_place(path: Path) -> None:
     if path.is_dir():
         raise StoreError(f"{path} is a folder: name a file in it", path=str(path))
     kind = _file_system(folder)
-    if kind.startswith(_NETWORK) or kind.startswith(_NETWORK_FUSE):
+    if kind.startswith(_NETWORK + _NETWORK_FUSE):
         raise NetworkFileSystem(path=str(path), kind=kind)
 
 
@@ -71,7 +74,8 @@ class OwnerLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock_path = path.with_name(path.name + ".owner")
+        resolved = path.resolve()
+        self._lock_path = resolved.with_name(resolved.name + ".owner")
         self._descriptor: int | None = None
         self._pid = 0
 
@@ -82,6 +86,9 @@ class OwnerLock:
 
     def acquire(self) -> None:
         """Take the file. Raises StoreOwned, naming the owner, when another process has it."""
+        key = (os.getpid(), self._lock_path)
+        if key in _held:  # The lock would be granted again, and lost with the first descriptor.
+            raise StoreOwned(path=str(self._path), pid=os.getpid())
         descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,11 +100,13 @@ class OwnerLock:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor, self._pid = descriptor, os.getpid()
+        _held.add(key)
 
     def release(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+            _held.discard((self._pid, self._lock_path))
 
 
 def prepare_schema(connection: sqlite3.Connection, path: Path) -> None:

@@ -71,6 +71,10 @@ DELETE FROM inbox WHERE position = ? AND execution_id = ?;
 -- What nobody will feed any more: the execution is closed.
 DELETE FROM inbox WHERE shard = ? AND execution_id = ?;
 
+-- name: forget_notices
+-- Notices of terminations, which only an owner would read.
+DELETE FROM inbox WHERE kind = ?;
+
 -- name: find_request
 -- The answer that a request was given before.
 SELECT result FROM requests WHERE shard = ? AND execution_id = ? AND request_id = ?;
@@ -83,6 +87,15 @@ INSERT INTO requests (shard, execution_id, request_id, result) VALUES (?, ?, ?, 
 -- The run that a workflow id means: the newest one.
 SELECT * FROM runs WHERE shard = ? AND namespace = ? AND workflow_id = ?
 ORDER BY run_id DESC LIMIT 1;
+
+-- name: latest_of_execution
+-- The newest run of one execution, whose workflow id may have gone to another since.
+SELECT * FROM runs WHERE shard = ? AND namespace = ? AND workflow_id = ? AND execution_id = ?
+ORDER BY run_id DESC LIMIT 1;
+
+-- name: run_of_request
+-- The execution that a start with this request id began.
+SELECT * FROM runs WHERE shard = ? AND namespace = ? AND workflow_id = ? AND request_id = ?;
 
 -- name: get_run
 -- One run by its id.
@@ -171,21 +184,17 @@ INSERT INTO blob_uses (shard, owner_id, digest) VALUES (?, ?, ?) ON CONFLICT DO 
 SELECT digest, data FROM blobs WHERE shard = ?1 AND digest IN
     (SELECT digest FROM blob_uses WHERE shard = ?1 AND owner_id IN (?2, ?3));
 
--- name: claim_runs
--- Take runs that are due and that this worker hosts; the token moves on with each claim.
-UPDATE runs SET owner = ?1, lease_token = lease_token + 1, wake_us = NULL
-WHERE (shard, run_id) IN (
-    SELECT shard, run_id FROM runs
-    WHERE wake_us IS NOT NULL AND wake_us <= ?2 AND queue = ?3 AND status = 0
-      AND type IN (SELECT value FROM json_each(?4))
-    LIMIT ?5)
-RETURNING shard, run_id;
+-- name: due_runs
+-- What is due of one type, the longest due first. A type at a time, so that the index gives the order.
+SELECT wake_us, shard, run_id FROM runs
+WHERE wake_us IS NOT NULL AND queue = ?2 AND type = ?3 AND wake_us <= ?1 AND status = 0
+ORDER BY wake_us LIMIT ?4;
 
 -- name: claim_run
--- Take one run by its id, if nobody has it.
+-- Take one run by its id, if nobody has it; the token moves on with each claim.
 UPDATE runs SET owner = ?, lease_token = lease_token + 1, wake_us = NULL
 WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0
-RETURNING shard, run_id;
+RETURNING *;
 
 -- name: next_wake
 -- When the next of the runs that this worker hosts wants to be looked at.
@@ -210,7 +219,8 @@ VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?);
 
 -- name: bury_workers
 -- Whoever had the file before is gone: the lock is ours.
-UPDATE workers SET dead = 1 WHERE dead = 0 AND hex(worker_id) NOT IN (SELECT upper(value) FROM json_each(?));
+UPDATE workers SET dead = 1
+WHERE dead = 0 AND hex(worker_id) NOT IN (SELECT upper(value) FROM json_each(?));
 
 -- name: bury_worker
 -- One worker, stopped in order.
@@ -253,11 +263,27 @@ DELETE FROM questions WHERE question_id = ?;
 DELETE FROM questions WHERE asked_us < ?;
 
 -- name: prune_candidates
--- Runs in the order of their start, from a cursor: what began after the horizon cannot be due.
+-- Runs in the order of their start, from a cursor up to the first id that the horizon could mint:
+-- what began later cannot be due.
 SELECT shard, run_id, execution_id, status, closed_us FROM runs
-WHERE (shard, run_id) > (?, ?) AND started_us < ? ORDER BY shard, run_id LIMIT ?;
+WHERE (shard, run_id) > (?, ?) AND (shard, run_id) < (?, ?) ORDER BY shard, run_id LIMIT ?;
 
 -- name: execution_is_open
 -- Whether a later run of the same execution still lives.
 SELECT 1 FROM runs WHERE shard = ? AND execution_id = ? AND namespace = ? AND workflow_id = ?
   AND status < 10;
+
+-- name: missing_blobs
+-- Payloads that are referred to and not there.
+SELECT owner_id FROM blob_uses AS u WHERE NOT EXISTS
+    (SELECT 1 FROM blobs AS b WHERE b.shard = u.shard AND b.digest = u.digest);
+
+-- name: unused_blobs
+-- Payloads that nobody refers to.
+SELECT digest FROM blobs AS b WHERE NOT EXISTS
+    (SELECT 1 FROM blob_uses AS u WHERE u.shard = b.shard AND u.digest = b.digest);
+
+-- name: unowned_blob_uses
+-- References of what is neither a run nor an execution.
+SELECT DISTINCT owner_id FROM blob_uses
+WHERE owner_id NOT IN (SELECT run_id FROM runs) AND owner_id NOT IN (SELECT execution_id FROM runs);

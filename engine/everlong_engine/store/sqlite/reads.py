@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from hashlib import sha256
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, Final
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
@@ -17,25 +18,25 @@ from everlong_engine.model.runs import (
     RunStatus,
     WorkerRow,
 )
-from everlong_engine.model.writes import Target
 from everlong_engine.store.interface import Question, RunFilter
-from everlong_engine.store.sqlite.group import run_row
+from everlong_engine.store.sqlite.rows import run_row
 from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
+    "ALL_ROWS",
     "attempts_of",
     "blobs_of",
     "last_event",
-    "latest_run",
     "list_runs",
     "load_history",
     "load_run",
     "mail_since",
+    "many",
     "open_questions",
     "workers",
 ]
 
-_ALL = 1 << 60
+ALL_ROWS: Final = 1 << 60
 
 
 def load_run(tx: Connection, row: RunRow) -> LoadedRun:
@@ -50,15 +51,20 @@ def load_run(tx: Connection, row: RunRow) -> LoadedRun:
 
 
 def blobs_of(tx: Connection, row: RunRow) -> dict[bytes, bytes]:
-    found = tx.execute(SQL["blobs_of"], (row.shard, row.run_id, row.execution_id)).fetchall()
-    return dict(found)
+    """Spilled payloads, each checked against the digest that it goes by."""
+    blobs: dict[bytes, bytes] = {}
+    for digest, data in tx.execute(SQL["blobs_of"], (row.shard, row.run_id, row.execution_id)):
+        if sha256(data).digest() != digest:
+            raise UndecodablePayload(f"the spilled payload {digest.hex()} is damaged")
+        blobs[digest] = data
+    return blobs
 
 
 def load_history(
     tx: Connection, row: RunRow, blobs: dict[bytes, bytes]
 ) -> tuple[list[Recorded], int]:
     """A run's events, checked: gapless, each with its checksum; and their size in bytes."""
-    rows = tx.execute(SQL["history_of"], (row.shard, row.run_id, 1, _ALL)).fetchall()
+    rows = tx.execute(SQL["history_of"], (row.shard, row.run_id, 1, ALL_ROWS)).fetchall()
     history: list[Recorded] = []
     size = 0
     for expected, (seq, kind, at_us, body, stored) in enumerate(rows, 1):
@@ -79,16 +85,6 @@ def last_event(tx: Connection, row: RunRow) -> Recorded | None:
     if checksum(seq, kind, body) != stored:
         raise UndecodablePayload(f"event {seq} of the history has a wrong checksum")
     return Recorded(seq, at_us, decode_event(kind, body, blobs_of(tx, row)))
-
-
-def latest_run(tx: Connection, target: Target) -> RunRow | None:
-    found = tx.execute(
-        SQL["latest_run"], (target.shard, target.namespace, target.workflow_id)
-    ).fetchone()
-    if found is None:
-        return None
-    row = run_row(found)
-    return row if target.execution_id in (None, row.execution_id) else None
 
 
 def attempts_of(tx: Connection, shard: int, run_id: bytes) -> list[AttemptRow]:

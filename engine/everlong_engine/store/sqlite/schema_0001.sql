@@ -27,6 +27,9 @@ CREATE TABLE runs (
 -- At most one open run per workflow id.
 CREATE UNIQUE INDEX runs_open ON runs (shard, namespace, workflow_id) WHERE status < 10;
 CREATE INDEX runs_of_workflow ON runs (shard, namespace, workflow_id, run_id);
+-- A start that is repeated with its request id finds what it began.
+CREATE UNIQUE INDEX runs_by_request ON runs (shard, namespace, workflow_id, request_id)
+    WHERE request_id IS NOT NULL;
 CREATE INDEX runs_to_wake ON runs (queue, type, wake_us) WHERE wake_us IS NOT NULL;
 CREATE INDEX runs_owned ON runs (owner) WHERE owner IS NOT NULL;
 

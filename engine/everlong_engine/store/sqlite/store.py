@@ -10,32 +10,27 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Self, TypeVar
 
-from everlong_engine.machine.takeover import judge
-from everlong_engine.model.errors import ForeignFile, StoreError, UndecodablePayload
+from everlong_engine.model.errors import ForeignFile, StoreError
 from everlong_engine.model.events import Recorded
-from everlong_engine.model.runs import (
-    AttemptRow,
-    LoadedRun,
-    MailRow,
-    RunRow,
-    RunStatus,
-    WorkerRow,
-)
-from everlong_engine.model.writes import MarkAttempts, Target, Write, WriteResult
-from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Wants
-from everlong_engine.store.sqlite import reads, upkeep
+from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.writes import Target, Write, WriteResult
+from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
+from everlong_engine.store.sqlite import leases, reads, upkeep
 from everlong_engine.store.sqlite.connection import (
     Durability,
     Hop,
+    classify,
     connect_reader,
     connect_writer,
     store_error,
 )
 from everlong_engine.store.sqlite.files import OwnerLock, check_place, prepare_schema
-from everlong_engine.store.sqlite.group import apply_group, put_attempts, run_row, transaction
+from everlong_engine.store.sqlite.group import apply_group, transaction
+from everlong_engine.store.sqlite.rows import latest_run, run_row
 from everlong_engine.store.sqlite.statements import SQL
+from everlong_engine.store.sqlite.verify import verify
 
 __all__ = ["SqliteStore"]
 
@@ -45,9 +40,9 @@ T = TypeVar("T")
 class SqliteStore:
     """Implements `everlong_engine.store.interface.Store` on one file."""
 
-    shards: Final = 1
-
     def __init__(self, path: Path, durability: Durability, writer: Hop, reader: Hop) -> None:
+        self.shards = 1
+        """Not a setting (decision 0001)."""
         self.path = str(path)
         self._file = path
         self._durability = durability
@@ -56,6 +51,8 @@ class SqliteStore:
         self._lock = OwnerLock(path)
         self._watch = connect_reader(path)
         self._version = -1
+        self._is_engine = False
+        self.on_fatal: Callable[[StoreError], None] | None = None
 
     @classmethod
     async def open(
@@ -98,21 +95,35 @@ class SqliteStore:
     def submit(self, writes: Sequence[Write]) -> "asyncio.Future[list[WriteResult]]":
         return self._writer.submit(lambda connection: apply_group(connection, writes))
 
+    def classify(self, error: BaseException) -> tuple[Trouble, StoreError]:
+        return classify(error, self._file)
+
+    async def forget_question(self, question_id: bytes) -> None:
+        await self._write(lambda tx: tx.execute(SQL["forget_question"], (question_id,)).close())
+
     # --------------------------------------------------------------------------- ownership
 
     def acquire(self) -> None:
         if not self._lock.held:
             self._lock.acquire()
-            self._writer.submit(lambda tx: tx.execute("PRAGMA wal_autocheckpoint = 1000").close())
+        self._is_engine = True
+        self._checkpoint_every(1000)
 
     @property
     def owned(self) -> bool:
         """Whether this process is the file's engine."""
         return self._lock.held
 
-    def abandon(self) -> None:
-        """Stop being the file's engine: the last worker has left."""
-        self._lock.release()
+    async def abandon(self) -> None:
+        self._is_engine = False
+        await self._checkpoint_every(0)
+        if not self._is_engine:  # Nobody has taken it again meanwhile.
+            self._lock.release()
+
+    def _checkpoint_every(self, pages: int) -> "asyncio.Future[None]":
+        """Only the owner's connection moves the log into the file."""
+        text = f"PRAGMA wal_autocheckpoint = {pages}"
+        return self._writer.submit(lambda tx: tx.execute(text).close())
 
     async def register(self, worker: WorkerRow, queue: str) -> None:
         values = (
@@ -131,7 +142,7 @@ class SqliteStore:
         await self._write(lambda tx: tx.execute(SQL["bury_worker"], (worker_id,)).close())
 
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
-        return await self._write(lambda tx: _take_over(tx, alive, now_us, limit))
+        return await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
 
     async def resume_blocked(self, types: Sequence[str], now_us: int) -> None:
         await self._write(
@@ -139,13 +150,10 @@ class SqliteStore:
         )
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
-        values = (wants.worker_id, now_us, wants.queue, reads.many(wants.types), limit)
-        return await self._write(lambda tx: _claim(tx, "claim_runs", values))
+        return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
 
     async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
-        values = (worker_id, shard, run_id)
-        found = await self._write(lambda tx: _claim(tx, "claim_run", values))
-        return found[0] if found else None
+        return await self._write(lambda tx: leases.claim_one(tx, worker_id, shard, run_id))
 
     async def next_wake(self, wants: Wants) -> int | None:
         def look(tx: sqlite3.Connection) -> int | None:
@@ -167,7 +175,7 @@ class SqliteStore:
         return await self._read(look)
 
     async def latest(self, target: Target) -> RunRow | None:
-        return await self._read(lambda tx: reads.latest_run(tx, target))
+        return await self._read(lambda tx: latest_run(tx, target))
 
     async def run_by_id(self, run_id: bytes) -> RunRow | None:
         def look(tx: sqlite3.Connection) -> RunRow | None:
@@ -199,21 +207,24 @@ class SqliteStore:
 
         return await self._read(look)
 
-    async def forget_question(self, question_id: bytes) -> None:
-        await self._write(lambda tx: tx.execute(SQL["forget_question"], (question_id,)).close())
-
     async def open_questions(self, limit: int) -> list[Question]:
         return await self._read(lambda tx: reads.open_questions(tx, limit))
 
     def changed(self) -> bool:
-        version = int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+        try:
+            version = int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise store_error(error, self._file) from error
         if version == self._version:
             return False
         self._version = version
         return True
 
     def mail_since(self, position: int, limit: int) -> list[MailRow]:
-        return reads.mail_since(self._watch, position, limit)
+        try:
+            return reads.mail_since(self._watch, position, limit)
+        except sqlite3.Error as error:
+            raise store_error(error, self._file) from error
 
     # ------------------------------------------------------------------------------ upkeep
 
@@ -226,7 +237,7 @@ class SqliteStore:
         """Reads everything on a connection of its own, so that nobody waits for it."""
         hop = await _open(partial(connect_reader, self._file), self._file)
         try:
-            return await hop.run(upkeep.verify)
+            return await hop.run(lambda connection: _snapshot(connection, verify))
         finally:
             await hop.close()
 
@@ -236,7 +247,13 @@ class SqliteStore:
     # ----------------------------------------------------------------------------- private
 
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await self._writer.run(lambda connection: transaction(connection, work))
+        try:
+            return await self._writer.submit(lambda connection: transaction(connection, work))
+        except sqlite3.Error as error:
+            trouble, answer = self.classify(error)
+            if trouble is Trouble.FATAL and self.on_fatal is not None:
+                self.on_fatal(answer)
+            raise answer from error
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._reader.run(lambda connection: _snapshot(connection, work))
@@ -263,48 +280,3 @@ def _snapshot(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection
         return work(connection)
     finally:
         connection.execute("ROLLBACK")
-
-
-def _claim(tx: sqlite3.Connection, query: str, values: tuple[object, ...]) -> list[LoadedRun]:
-    claimed: list[LoadedRun] = []
-    for shard, run_id in tx.execute(SQL[query], values).fetchall():
-        row = run_row(tx.execute(SQL["get_run"], (shard, run_id)).fetchone())
-        try:
-            claimed.append(reads.load_run(tx, row))
-        except UndecodablePayload as error:
-            _park(tx, row, f"its history cannot be read: {error}")
-    return claimed
-
-
-def _park(tx: sqlite3.Connection, row: RunRow, reason: str) -> None:
-    values = (None, int(RunStatus.BLOCKED), reason, row.shard, row.run_id)
-    tx.execute(SQL["release_run"], (*values, row.lease_token, row.next_seq)).close()
-
-
-def _take_over(tx: sqlite3.Connection, alive: Sequence[bytes], now_us: int, limit: int) -> int:
-    """First the dead are marked dead, then their runs are judged and freed for claims."""
-    tx.execute(SQL["bury_workers"], (reads.many(alive),))
-    names = {worker.worker_id: worker.name for worker in reads.workers(tx)}
-    orphans = [run_row(values) for values in tx.execute(SQL["orphans"], (limit,)).fetchall()]
-    for row in orphans:
-        try:
-            loaded = reads.load_run(tx, row)
-        except UndecodablePayload as error:
-            _park(tx, row, f"its history cannot be read: {error}")
-            continue
-        verdict = judge(loaded, names.get(row.owner or b"", "unknown"), now_us)
-        put_attempts(tx, MarkAttempts(row.shard, row.run_id, row.lease_token, verdict.lost))
-        tx.execute(
-            SQL["take_orphan"],
-            (
-                verdict.wake_us,
-                int(verdict.status),
-                verdict.losses,
-                verdict.strikes,
-                verdict.reason,
-                row.shard,
-                row.run_id,
-                row.lease_token,
-            ),
-        )
-    return len(orphans)

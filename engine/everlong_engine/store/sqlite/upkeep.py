@@ -1,22 +1,19 @@
-"""Sweeping, checking and describing a SQLite file."""
+"""Sweeping and describing a SQLite file."""
 
 import sqlite3
 from pathlib import Path
 
-from everlong_engine.model.codec import checksum, decode_event
-from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.events import CLOSING, INPUTS, KINDS
-from everlong_engine.model.ids import id_text
-from everlong_engine.model.runs import RunRow, RunStatus
-from everlong_engine.store.interface import Problem, StoreInfo
-from everlong_engine.store.sqlite.group import run_row
-from everlong_engine.store.sqlite.reads import blobs_of
+from everlong_engine.model.ids import first_id_of
+from everlong_engine.model.runs import RunStatus
+from everlong_engine.store.interface import StoreInfo
+from everlong_engine.store.sqlite.rows import run_row
 from everlong_engine.store.sqlite.statements import SQL
 
-__all__ = ["info", "prune", "verify"]
+__all__ = ["info", "prune"]
 
 _FIXED_WAL_BUG = (3, 51, 3)
 _PROBLEMS_MAX = 1000
+_SHARD = 0  # Of every row in a file.
 
 
 def prune(
@@ -25,8 +22,13 @@ def prune(
     """Look at `limit` runs from the cursor on; delete those that closed before the horizon.
 
     A run that was continued is kept as long as its execution: request ids and children refer to it.
+    A sweep from the start also drops what dead workers and askers left behind.
     """
-    rows = tx.execute(SQL["prune_candidates"], (*cursor, horizon_us, limit)).fetchall()
+    if cursor[0] < 0:
+        tx.execute(SQL["forget_workers"], (horizon_us,))
+        tx.execute(SQL["forget_questions"], (horizon_us,))
+    behind = (_SHARD, first_id_of(horizon_us))
+    rows = tx.execute(SQL["prune_candidates"], (*cursor, *behind, limit)).fetchall()
     pruned = 0
     for shard, run_id, execution_id, status, closed_us in rows:
         if closed_us is None or closed_us >= horizon_us:
@@ -64,67 +66,6 @@ def _drop_blobs(tx: sqlite3.Connection, shard: int, owner_id: bytes) -> None:
             " (SELECT 1 FROM blob_uses WHERE shard = ?1 AND digest = ?2)",
             (shard, digest),
         )
-
-
-def verify(tx: sqlite3.Connection) -> list[Problem]:
-    """Check the whole store: gapless sequences, checksums, pairs, orphans, SQLite's own check."""
-    found: list[Problem] = [
-        Problem(None, f"SQLite: {text}")
-        for (text,) in tx.execute("PRAGMA integrity_check").fetchall()
-        if text != "ok"
-    ]
-    if found:
-        return found
-    rows = tx.execute("SELECT * FROM runs ORDER BY shard, run_id")
-    for values in rows:
-        found += _verify_run(tx, run_row(values))
-        if len(found) >= _PROBLEMS_MAX:
-            return found
-    for table, key in (("history", "run_id"), ("attempts", "run_id"), ("inbox", "execution_id")):
-        orphans = tx.execute(
-            f"SELECT DISTINCT {key} FROM {table} WHERE {key} NOT IN"
-            f" (SELECT {key} FROM runs) LIMIT 20"
-        ).fetchall()
-        found += [Problem(run_id, f"rows in {table} without a run") for (run_id,) in orphans]
-    missing = tx.execute(
-        "SELECT owner_id FROM blob_uses AS u WHERE NOT EXISTS"
-        " (SELECT 1 FROM blobs AS b WHERE b.shard = u.shard AND b.digest = u.digest)"
-    ).fetchall()
-    return found + [Problem(owner, "a spilled payload is missing") for (owner,) in missing]
-
-
-def _verify_run(tx: sqlite3.Connection, row: RunRow) -> list[Problem]:
-    def problem(text: str) -> Problem:
-        return Problem(row.run_id, f"{row.workflow_id} ({id_text(row.run_id)}): {text}")
-
-    found: list[Problem] = []
-    blobs = blobs_of(tx, row)
-    last = 0
-    closed = False
-    for seq, kind, _, body, stored in tx.execute(
-        SQL["history_of"], (row.shard, row.run_id, 1, 1 << 60)
-    ):
-        if seq != last + 1:
-            found.append(problem(f"events {last + 1} to {seq - 1} are missing"))
-        last = seq
-        if checksum(seq, kind, body) != stored:
-            found.append(problem(f"event {seq} has a wrong checksum"))
-            continue
-        try:
-            decode_event(kind, body, blobs)
-        except UndecodablePayload as error:
-            found.append(problem(f"event {seq} cannot be read: {error}"))
-            continue
-        if closed:
-            found.append(problem(f"event {seq} stands behind the end of the run"))
-        if seq == 1 and KINDS[kind] not in INPUTS:
-            found.append(problem("the history does not begin with an input"))
-        closed = closed or KINDS[kind] in CLOSING
-    if last + 1 != row.next_seq:
-        found.append(problem(f"the run expects event {row.next_seq}, its history ends at {last}"))
-    if closed is row.status.is_open:
-        found.append(problem(f"the run is {row.status.text}, its history says otherwise"))
-    return found
 
 
 def info(path: Path, connection: sqlite3.Connection) -> StoreInfo:

@@ -1,0 +1,144 @@
+"""Appends: the compare-and-set of a run's history, for all runs of a group at once."""
+
+from sqlite3 import Connection
+from typing import Any, Final, TypeAlias
+
+from everlong_engine.model.runs import RunStatus
+from everlong_engine.model.writes import Append, AppendResult, Refusal, WriteResult
+from everlong_engine.store.interface import MailGone
+from everlong_engine.store.sqlite.rows import new_run_values, put_blobs, put_mail
+from everlong_engine.store.sqlite.statements import SQL, execute_rows
+
+__all__ = ["ACCEPTED", "FENCED", "MAIL", "append_all", "history_values"]
+
+ACCEPTED: Final = AppendResult()
+FENCED: Final = AppendResult(Refusal.FENCED)
+MAIL: Final = AppendResult(Refusal.MAIL)
+
+_Chain: TypeAlias = list[tuple[int, Append]]
+
+
+def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> None:
+    """Advance every run once, then insert what was accepted.
+
+    Appends of a run that follow each other without a gap are one chain. Behind a chain that was
+    accepted any other append of the run is stale; behind a refused one it may be right, as after a
+    reload, and is tried by itself.
+    """
+    chains, broken = _chains(_without_mail(tx, appends, results))
+    hit = _advance(tx, chains)
+    history: list[tuple[Any, ...]] = []
+    for chain in chains:
+        accepted = chain[0][1].run_id in hit
+        for at, append in chain:
+            results[at] = _accept(tx, append, history) if accepted else FENCED
+    if history:
+        execute_rows(tx, "insert_history", history)
+    again: _Chain = []
+    for at, append in broken:
+        results[at] = FENCED
+        if append.run_id not in hit:
+            again.append((at, append))
+    if again:
+        append_all(tx, again, results)
+
+
+def _without_mail(tx: Connection, appends: _Chain, results: list[WriteResult]) -> _Chain:
+    """Refuse those that may only stand behind all mail while there is some."""
+    inbox_empty: bool | None = None
+    passed: _Chain = []
+    consumed: dict[bytes, set[int]] = {}
+    for at, append in appends:
+        if append.mail_free:
+            if inbox_empty is None:
+                inbox_empty = tx.execute(SQL["any_mail"]).fetchone() is None
+            known = consumed.get(append.run_id, set()) | set(append.consumed)
+            if not inbox_empty and _has_other_mail(tx, append, known):
+                results[at] = MAIL
+                continue
+        if append.consumed:
+            consumed.setdefault(append.run_id, set()).update(append.consumed)
+        passed.append((at, append))
+    return passed
+
+
+def _has_other_mail(tx: Connection, append: Append, known: set[int]) -> bool:
+    waiting = tx.execute(SQL["mail_positions_of"], (append.shard, append.execution_id)).fetchall()
+    return any(position not in known for (position,) in waiting)
+
+
+def _chains(appends: _Chain) -> tuple[list[_Chain], _Chain]:
+    """Each run's first unbroken chain, and what does not belong to one."""
+    chains: dict[bytes, _Chain] = {}
+    broken: _Chain = []
+    for at, append in appends:
+        chain = chains.setdefault(append.run_id, [])
+        if not chain or _follows(append, chain[-1][1]):
+            chain.append((at, append))
+        else:
+            broken.append((at, append))
+    return list(chains.values()), broken
+
+
+def _follows(append: Append, before: Append) -> bool:
+    return (
+        append.base == before.base + len(before.rows)
+        and append.token == before.token
+        and before.closed is None
+    )
+
+
+def _advance(tx: Connection, chains: list[_Chain]) -> set[bytes]:
+    """The compare-and-set; the runs whose row it hit."""
+    advancing: list[tuple[Any, ...]] = []
+    closing: list[tuple[Any, ...]] = []
+    for chain in chains:
+        first, last = chain[0][1], chain[-1][1]
+        after = last.base + len(last.rows)
+        key = (first.shard, first.run_id, first.token, first.base, after)
+        if last.closed is None:
+            advancing.append((*key, any(append.healthy for _, append in chain)))
+        else:
+            closing.append((*key, int(last.closed), last.closed_us))
+    hit: set[bytes] = set()
+    if advancing:
+        hit.update(row[0] for row in execute_rows(tx, "advance_runs", advancing))
+    if closing:
+        hit.update(row[0] for row in execute_rows(tx, "close_runs", closing))
+    return hit
+
+
+def history_values(append: Append) -> list[tuple[Any, ...]]:
+    """Parameters of `insert_history`; the last row bears the append's id."""
+    shard, run_id = append.shard, append.run_id
+    rows = append.rows
+    values: list[tuple[Any, ...]] = [(shard, run_id, *row, None) for row in rows[:-1]]
+    values.append((shard, run_id, *rows[-1], append.append_id))
+    return values
+
+
+def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> AppendResult:
+    history += history_values(append)
+    for position in append.consumed:
+        gone = tx.execute(SQL["delete_mail"], (position, append.execution_id))
+        if gone.rowcount != 1:
+            raise MailGone
+    if append.blobs:
+        put_blobs(tx, append.shard, append.run_id, append.blobs)
+    if append.next_run is None:
+        if append.closed is not None and not append.mail_free:
+            tx.execute(SQL["forget_mail"], (append.shard, append.execution_id))
+        return ACCEPTED
+    following = append.next_run
+    values = new_run_values(following.run, RunStatus.RUNNING, 1, 1, following.owner, None, None)
+    created = execute_rows(tx, "insert_runs", [values])
+    assert created, "the predecessor has just closed, so nothing stands in the way"
+    position = put_mail(
+        tx,
+        append.shard,
+        append.execution_id,
+        following.kind,
+        following.body,
+        following.blobs,
+    )
+    return AppendResult(next_run_mail=position)

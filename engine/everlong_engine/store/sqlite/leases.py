@@ -1,0 +1,149 @@
+"""What an owner does under its lease beside appending: claims, attempts, hand-backs, takeovers."""
+
+import heapq
+from collections.abc import Sequence
+from sqlite3 import Connection
+
+from everlong_engine.machine.takeover import judge
+from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.limits import ATTEMPTS_KEPT
+from everlong_engine.model.runs import LoadedRun, RunRow, RunStatus
+from everlong_engine.model.writes import AppendResult, MarkAttempts, Release
+from everlong_engine.store.interface import Wants
+from everlong_engine.store.sqlite import reads
+from everlong_engine.store.sqlite.appends import ACCEPTED, FENCED, MAIL
+from everlong_engine.store.sqlite.rows import forget_notices, put_mail, run_row
+from everlong_engine.store.sqlite.statements import SQL
+
+__all__ = ["claim_one", "claim_runs", "mark_attempts", "release_run", "take_over"]
+
+
+def claim_runs(tx: Connection, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
+    """Take what is due, the longest due first, so that no type of workflow starves another."""
+    due: list[tuple[int, int, bytes]] = []
+    for kind in wants.types:
+        due += tx.execute(SQL["due_runs"], (now_us, wants.queue, kind, limit)).fetchall()
+    claimed: list[LoadedRun] = []
+    for _, shard, run_id in heapq.nsmallest(limit, due):
+        loaded = claim_one(tx, wants.worker_id, shard, run_id)
+        if loaded is not None:
+            claimed.append(loaded)
+    return claimed
+
+
+def claim_one(tx: Connection, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
+    """Take one run, if nobody has it and it can be read; the token moves on."""
+    found = tx.execute(SQL["claim_run"], (worker_id, shard, run_id)).fetchone()
+    if found is None:
+        return None
+    row = run_row(found)
+    try:
+        return reads.load_run(tx, row)
+    except UndecodablePayload as error:
+        _park(tx, row, error)
+        return None
+
+
+def _park(tx: Connection, row: RunRow, error: UndecodablePayload) -> None:
+    reason = f"its history cannot be read: {error}"
+    values = (None, int(RunStatus.BLOCKED), reason, row.shard, row.run_id)
+    tx.execute(SQL["release_run"], (*values, row.lease_token, row.next_seq)).close()
+
+
+def take_over(tx: Connection, alive: Sequence[bytes], now_us: int, limit: int) -> int:
+    """First the dead are marked dead, then their runs are judged and freed for claims."""
+    buried = tx.execute(SQL["bury_workers"], (reads.many(alive),))
+    if buried.rowcount:
+        forget_notices(tx)
+    names = {worker.worker_id: worker.name for worker in reads.workers(tx)}
+    orphans = [run_row(values) for values in tx.execute(SQL["orphans"], (limit,)).fetchall()]
+    for row in orphans:
+        try:
+            loaded = reads.load_run(tx, row)
+        except UndecodablePayload as error:
+            _park(tx, row, error)
+            continue
+        verdict = judge(loaded, names.get(row.owner or b"", "unknown"), now_us)
+        _put_attempts(tx, MarkAttempts(row.shard, row.run_id, row.lease_token, verdict.lost))
+        tx.execute(
+            SQL["take_orphan"],
+            (
+                verdict.wake_us,
+                int(verdict.status),
+                verdict.losses,
+                verdict.strikes,
+                verdict.reason,
+                row.shard,
+                row.run_id,
+                row.lease_token,
+            ),
+        )
+    return len(orphans)
+
+
+def mark_attempts(tx: Connection, mark: MarkAttempts) -> AppendResult:
+    key = (mark.shard, mark.run_id, mark.token)
+    if tx.execute(SQL["check_lease"], key).fetchone() is None:
+        return FENCED
+    if mark.probation is not None:
+        tx.execute(SQL["mark_probation"], (mark.probation, *key))
+    _put_attempts(tx, mark)
+    return ACCEPTED
+
+
+def _put_attempts(tx: Connection, mark: MarkAttempts) -> None:
+    """Write attempt rows, and keep the last few of each activity."""
+    for row in mark.attempts:
+        tx.execute(
+            SQL["put_attempt"],
+            (
+                mark.shard,
+                mark.run_id,
+                row.activity_id,
+                row.attempt,
+                int(row.state),
+                row.started_us,
+                row.ended_us,
+                row.retry_us,
+                row.error_type,
+                row.error,
+                row.traceback,
+                row.worker,
+                row.details,
+            ),
+        )
+        if row.attempt > ATTEMPTS_KEPT:
+            oldest = row.attempt - ATTEMPTS_KEPT
+            tx.execute(SQL["trim_attempts"], (mark.shard, mark.run_id, row.activity_id, oldest))
+
+
+def release_run(tx: Connection, release: Release) -> AppendResult:
+    leaves_asleep = not (release.blocked or release.mail)
+    if leaves_asleep and release.wake_us != 0:
+        waiting = tx.execute(
+            SQL["mail_positions_of"], (release.shard, release.execution_id)
+        ).fetchone()
+        if waiting is not None:
+            return MAIL
+    status = RunStatus.BLOCKED if release.blocked else RunStatus.RUNNING
+    hit = tx.execute(
+        SQL["release_run"],
+        (
+            release.wake_us,
+            int(status),
+            release.reason,
+            release.shard,
+            release.run_id,
+            release.token,
+            release.base,
+        ),
+    ).fetchone()
+    if hit is None:
+        return FENCED
+    if release.attempts:
+        _put_attempts(
+            tx, MarkAttempts(release.shard, release.run_id, release.token, release.attempts)
+        )
+    for kind, body in release.mail:
+        put_mail(tx, release.shard, release.execution_id, kind, body, release.blobs)
+    return ACCEPTED

@@ -1,0 +1,90 @@
+"""What clients send: messages, terminations, questions. None of it needs a lease."""
+
+from sqlite3 import Connection
+
+from everlong_engine.model.codec import checksum
+from everlong_engine.model.writes import Answer, Ask, Message, MessageResult, Resume, Terminate
+from everlong_engine.store.sqlite.rows import latest_run, put_mail
+from everlong_engine.store.sqlite.statements import SQL, execute_rows
+
+__all__ = ["ask", "put_answer", "put_message", "resume_run", "terminate_run"]
+
+
+def put_message(tx: Connection, message: Message) -> MessageResult:
+    row = latest_run(tx, message.target)
+    if row is None:
+        return MessageResult(None)
+    if message.request_id is not None:
+        key = (row.shard, row.execution_id, message.request_id)
+        if tx.execute(SQL["find_request"], key).fetchone() is not None:
+            return MessageResult(row.status, row.run_id, row.execution_id, duplicate=True)
+    if not row.status.is_open:
+        return MessageResult(row.status, row.run_id, row.execution_id)
+    position = put_mail(tx, row.shard, row.execution_id, message.kind, message.body, None)
+    if message.request_id is not None:
+        tx.execute(
+            SQL["insert_request"], (row.shard, row.execution_id, message.request_id, b"accepted")
+        )
+    tx.execute(SQL["wake_run"], (message.now_us, row.shard, row.run_id))
+    return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position)
+
+
+def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
+    row = latest_run(tx, terminate.target)
+    if row is None:
+        return MessageResult(None)
+    if not row.status.is_open:
+        return MessageResult(row.status, row.run_id, row.execution_id)
+    seq: int = tx.execute(
+        SQL["terminate_run"],
+        (int(terminate.status), terminate.now_us, row.shard, row.run_id),
+    ).fetchone()[0]
+    kind, body = terminate.row_kind, terminate.row_body
+    values = (
+        row.shard,
+        row.run_id,
+        seq,
+        kind,
+        terminate.now_us,
+        body,
+        checksum(seq, kind, body),
+        None,
+    )
+    execute_rows(tx, "insert_history", [values])
+    tx.execute(SQL["forget_mail"], (row.shard, row.execution_id))
+    if row.owner is not None:
+        # A notice for the owner, so that it drops the run at once and not at its next append.
+        put_mail(tx, row.shard, row.execution_id, kind, body, None)
+    return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position=seq)
+
+
+def resume_run(tx: Connection, resume: Resume) -> MessageResult:
+    row = latest_run(tx, resume.target)
+    if row is None:
+        return MessageResult(None)
+    tx.execute(SQL["resume_run"], (resume.now_us, row.shard, row.run_id))
+    return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
+
+
+def ask(tx: Connection, asked: Ask) -> MessageResult:
+    row = latest_run(tx, asked.target)
+    if row is None:
+        return MessageResult(None)
+    target = asked.target
+    tx.execute(
+        SQL["put_question"],
+        (
+            asked.question_id,
+            target.shard,
+            target.namespace,
+            target.workflow_id,
+            asked.query,
+            asked.arguments,
+            asked.now_us,
+        ),
+    )
+    return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
+
+
+def put_answer(tx: Connection, answer: Answer) -> None:
+    tx.execute(SQL["put_answer"], (answer.ok, answer.answer, answer.question_id))

@@ -1,0 +1,109 @@
+"""Rows that more than one family of writes makes or reads: runs, mail, spilled payloads."""
+
+from collections.abc import Mapping
+from sqlite3 import Connection
+from typing import Any
+
+from everlong_engine.model.codec import checksum
+from everlong_engine.model.events import CODES, RunTerminated
+from everlong_engine.model.runs import NewRun, RunRow, RunStatus
+from everlong_engine.model.writes import Target
+from everlong_engine.store.sqlite.statements import SQL
+
+__all__ = ["forget_notices", "latest_run", "new_run_values", "put_blobs", "put_mail", "run_row"]
+
+
+def run_row(values: tuple[Any, ...]) -> RunRow:
+    """A row of `SELECT * FROM runs`."""
+    return RunRow(
+        shard=values[0],
+        run_id=values[1],
+        execution_id=values[2],
+        namespace=values[3],
+        workflow_id=values[4],
+        type=values[5],
+        queue=values[6],
+        status=RunStatus(values[7]),
+        next_seq=values[8],
+        lease_token=values[9],
+        owner=values[10],
+        wake_us=values[11],
+        started_us=values[12],
+        closed_us=values[13],
+        losses=values[14],
+        strikes=values[15],
+        probation=bool(values[16]),
+        reason=values[17],
+        request_id=values[18],
+    )
+
+
+def latest_run(tx: Connection, target: Target) -> RunRow | None:
+    """The newest run of a workflow id, or of one of its executions, also of an earlier one."""
+    key = (target.shard, target.namespace, target.workflow_id)
+    found = tx.execute(SQL["latest_run"], key).fetchone()
+    if found is None:
+        return None
+    row = run_row(found)
+    if target.execution_id in (None, row.execution_id):
+        return row
+    found = tx.execute(SQL["latest_of_execution"], (*key, target.execution_id)).fetchone()
+    return None if found is None else run_row(found)
+
+
+def new_run_values(
+    run: NewRun,
+    status: RunStatus,
+    next_seq: int,
+    token: int,
+    owner: bytes | None,
+    wake_us: int | None,
+    closed_us: int | None,
+) -> tuple[Any, ...]:
+    """Parameters of `insert_runs`."""
+    return (
+        run.shard,
+        run.run_id,
+        run.execution_id,
+        run.namespace,
+        run.workflow_id,
+        run.type,
+        run.queue,
+        int(status),
+        next_seq,
+        token,
+        owner,
+        wake_us,
+        run.started_us,
+        closed_us,
+        run.request_id,
+    )
+
+
+def put_mail(
+    tx: Connection,
+    shard: int,
+    execution_id: bytes,
+    kind: int,
+    body: bytes,
+    blobs: Mapping[bytes, bytes] | None,
+) -> int:
+    """Leave a message; its position."""
+    put_blobs(tx, shard, execution_id, blobs)
+    values = (shard, execution_id, kind, body, checksum(0, kind, body))
+    position: int = tx.execute(SQL["insert_mail"], values).fetchone()[0]
+    return position
+
+
+def put_blobs(
+    tx: Connection, shard: int, owner_id: bytes, blobs: Mapping[bytes, bytes] | None
+) -> None:
+    """Store spilled payloads, once per content, and note who refers to them."""
+    for digest, data in (blobs or {}).items():
+        tx.execute(SQL["put_blob"], (shard, digest, data))
+        tx.execute(SQL["use_blob"], (shard, owner_id, digest))
+
+
+def forget_notices(tx: Connection) -> None:
+    """Drop what tells owners of terminations: those owners are dead."""
+    tx.execute(SQL["forget_notices"], (CODES[RunTerminated],))

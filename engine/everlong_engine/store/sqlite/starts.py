@@ -1,0 +1,94 @@
+"""New executions, and the policies for a workflow id that is taken."""
+
+from sqlite3 import Connection
+from typing import Any
+
+from everlong_engine.model.runs import RunRow, RunStatus
+from everlong_engine.model.writes import StartResult, StartRun, Target, WriteResult
+from everlong_engine.store.sqlite.appends import history_values
+from everlong_engine.store.sqlite.rows import (
+    latest_run,
+    new_run_values,
+    put_blobs,
+    put_mail,
+    run_row,
+)
+from everlong_engine.store.sqlite.statements import SQL, execute_rows
+
+__all__ = ["start_runs"]
+
+
+def start_runs(
+    tx: Connection, starts: list[tuple[int, StartRun]], results: list[WriteResult]
+) -> None:
+    """Starts without conditions go in one statement. The others look before they insert, one by
+    one: what they must see may stand in the same group."""
+    plain = [entry for entry in starts if not _has_conditions(entry[1])]
+    if plain:
+        _insert(tx, plain, results)
+    for at, start in starts:
+        if _has_conditions(start):
+            refused = _refuse(tx, start)
+            if refused is None:
+                _insert(tx, [(at, start)], results)
+            else:
+                results[at] = refused
+
+
+def _has_conditions(start: StartRun) -> bool:
+    """Whether the unique index of open runs does not decide alone."""
+    return start.if_closed != "allow" or start.run.request_id is not None
+
+
+def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[WriteResult]) -> None:
+    created = {
+        row[0] for row in execute_rows(tx, "insert_runs", [_values(start) for _, start in starts])
+    }
+    history: list[tuple[Any, ...]] = []
+    for at, start in starts:
+        run = start.run
+        if run.run_id not in created:
+            results[at] = _refuse(tx, start)
+            assert results[at] is not None, "the insert met a row that is not there"
+            continue
+        results[at] = StartResult(True, run.run_id, run.execution_id, RunStatus.RUNNING)
+        if start.first is not None:
+            history += history_values(start.first)
+            put_blobs(tx, run.shard, run.run_id, start.first.blobs)
+        else:
+            put_mail(tx, run.shard, run.execution_id, start.kind, start.body, start.blobs)
+    if history:
+        execute_rows(tx, "insert_history", history)
+
+
+def _values(start: StartRun) -> tuple[Any, ...]:
+    first, run = start.first, start.run
+    if first is None:
+        return new_run_values(run, RunStatus.RUNNING, 1, 0, None, start.wake_us, None)
+    status = RunStatus.RUNNING if first.closed is None else first.closed
+    owner = start.owner if status.is_open else None
+    next_seq = first.base + len(first.rows)
+    return new_run_values(run, status, next_seq, first.token, owner, None, first.closed_us)
+
+
+def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
+    """The answer to a start whose conditions are not met; None when it may begin."""
+    run = start.run
+    if run.request_id is not None:
+        key = (run.shard, run.namespace, run.workflow_id, run.request_id)
+        before = tx.execute(SQL["run_of_request"], key).fetchone()
+        if before is not None:
+            return _found(run_row(before), same_request=True)
+    latest = latest_run(tx, Target(run.shard, run.namespace, run.workflow_id))
+    if latest is None:
+        return None
+    if latest.status.is_open:
+        return _found(latest, refused=start.if_open == "fail")
+    bad_end = latest.status is not RunStatus.COMPLETED
+    if start.if_closed == "fail" or (start.if_closed == "allow_failed" and not bad_end):
+        return _found(latest, refused=True)
+    return None
+
+
+def _found(row: RunRow, *, same_request: bool = False, refused: bool = False) -> StartResult:
+    return StartResult(False, row.run_id, row.execution_id, row.status, same_request, refused)
