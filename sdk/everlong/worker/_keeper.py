@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
+from itertools import islice
 from time import monotonic
 from typing import Any, Final
 
@@ -114,7 +115,8 @@ class RunKeeper:
         """How many more runs may be claimed: free places, and those of runs that may sleep."""
         room = -self.cache.excess - len(self.loading.suspected)
         if room <= 0:
-            room += sum(1 for run in self.cache if run.is_idle)
+            idle = (1 for run in self.cache if run.is_idle)
+            room += sum(islice(idle, limits.CLAIM_RUNS_MAX - room))
         if not self.cache.size and not len(self.cache):
             return 1  # Cache off: one at a time.
         return room
@@ -311,6 +313,8 @@ class RunKeeper:
             self.loading.end_trial(run)
         if run.mailbox and not run.dropped:
             self.pump(run)
+        elif self.cache.excess > 0:
+            self.leaving.evict()
 
     def _act(self, run: OwnedRun, decision: Decision) -> None:
         """The effect of a committed decision."""

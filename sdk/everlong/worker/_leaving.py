@@ -32,19 +32,21 @@ class RunReleaser:
     def __init__(self, keeper: "RunKeeper") -> None:
         self._keeper = keeper
         self._engine = keeper.engine
+        self._leaving = 0
+        """How many releases are on their way."""
 
     def evict(self) -> None:
         """Let the least recently used runs sleep in the store, until the cache fits again."""
         cache = self._keeper.cache
-        excess = cache.excess
+        excess = cache.excess - self._leaving
+        if excess <= 0:
+            return
         for run in list(islice(cache, _EVICT_LOOK_MAX)):
-            if excess <= 0:
-                return
-            if run.releasing:
-                excess -= 1
-            elif run.is_idle and not run.probation:
+            if run.is_idle and not run.probation:
                 self.release(run, run.wake_us())
                 excess -= 1
+                if excess <= 0:
+                    return
 
     def block(self, run: OwnedRun, fault: EverlongError) -> None:
         """Park a run whose code, or whose history, has a fault. It goes on after a fix."""
@@ -66,6 +68,8 @@ class RunReleaser:
     ) -> None:
         """Hand a run back, with what is not journaled yet as mail."""
         run.releasing = True
+        self._leaving += 1
+        self._keeper.cache.used(run)  # Out of the way of the next look.
         run.code.discard()
         blobs: Blobs = {}
         mail = tuple(
@@ -89,6 +93,7 @@ class RunReleaser:
 
         def settled(result: WriteResult | StoreError) -> None:
             run.releasing = False
+            self._leaving -= 1
             if not run.dropped:
                 if isinstance(result, AppendResult) and result.refusal is None:
                     self._keeper.forget(run)

@@ -144,13 +144,10 @@ class OwnedRun:
     @property
     def is_idle(self) -> bool:
         """Nothing local is going on: it may sleep in the store."""
-        return not (
-            self.mailbox
-            or self.inflight
-            or self.loading
-            or self.releasing
-            or self.closing
-            or any(attempt.retry_us is None for attempt in self.attempts.values())
+        if self.mailbox or self.inflight or not self.may_be_fed():
+            return False
+        return not self.attempts or all(
+            attempt.retry_us is not None for attempt in self.attempts.values()
         )
 
     def may_be_fed(self) -> bool:

@@ -115,6 +115,8 @@ class Worker:
         self._keeper: RunKeeper | None = None
         self._worker_id = b""
         self._wake = asyncio.Event()
+        self._full = False
+        """The last look found no room: a run that leaves is news."""
         self._claims: asyncio.Task[None] | None = None
         self._questions: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] | None = None
@@ -163,7 +165,7 @@ class Worker:
             self._cache_size,
             self._make_runner,
         )
-        self._keeper.on_room = self._wake.set
+        self._keeper.on_room = self._room_again
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
 
     async def stop(self) -> None:
@@ -291,7 +293,7 @@ class Worker:
                     next_us = await store.next_wake(wants)
                     if next_us is not None:
                         wait_s = min(max((next_us - clock.now_us()) / 1e6, 0.001), _POLL_S)
-                    if self._is_full:
+                    if self._full:
                         wait_s = _POLL_S
                 else:
                     wait_s = 0.0
@@ -307,16 +309,17 @@ class Worker:
             else:
                 await asyncio.sleep(0)
 
-    @property
-    def _is_full(self) -> bool:
-        return self._keeper is not None and self._keeper.room <= 0
+    def _room_again(self) -> None:
+        if self._full:
+            self._wake.set()
 
     async def _claim(self, wants: Wants) -> int:
         keeper = self._keeper
         if keeper is None or not wants.types:
             return 0
         room = min(keeper.room, limits.CLAIM_RUNS_MAX)
-        if room <= 0:
+        self._full = room <= 0
+        if self._full:
             return 0
         loaded = await self._client.engine.store.claim(
             wants, self._client.engine.clock.now_us(), room
