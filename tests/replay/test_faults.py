@@ -209,7 +209,7 @@ async def spins() -> None:
 def test_an_endless_drive_is_stopped_and_says_where() -> None:
     text = fault_of(spins, EndlessDrive)
     assert "100000 callbacks" in text
-    assert ledger == ["GeneratorExit"]
+    assert ledger == ["Discarded"]
 
 
 def test_the_endless_task_is_named() -> None:

@@ -16,7 +16,8 @@ Everything with a private name is taken here, at import, and a Python that lacks
 import sys
 import threading
 from asyncio import AbstractEventLoop, Task, events, tasks
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from contextlib import contextmanager
 from random import Random
 from types import CodeType
 from typing import Any, Final, NoReturn, Protocol, TypeAlias, cast
@@ -33,6 +34,8 @@ Outside: TypeAlias = tuple[_Outer, _AnyTask | None, _AsyncGenHook, _AsyncGenHook
 class DrivenLoop(Protocol):
     """What the guards need to know of a workflow's loop. Its class also says
     `everlong_workflow_loop = True`."""
+
+    discarded: bool
 
     @property
     def guard_time_ns(self) -> int: ...
@@ -120,6 +123,17 @@ def leave(outside: Outside) -> None:
     _set_running_loop(outer)
     if task is not None:
         _enter_task(outer, task)
+
+
+@contextmanager
+def as_current(task: _AnyTask) -> Generator[None, None, None]:
+    """Make `task` the current one of its loop, which is the running one: anyio asks who calls."""
+    loop = task.get_loop()
+    _enter_task(loop, task)
+    try:
+        yield
+    finally:
+        _leave_task(loop, task)
 
 
 # ------------------------------------------------------------------------------------ address order

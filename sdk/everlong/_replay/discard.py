@@ -41,6 +41,8 @@ def discard(loop: WorkflowLoop) -> None:
         try:
             for task in alive:
                 _close_frames(task)
+            for task in alive:
+                _cut(task)
         finally:
             asyncio_adapter.leave(outside)
     # Cut the cycles between loop, tasks and callbacks: nothing is left to the garbage collector.
@@ -50,15 +52,28 @@ def discard(loop: WorkflowLoop) -> None:
 
 
 def _close_frames(task: WorkflowTask[Any]) -> None:
-    """Close a task's coroutine; code that awaits again in spite of it is closed again."""
+    """End a task's code where it waits, innermost frame first; code that waits again is told again.
+
+    `close()` would not do: it passes an async generator by, and leaves an inner coroutine that
+    waits again behind for the garbage collector.
+    """
     task._log_destroy_pending = False  # type: ignore[attr-defined]
     coroutine = task.get_coro()
-    for _ in range(_TRIES):
-        try:
-            coroutine.close()
-            return
-        except RuntimeError:
-            continue  # "coroutine ignored GeneratorExit"
-        except BaseException:
-            return  # What its `finally` raised, Discarded above all: the frame is closed.
-    logger.error("a workflow's task %s would not end when its run was discarded", task.get_name())
+    with asyncio_adapter.as_current(task):
+        for _ in range(_TRIES):
+            try:
+                coroutine.throw(Discarded)
+            except BaseException:
+                break  # It has ended, with Discarded or with an error of its own.
+        else:
+            logger.error(
+                "a workflow's task %s would not end when its run was discarded", task.get_name()
+            )
+
+
+def _cut(task: WorkflowTask[Any]) -> None:
+    """What a task waits for calls it back, and it calls its group back: cycles both."""
+    futures: tuple[Any, Any] = (task, task._fut_waiter)  # type: ignore[attr-defined]
+    for future in futures:
+        for callback, _ in getattr(future, "_callbacks", None) or ():
+            future.remove_done_callback(callback)

@@ -18,6 +18,7 @@ import random
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable
 from types import BuiltinMethodType, MethodType, ModuleType
 from typing import Any, Final, TypeAlias
@@ -80,6 +81,7 @@ def _guards() -> dict[ModuleType, dict[str, _Guard]]:
             "_urandom": _random_bytes,
         },
         os: {"urandom": _random_bytes, "getrandom": _random_bytes},
+        warnings: {"_warn_unawaited_coroutine": _unless_discarded},
         uuid: {name: _refused(f"uuid.{name}()", USE_UUID4) for name in UNREPEATABLE_UUIDS},
     }
 
@@ -245,6 +247,17 @@ def _refused(what: str, fix: str) -> _Guard:
         return refused
 
     return for_original
+
+
+def _unless_discarded(original: _Function) -> _Function:
+    """CPython calls this for a coroutine that is dropped before it began. Where a run is discarded
+    in the middle of `gather(a(), b())`, that is nobody's mistake."""
+
+    def warn_unawaited(_: _Home, coroutine: object, /) -> None:
+        if not (driving and (loop := driven_loop()) is not None and loop.discarded):
+            original(coroutine)
+
+    return warn_unawaited
 
 
 def _original(function: _Function) -> _Function:

@@ -317,7 +317,8 @@ class WorkflowRun:
         )
 
     def _close(self, decision: Decision) -> None:
-        if self.fault is None and not self.closed:  # Code that swallowed the end may still return.
+        # Code that swallowed a fault, the end or the discard may still return.
+        if self.fault is None and not self.closed and not self.loop.discarded:
             self._made.append(decision)
             self.closed = True
         self.loop.stopped = True
