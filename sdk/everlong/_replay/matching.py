@@ -7,7 +7,7 @@ Options, source lines and the wording of failures are not part of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from everlong.exceptions import EverlongError, NondeterminismError
 from everlong_engine import (
@@ -24,9 +24,12 @@ from everlong_engine import (
     SideEffectRecorded,
     TimerCancelled,
     TimerStarted,
+    unpack,
 )
 
 __all__ = ["Canonical", "check", "describe"]
+
+SHOWN_LENGTH_MAX: Final = 80
 
 Canonical = Callable[[Decision, bytes], bytes]
 """(decision made now, recorded bytes) -> the bytes as today's types write them."""
@@ -94,6 +97,10 @@ def _same_bytes(old: bytes, new: bytes, decision: Decision, canonical: Canonical
 def _mismatch(seq: int, old: Decision | None, new: Decision | None) -> NondeterminismError:
     recorded = describe(old) if old is not None else "nothing: the code then waited"
     made = describe(new) if new is not None else "nothing: the code waits"
+    if isinstance(old, ActivityScheduled) and isinstance(new, ActivityScheduled):
+        # The number and the name may be the same: then only this tells what has changed.
+        recorded += f" with {_shown(old.arguments)}"
+        made += f" with {_shown(new.arguments)}"
     return NondeterminismError(
         seq=seq,
         recorded=recorded,
@@ -101,6 +108,14 @@ def _mismatch(seq: int, old: Decision | None, new: Decision | None) -> Nondeterm
         recorded_at=getattr(old, "where", ""),
         made_at=getattr(new, "where", ""),
     )
+
+
+def _shown(arguments: bytes) -> str:
+    try:
+        text = repr(unpack(arguments))
+    except EverlongError:
+        return f"{len(arguments)} unreadable bytes"
+    return text if len(text) <= SHOWN_LENGTH_MAX else f"{text[:SHOWN_LENGTH_MAX]}…"
 
 
 def describe(decision: Decision) -> str:
