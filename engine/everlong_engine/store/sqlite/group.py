@@ -26,7 +26,7 @@ from everlong_engine.model.writes import (
     WriteResult,
 )
 from everlong_engine.store.sqlite.appends import append_all
-from everlong_engine.store.sqlite.leases import mark_attempts, release_run
+from everlong_engine.store.sqlite.leases import mark_attempts, release_all
 from everlong_engine.store.sqlite.messages import (
     ask,
     put_answer,
@@ -79,9 +79,14 @@ def _apply(tx: Connection, writes: Sequence[Write]) -> list[WriteResult]:
     if appends:
         append_all(tx, appends, results)
     if len(starts) + len(appends) < len(writes):
+        releases: list[tuple[int, Release]] = []
         for at, write in enumerate(writes):
-            if not isinstance(write, Append | StartRun):
+            if isinstance(write, Release):
+                releases.append((at, write))
+            elif not isinstance(write, Append | StartRun):
                 results[at] = _apply_one(tx, write)
+        if releases:  # Last, so that they see the mail of this very group.
+            release_all(tx, releases, results)
     return results
 
 
@@ -91,8 +96,6 @@ def _apply_one(tx: Connection, write: Write) -> WriteResult:
             return put_message(tx, write)
         case MarkAttempts():
             return mark_attempts(tx, write)
-        case Release():
-            return release_run(tx, write)
         case Terminate():
             return terminate_run(tx, write)
         case Resume():
@@ -105,5 +108,5 @@ def _apply_one(tx: Connection, write: Write) -> WriteResult:
         case ForgetMail():
             tx.execute(SQL["delete_mail"], (write.position, write.execution_id))
             return None
-        case Append() | StartRun():
-            raise AssertionError("appends and starts are applied in bulk")
+        case Append() | StartRun() | Release():
+            raise AssertionError("these are applied in bulk")

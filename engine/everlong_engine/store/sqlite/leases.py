@@ -8,14 +8,14 @@ from everlong_engine.machine.takeover import judge
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.limits import ATTEMPTS_KEPT
 from everlong_engine.model.runs import LoadedRun, RunRow, RunStatus
-from everlong_engine.model.writes import AppendResult, MarkAttempts, Release
+from everlong_engine.model.writes import AppendResult, MarkAttempts, Release, WriteResult
 from everlong_engine.store.interface import Wants
 from everlong_engine.store.sqlite import reads
 from everlong_engine.store.sqlite.appends import ACCEPTED, FENCED, MAIL
 from everlong_engine.store.sqlite.rows import forget_notices, put_mail, run_row
-from everlong_engine.store.sqlite.statements import SQL
+from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
-__all__ = ["claim_one", "claim_runs", "mark_attempts", "release_run", "take_over"]
+__all__ = ["claim_one", "claim_runs", "mark_attempts", "release_all", "take_over"]
 
 
 def claim_runs(tx: Connection, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
@@ -117,14 +117,33 @@ def _put_attempts(tx: Connection, mark: MarkAttempts) -> None:
             tx.execute(SQL["trim_attempts"], (mark.shard, mark.run_id, row.activity_id, oldest))
 
 
-def release_run(tx: Connection, release: Release) -> AppendResult:
-    leaves_asleep = not (release.blocked or release.mail)
-    if leaves_asleep and release.wake_us != 0:
-        waiting = tx.execute(
-            SQL["mail_positions_of"], (release.shard, release.execution_id)
-        ).fetchone()
-        if waiting is not None:
-            return MAIL
+def release_all(
+    tx: Connection, releases: list[tuple[int, Release]], results: list[WriteResult]
+) -> None:
+    """Hand runs back; those that just fall asleep go in one statement."""
+    inbox_empty = tx.execute(SQL["any_mail"]).fetchone() is None
+    asleep: list[tuple[int, Release]] = []
+    for at, release in releases:
+        falls_asleep = not (release.blocked or release.mail or release.wake_us == 0)
+        if falls_asleep and not inbox_empty and _has_mail(tx, release):
+            results[at] = MAIL
+        elif falls_asleep and not release.attempts:
+            asleep.append((at, release))
+        else:
+            results[at] = _release_one(tx, release)
+    if asleep:
+        rows = [(one.shard, one.run_id, one.token, one.base, one.wake_us) for _, one in asleep]
+        hit = {row[0] for row in execute_rows(tx, "sleep_runs", rows)}
+        for at, release in asleep:
+            results[at] = ACCEPTED if release.run_id in hit else FENCED
+
+
+def _has_mail(tx: Connection, release: Release) -> bool:
+    key = (release.shard, release.execution_id)
+    return tx.execute(SQL["mail_positions_of"], key).fetchone() is not None
+
+
+def _release_one(tx: Connection, release: Release) -> AppendResult:
     status = RunStatus.BLOCKED if release.blocked else RunStatus.RUNNING
     hit = tx.execute(
         SQL["release_run"],

@@ -20,7 +20,7 @@ def put_message(tx: Connection, message: Message) -> MessageResult:
             return MessageResult(row.status, row.run_id, row.execution_id, duplicate=True)
     if not row.status.is_open:
         return MessageResult(row.status, row.run_id, row.execution_id)
-    position = put_mail(tx, row.shard, row.execution_id, message.kind, message.body, None)
+    position = put_mail(tx, row.shard, row.execution_id, message.kind, message.body, message.blobs)
     if message.request_id is not None:
         tx.execute(
             SQL["insert_request"], (row.shard, row.execution_id, message.request_id, b"accepted")

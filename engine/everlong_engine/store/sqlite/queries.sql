@@ -133,6 +133,15 @@ UPDATE runs SET owner = NULL, wake_us = ?, status = ?, reason = ?, probation = 0
 WHERE shard = ? AND run_id = ? AND lease_token = ? AND next_seq = ? AND status < 10
 RETURNING run_id;
 
+-- name: sleep_runs
+-- The same for runs with nothing to tell: they sleep until they are due, or until mail comes.
+WITH mine (shard, run_id, token, base, wake_us) AS (VALUES :rows:)
+UPDATE runs SET owner = NULL, wake_us = mine.wake_us, reason = NULL, probation = 0
+FROM mine
+WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
+  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10
+RETURNING runs.run_id;
+
 -- name: check_lease
 -- Whether an owner's lease still stands.
 SELECT 1 FROM runs WHERE shard = ? AND run_id = ? AND lease_token = ? AND status < 10;
