@@ -23,6 +23,7 @@ __all__ = [
     "current_run",
     "driving",
     "source_line",
+    "user_line",
 ]
 
 
@@ -96,3 +97,16 @@ def source_line(frame: FrameType) -> str:
         file = frame.f_code.co_filename.replace("\\", "/").rpartition("/")[2]
         line = _lines[key] = f"{file}:{frame.f_lineno}"
     return line
+
+
+_OURS: Final = ("asyncio", "anyio", "contextlib", "everlong.")
+
+
+def user_line() -> str:
+    """The innermost source line outside asyncio, anyio and Everlong, up from the caller."""
+    frame: FrameType | None = calling_frame(1)
+    while frame is not None:
+        if not frame.f_globals.get("__name__", "").startswith(_OURS):
+            return source_line(frame)
+        frame = frame.f_back
+    return ""

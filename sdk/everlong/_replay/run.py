@@ -21,10 +21,9 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from random import Random
-from types import FrameType
 from typing import Any, Final, NoReturn
 
-from everlong._context import QueryHandler, calling_frame, source_line
+from everlong._context import QueryHandler, user_line
 from everlong._definitions import ActivityDefinition, WorkflowDefinition
 from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
@@ -358,7 +357,7 @@ class WorkflowRun:
         self._require_live()
         timer.timer_id = self._new_id()
         due_us = self.loop.start_us + round(timer.when() * 1_000_000)
-        self._made.append(TimerStarted(timer.timer_id, max(due_us, self.now_us), _user_line()))
+        self._made.append(TimerStarted(timer.timer_id, max(due_us, self.now_us), user_line()))
         self._timers[timer.timer_id] = timer
 
     def cancel_timer(self, timer: WorkflowTimer) -> None:
@@ -568,17 +567,6 @@ def _left_the_code(error: BaseException) -> BaseException:
     if isinstance(error, Fault):
         return WorkflowFault(str(error))
     return WorkflowFault(f"{type(error).__name__} left the workflow's code: {error!r}")
-
-
-def _user_line() -> str:
-    """The first source line outside asyncio, anyio and Everlong, up from here."""
-    frame: FrameType | None = calling_frame(2)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
-        if not module.startswith(("asyncio", "anyio", "everlong.", "contextlib")):
-            return source_line(frame)
-        frame = frame.f_back
-    return ""
 
 
 _FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {
