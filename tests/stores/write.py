@@ -1,6 +1,6 @@
 """Writes a store with open runs half way, by a worker that is killed at the end.
 
-    python -m tests.stores.write 0.1.0
+python -m tests.stores.write 0.1.0
 """
 
 import asyncio
@@ -32,14 +32,15 @@ async def begin(path: Path) -> None:
             await carries.signal(flows.verdict, False)
         await client.start(flows.dies_in_activity, id="dies-in-activity")
         started = Path(os.environ["STORES_WRITING"])
-        while not (
+        while not (  # noqa: ASYNC110 - the store is what is looked at
             started.exists()
             and await carries.query(flows.seen) == 5
             and (await large.describe()).history_events >= 4
             and (await client.get_handle("backs-off").describe()).activities[0].last_error
         ):
             await asyncio.sleep(0.02)  # tidy: waits because other events are to come first
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         await asyncio.Event().wait()
 
 
@@ -63,7 +64,7 @@ def main(version: str) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("PRAGMA journal_mode = DELETE")  # One file to keep.
     connection.close()
-    print(path)
+    sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":

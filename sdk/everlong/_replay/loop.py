@@ -24,6 +24,8 @@ from everlong._replay.anyio_adapter import is_cancel_retry
 
 __all__ = [
     "Discarded",
+    "EndlessLoop",
+    "Fault",
     "LoopOwner",
     "WorkflowFuture",
     "WorkflowLoop",
@@ -40,6 +42,10 @@ _TASKS_BEFORE_SWEEP: Final = 64
 
 class Discarded(BaseException):
     """Raised at every call into Everlong while a run is dropped: its code must not do anything."""
+
+
+class Fault(BaseException):
+    """Private: leaves workflow code at once. The run is flagged and never driven again."""
 
 
 class LoopOwner(Protocol):

@@ -33,6 +33,7 @@ from everlong._replay.live_only import answer_query, call_live
 from everlong._replay.loop import (
     Discarded,
     EndlessLoop,
+    Fault,
     WorkflowFuture,
     WorkflowLoop,
     WorkflowTask,
@@ -85,10 +86,6 @@ from everlong_engine import (
 __all__ = ["Fault", "WorkflowRun", "replay"]
 
 logger = logging.getLogger("everlong")
-
-
-class Fault(BaseException):
-    """Private: leaves workflow code at once. The run is flagged and never driven again."""
 
 
 class _ActivityFuture(WorkflowFuture[Any]):
