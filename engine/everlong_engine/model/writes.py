@@ -133,6 +133,7 @@ class Message:
     body: bytes
     now_us: int
     request_id: str | None = None
+    blobs: Blobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

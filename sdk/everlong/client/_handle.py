@@ -21,6 +21,7 @@ from everlong.exceptions import (
 )
 from everlong_engine import (
     Ask,
+    Blobs,
     CancelRequested,
     Closing,
     Input,
@@ -178,7 +179,7 @@ class WorkflowHandle(Generic[R]):
             request_id: the same id sends the value at most once, however often it is repeated.
 
         Raises:
-            NotSerializable: the value does not fit the declared type; nothing was sent.
+            InvalidArguments: the value does not fit the declared type; nothing was sent.
             WorkflowClosed, WorkflowNotFound: nobody is there to receive it.
         """
         declared = registry.signals.get(signal) if isinstance(signal, str) else signal
@@ -211,8 +212,9 @@ class WorkflowHandle(Generic[R]):
             worker.send(run, event, done)
             await future
             return
-        kind, body = encode_event(event, {})
-        message = Message(target, kind, body, self._engine.clock.now_us(), request_id)
+        blobs: Blobs = {}
+        kind, body = encode_event(event, blobs)
+        message = Message(target, kind, body, self._engine.clock.now_us(), request_id, blobs)
         result = await self._engine.commits.put(message)
         assert isinstance(result, MessageResult)
         self._require_accepted(result)
