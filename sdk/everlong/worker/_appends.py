@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from everlong._definitions import WorkflowDefinition
@@ -25,6 +26,7 @@ from everlong_engine import (
     RunStatus,
     RunTerminated,
     RunTimedOut,
+    SignalReceived,
     checksum,
     encode_event,
 )
@@ -69,6 +71,8 @@ class Appends:
         rows = [_row(base, incoming.event, at_us, blobs)]
         for index, made in enumerate(decisions):
             decision = made
+            if isinstance(made, RunCompleted | RunFailed | RunCancelled):
+                decision = decisions[index] = _with_unread(made, run)
             if type(made) is ActivityScheduled and self._reserve():
                 decision = decisions[index] = ActivityScheduled(
                     made.activity_id,
@@ -84,14 +88,20 @@ class Appends:
         if last is not None and type(last) in CLOSING:
             closing = last  # type: ignore[assignment]
         position = incoming.position
+        consumed: tuple[int, ...] = () if position is None else (position,)
+        continued = isinstance(closing, RunContinuedAsNew)
+        if closing is not None and not continued:
+            # It came too late to be fed: it goes with this append, which may leave no mail behind.
+            consumed += tuple(one.position for one in run.mailbox if one.position is not None)
         return self._append(
             run,
             rows,
             at_us,
             blobs,
-            consumed=() if position is None else (position,),
-            # A message that came directly must not overtake what lies in the inbox.
-            mail_free=closing is not None or incoming.on_done is not None,
+            consumed=consumed,
+            # A message that came directly must not overtake what lies in the inbox. The inbox is
+            # the execution's: a run that begins anew leaves it to the next one.
+            mail_free=not continued and (closing is not None or incoming.on_done is not None),
             closing=closing,
         )
 
@@ -171,6 +181,18 @@ class Appends:
             started_us=now_us,
         )
         return NextRun(new, self._worker_id, kind, body, blobs)
+
+
+def _with_unread(
+    closing: RunCompleted | RunFailed | RunCancelled, run: OwnedRun
+) -> RunCompleted | RunFailed | RunCancelled:
+    """Signals that were accepted, and for which the code came to its end too early."""
+    names = tuple(
+        one.event.signal
+        for one in run.mailbox
+        if one.position is not None and isinstance(one.event, SignalReceived)
+    )
+    return replace(closing, unread=closing.unread + names) if names else closing
 
 
 def _row(seq: int, event: Event, at_us: int, blobs: Blobs) -> HistoryRow:

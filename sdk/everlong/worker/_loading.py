@@ -78,6 +78,8 @@ class RunLoader:
         try:
             replay(run.code, loaded.history)
             mail = [incoming(row, loaded.blobs) for row in loaded.mail]
+            # Of a run that began anew: what came before its start waits for it.
+            mail.sort(key=lambda one: not isinstance(one.event, RunStarted))
         except EverlongError as fault:
             self._keeper.leaving.block(run, fault)
             return False
