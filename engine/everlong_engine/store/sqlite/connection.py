@@ -17,6 +17,7 @@ import aiosqlite
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull
 from everlong_engine.store.interface import Trouble
+from everlong_engine.store.sqlite.files import refuse_foreign
 
 __all__ = ["Durability", "Hop", "classify", "connect_reader", "connect_writer", "store_error"]
 
@@ -62,7 +63,13 @@ class Hop:
                 "this version of aiosqlite is not known to Everlong (its inner queue has moved): "
                 "install aiosqlite 0.20 to 0.22, or upgrade Everlong"
             )
-        await connection
+        try:
+            await connection
+        except Exception:
+            # aiosqlite lets its thread end without waiting, and the thread would report that to a
+            # loop that a short program has closed by then. It has nothing more to do: a moment.
+            connection._thread.join()  # pyright: ignore[reportPrivateUsage]
+            raise
         return cls(connection, path)
 
     def submit(self, work: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
@@ -118,8 +125,12 @@ def connect_writer(
     mode = "rwc" if may_create else "rw"
     connection = _connect(path, mode)
     synchronous = "FULL" if durability == "full" else "NORMAL"
-    # A file that is no database is refused by the first statement, before anything is written.
-    connection.execute("PRAGMA schema_version")
+    # Another's file is refused before anything is written: the journal's mode stays in the file.
+    try:
+        refuse_foreign(connection, path)
+    except BaseException:
+        connection.close()
+        raise
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA fullfsync = ON")  # macOS: a plain fsync does not reach the disk.

@@ -21,7 +21,14 @@ from everlong_engine.model.errors import (
     StoreOwned,
 )
 
-__all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "OwnerLock", "check_place", "prepare_schema"]
+__all__ = [
+    "APPLICATION_ID",
+    "SCHEMA_VERSION",
+    "OwnerLock",
+    "check_place",
+    "prepare_schema",
+    "refuse_foreign",
+]
 
 APPLICATION_ID: Final = 0x45564C47  # "EVLG"
 SCHEMA_VERSION: Final = 1
@@ -112,16 +119,9 @@ class OwnerLock:
 def prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
     """Create the schema in a new file, bring an older one forward, refuse the rest.
 
-    Raises:
-        ForeignFile: a SQLite database of something else.
-        NewerSchema: written by a later version of Everlong.
+    Raises what `refuse_foreign` raises.
     """
-    application_id, version, tables = _identity(connection)
-    if (application_id, version, tables) != (0, 0, 0) and application_id != APPLICATION_ID:
-        raise ForeignFile(path=str(path))
-    if version > SCHEMA_VERSION:
-        raise NewerSchema(path=str(path), found=version, known=SCHEMA_VERSION)
-    if version == SCHEMA_VERSION:
+    if refuse_foreign(connection, path) == SCHEMA_VERSION:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -136,6 +136,21 @@ def prepare_schema(connection: sqlite3.Connection, path: Path) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def refuse_foreign(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema's version, 0 in a new file. Writes nothing.
+
+    Raises:
+        ForeignFile: a SQLite database of something else.
+        NewerSchema: written by a later version of Everlong.
+    """
+    application_id, version, tables = _identity(connection)
+    if (application_id, version, tables) != (0, 0, 0) and application_id != APPLICATION_ID:
+        raise ForeignFile(path=str(path))
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(path=str(path), found=version, known=SCHEMA_VERSION)
+    return version
 
 
 def _identity(connection: sqlite3.Connection) -> tuple[int, int, int]:
