@@ -1,0 +1,100 @@
+"""The commands, put together, and `main`, which turns what happens into an exit code."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
+
+import typer
+
+from everlong.cli._doctor import doctor, installed
+from everlong.cli._errors import report
+from everlong.cli._exits import ExitCode, Mistake
+from everlong.cli._history import history
+from everlong.cli._list import list_
+from everlong.cli._messages import cancel, query, resume, signal, terminate
+from everlong.cli._run import run
+from everlong.cli._screen import out
+from everlong.cli._show import show
+from everlong.cli._start import start
+from everlong.cli._verify import verify
+from everlong.cli._worker import worker
+
+__all__ = ["COMMANDS", "app", "main"]
+
+_RUN, _LOOK, _TALK, _CARE = "Run", "Look", "Talk to an execution", "Take care of the store"
+
+COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
+    "run": (run, _RUN),
+    "worker": (worker, _RUN),
+    "start": (start, _RUN),
+    "list": (list_, _LOOK),
+    "show": (show, _LOOK),
+    "history": (history, _LOOK),
+    "signal": (signal, _TALK),
+    "query": (query, _TALK),
+    "cancel": (cancel, _TALK),
+    "terminate": (terminate, _TALK),
+    "resume": (resume, _TALK),
+    "verify": (verify, _CARE),
+    "doctor": (doctor, _CARE),
+}
+
+app = typer.Typer(
+    name="everlong",
+    help="Durable execution for ordinary async Python.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="The store is ./everlong.db unless --db or EVERLONG_URL names another.",
+)
+for _name, (_function, _panel) in COMMANDS.items():
+    app.command(_name, rich_help_panel=_panel)(_function)
+
+# Typer used to import click and now carries its own; what both raise for a wrong command line is
+# reached through the one class that it exports.
+_ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        out().say(f"everlong {installed('everlong')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everlong(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point: runs a command and returns its exit code (see `ExitCode`)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        code: object = app(args=given, prog_name="everlong", standalone_mode=False)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except _ClickError as error:
+        message = _usage(error)
+        # Without a message, the help has been printed.
+        return report(Mistake(message), as_json=as_json) if message else ExitCode.USAGE
+    except Exception as error:
+        return report(error, as_json=as_json)
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _usage(error: Exception) -> str:
+    message = str(getattr(error, "format_message", lambda: error)()).strip()
+    if not message:
+        return ""
+    command = getattr(getattr(error, "ctx", None), "command_path", "everlong")
+    stop = "" if message.endswith(("?", ".")) else "."
+    return f"{message}{stop} See {command} --help"

@@ -1,0 +1,181 @@
+"""`everlong show`: how one execution stands, and what it waits for."""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from everlong.cli._documents import as_plain, document, for_people, one_line
+from everlong.cli._durations import ago, instant, now, span
+from everlong.cli._exits import ExitCode
+from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, WorkflowId, connect
+from everlong.cli._outcomes import Outcome, outcome_of
+from everlong.cli._screen import STATUS, Cell, Part, Screen, cropped, out, write
+from everlong.cli._workers import hosting
+from everlong.client import Client, ExecutionDescription, PendingActivity, PendingTimer
+
+__all__ = ["show"]
+
+_INPUT_CHARS_MAX: Final = 300
+_ERROR_CHARS_MAX: Final = 300
+_OPEN_SHOWN_MAX: Final = 40
+
+
+def show(
+    workflow_id: WorkflowId,
+    db: Db = DEFAULT_STORE,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """Show how an execution stands, and what it waits for."""
+    view = asyncio.run(_look(connect(db, namespace), workflow_id))
+    if as_json:
+        write(document(view.document()))
+    else:
+        view.draw(out())
+    return ExitCode.OK
+
+
+async def _look(client: Client, workflow_id: str) -> "_View":
+    async with client:
+        handle = client.get_handle(workflow_id)
+        found = await handle.describe()
+        outcome = None
+        if found.closed_at is not None or found.status == "blocked":
+            outcome = outcome_of(found, await handle.history(found.run_id))
+        return _View(found, outcome, hosting(await client.workers(), found.type), now())
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    found: ExecutionDescription
+    outcome: Outcome | None
+    hosts: list[str]
+    today: datetime
+
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = as_plain(self.found)
+        found |= {"hosted": bool(self.hosts), "hosted_by": self.hosts}
+        return found if self.outcome is None else found | self.outcome.document(self.found)
+
+    def draw(self, screen: Screen) -> None:
+        found = self.found
+        mark, style = STATUS[found.status]
+        screen.say(
+            (f"{mark} ", style),
+            (found.workflow_id, "bold"),
+            f"  {found.type}  ",
+            (found.status.replace("_", " "), style),
+            (", asked to cancel" if found.cancel_requested and self._is_open else "", "yellow"),
+        )
+        self._draw_facts(screen)
+        self._draw_outcome(screen)
+        if found.activities:
+            screen.say(("activities", "dim"), indent=2)
+            self._draw_table(screen, [self._activity(one) for one in found.activities])
+            self._draw_errors(screen)
+        if found.timers:
+            screen.say(("timers", "dim"), indent=2)
+            self._draw_table(screen, [self._timer(one) for one in found.timers])
+
+    @property
+    def _is_open(self) -> bool:
+        return self.found.closed_at is None
+
+    def _draw_facts(self, screen: Screen) -> None:
+        found = self.found
+        started = f"{instant(found.started_at)}, {ago(found.started_at, self.today)}"
+        if found.closed_at is not None:
+            started += f"; took {span((found.closed_at - found.started_at).total_seconds())}"
+        facts: list[tuple[str, Part]] = [
+            ("started", started),
+            ("input", self._input()),
+            ("run", f"{found.run_id}, {found.history_events} events"),
+        ]
+        if found.code:
+            facts.append(("code", f"{found.code}, Python {found.python}"))
+        if self._is_open:
+            facts.append(("worker", self._worker()))
+        if found.lost_in_a_row:
+            facts.append(("lost", (f"{found.lost_in_a_row} workers in a row died with it", "red")))
+        signals, waiting = self._signals()
+        if signals:
+            facts.append(("signals", signals))
+        if waiting:
+            facts.append(("inbox", (f"{waiting} waiting to be fed", "yellow")))
+        for name, value in facts:
+            screen.say((f"{name:<9}", "dim"), value, indent=2)
+
+    @property
+    def _has_begun(self) -> bool:
+        return self.found.history_events > 0
+
+    def _input(self) -> Part:
+        if not self._has_begun:
+            return ("not begun; its start waits in the inbox", "dim")
+        return cropped(one_line(self.found.input), _INPUT_CHARS_MAX)
+
+    def _worker(self) -> Part:
+        found = self.found
+        if found.owner is not None and found.owner in self.hosts:
+            return f"{found.owner} has it"
+        if self.hosts:
+            return f"{', '.join(self.hosts)} takes it up when there is something to do"
+        gone = f"{found.owner} is gone and " if found.owner is not None else ""
+        return (f"{gone}none is here for {found.type}: everlong worker FILE", "yellow")
+
+    def _signals(self) -> tuple[str, int]:
+        """Those that the journal has, by name; how many messages the inbox still has."""
+        waiting = sum(one == "(in the inbox)" for one in self.found.signals)
+        come = Counter(one for one in self.found.signals if one != "(in the inbox)")
+        words = [f"{name} × {count}" if count > 1 else name for name, count in come.items()]
+        # The first message of an execution is its start.
+        return ", ".join(words), waiting - (0 if self._has_begun else 1)
+
+    def _draw_outcome(self, screen: Screen) -> None:
+        outcome = self.outcome
+        if outcome is None:
+            return
+        if self.found.status == "completed":
+            if outcome.result is not None:
+                screen.say(("result", "dim"), indent=2)
+                screen.block(for_people(outcome.result), indent=4)
+        elif outcome.reason:
+            style = STATUS[self.found.status][1]
+            label = (f"{'reason':<9}", "dim")
+            screen.explain(label, text=outcome.reason, indent=2, style=style)
+        if outcome.unread:
+            screen.say(("never received  ", "dim"), ", ".join(outcome.unread), indent=2)
+
+    def _draw_table(self, screen: Screen, rows: list[list[Cell]]) -> None:
+        screen.table(rows[:_OPEN_SHOWN_MAX])
+        if len(rows) > _OPEN_SHOWN_MAX:
+            screen.say((f"and {len(rows) - _OPEN_SHOWN_MAX} more", "dim"), indent=4)
+
+    def _activity(self, one: PendingActivity) -> list[Cell]:
+        state = one.state
+        if one.next_at is not None and state == "backing off":
+            state = f"again in {span((one.next_at - self.today).total_seconds())}"
+        waited = span((self.today - one.scheduled_at).total_seconds())
+        return [
+            f"    {one.name}",
+            (state, "yellow" if one.last_error else "cyan"),
+            f"attempt {one.attempt}",
+            (f"for {waited}", "dim"),
+            (one.where, "dim"),
+        ]
+
+    def _draw_errors(self, screen: Screen) -> None:
+        for one in self.found.activities[:_OPEN_SHOWN_MAX]:
+            if one.last_error:
+                error = cropped(one.last_error, _ERROR_CHARS_MAX)
+                screen.say((f"{one.name}: ", "dim"), (error, "yellow"), indent=4)
+
+    def _timer(self, one: PendingTimer) -> list[Cell]:
+        left = (one.due_at - self.today).total_seconds()
+        return [
+            f"    {'in ' + span(left) if left > 0 else 'due'}",
+            instant(one.due_at),
+            (one.where, "dim"),
+        ]

@@ -1,0 +1,187 @@
+"""A history as steps that people follow: what has happened since the last look, what is open.
+
+Pure: it is handed histories and keeps how far it has read. What the code decided is no step by
+itself; its outcome is.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from everlong.cli._documents import one_line
+from everlong.cli._durations import span
+from everlong.cli._screen import cropped
+from everlong.client import Attempt, HistoryEvent
+
+__all__ = ["OpenStep", "Step", "StepReader", "error_text"]
+
+VALUE_CHARS_MAX: Final = 60
+ERROR_CHARS_MAX: Final = 200
+_STEPS_SHOWN_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that has happened."""
+
+    mark: str
+    style: str
+    name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStep:
+    """Something that is under way, or waited for."""
+
+    name: str
+    since: datetime
+    due: datetime | None = None
+    attempt: int = 1
+    last_error: str = ""
+
+
+def error_text(kind: str, message: str) -> str:
+    """`builtins.ValueError` and a message as people read it."""
+    short = kind.removeprefix("builtins.")
+    return cropped(f"{short}: {message}" if message else short, ERROR_CHARS_MAX)
+
+
+class StepReader:
+    """Reads one run's growing history."""
+
+    def __init__(self) -> None:
+        self._read = 0
+        self._activities: dict[int, HistoryEvent] = {}
+        self._timers: dict[int, HistoryEvent] = {}
+        self._attempts: set[tuple[int, int, str]] = set()
+        self.done = 0
+        """Activities that have an outcome."""
+
+    @property
+    def events(self) -> int:
+        """How many events have been read."""
+        return self._read
+
+    def read(self, history: Sequence[HistoryEvent]) -> list[Step]:
+        """What is new in it; very many at once are summed up."""
+        steps: list[Step] = []
+        for event in history[self._read :]:
+            step = self._step(event)
+            if step is not None:
+                steps.append(step)
+        self._read = max(self._read, len(history))
+        for number, event in self._activities.items():
+            # The same event as it is now: attempts come without an event of their own.
+            self._activities[number] = history[event.seq - 1]
+            steps += self._failed_attempts(number, history[event.seq - 1].attempts)
+        return steps if len(steps) <= _STEPS_SHOWN_MAX else _summed_up(steps)
+
+    def open_steps(self) -> list[OpenStep]:
+        """Activities and timers that have no outcome yet, oldest first."""
+        activities = [_open_activity(event) for event in self._activities.values()]
+        timers = [
+            OpenStep("timer", event.at, due=event.fields["due_at"])
+            for event in self._timers.values()
+        ]
+        return activities + timers
+
+    def _step(self, event: HistoryEvent) -> Step | None:
+        facts = event.fields
+        match event.kind:
+            case "ActivityScheduled":
+                self._activities[facts["activity_id"]] = event
+            case "TimerStarted":
+                self._timers[facts["timer_id"]] = event
+            case "TimerCancelled":
+                self._timers.pop(facts["timer_id"], None)
+            case "TimerFired":
+                began = self._timers.pop(facts["timer_id"])
+                seconds = (began.fields["due_at"] - began.at).total_seconds()
+                return Step("◷", "dim", "timer", span(seconds))
+            case "ActivityCancelRequested":
+                began = self._activities.pop(facts["activity_id"])
+                return Step("○", "dim", began.fields["activity"], "cancelled")
+            case "ActivityCompleted" | "ActivityFailed" | "ActivityTimedOut" | "ActivityLost":
+                self.done += 1
+                return _outcome(event, self._activities.pop(facts["activity_id"]))
+            case _:
+                told = _TOLD.get(event.kind)
+                return None if told is None else told(facts)
+        return None
+
+    def _failed_attempts(self, activity: int, attempts: Sequence[Attempt]) -> Iterator[Step]:
+        for one in attempts:
+            key = (activity, one.number, one.state)
+            if one.state == "started" or key in self._attempts:
+                continue
+            self._attempts.add(key)
+            detail = f"attempt {one.number} {_STATES.get(one.state, one.state)}"
+            if one.next_at is not None and one.ended_at is not None:
+                wait_s = (one.next_at - one.ended_at).total_seconds()
+                detail += f", again in {span(wait_s)}" if wait_s > 0 else ", again now"
+            detail += f": {error_text(one.error_type, one.error)}"
+            name = self._activities[activity].fields["activity"]
+            yield Step("↻", "yellow", name, detail)
+
+
+_STATES: Final = {"timed_out": "timed out", "lost": "was lost"}
+
+_TOLD: Final[dict[str, Callable[[dict[str, Any]], Step]]] = {
+    "SignalReceived": lambda facts: Step(
+        "←", "cyan", f"signal {facts['signal']}", _value(facts.get("payload"))
+    ),
+    "SignalRejected": lambda facts: Step(
+        "✗", "yellow", f"signal {facts['signal']}", f"rejected: {facts['error']}"
+    ),
+    "CancelRequested": lambda facts: Step("←", "yellow", "cancel", facts.get("reason", "")),
+    "RunContinuedAsNew": lambda _: Step("↻", "dim", "begins anew", "with a fresh history"),
+}
+
+
+def _outcome(event: HistoryEvent, began: HistoryEvent) -> Step:
+    facts, name = event.fields, began.fields["activity"]
+    took = span((event.at - began.at).total_seconds())
+    match event.kind:
+        case "ActivityCompleted":
+            value = _value(facts.get("result"))
+            return Step("✓", "green", name, f"{took}  {value}" if value else took)
+        case "ActivityFailed":
+            why = error_text(facts["error_type"], facts.get("error", ""))
+        case "ActivityTimedOut":
+            why = f"{facts['timeout']} timeout"
+        case _:
+            why = "lost with its worker"
+    return Step("✗", "red", name, f"{took}  {why} · {_attempts(facts.get('attempts', 1))}")
+
+
+def _attempts(count: int) -> str:
+    return "1 attempt" if count == 1 else f"{count} attempts"
+
+
+def _value(value: Any) -> str:
+    return "" if value is None else "→ " + cropped(one_line(value), VALUE_CHARS_MAX)
+
+
+def _open_activity(event: HistoryEvent) -> OpenStep:
+    name = event.fields["activity"]
+    if not event.attempts:
+        return OpenStep(name, event.at)
+    newest = max(event.attempts, key=lambda one: one.number)
+    failed = [one for one in event.attempts if one.state != "started"]
+    error = error_text(failed[-1].error_type, failed[-1].error) if failed else ""
+    running = newest.state == "started" or newest.next_at is None
+    return OpenStep(
+        name,
+        newest.started_at,
+        due=None if running else newest.next_at,
+        attempt=newest.number if running else newest.number + 1,
+        last_error=error,
+    )
+
+
+def _summed_up(steps: Sequence[Step]) -> list[Step]:
+    counted = Counter((step.mark, step.style, step.name) for step in steps)
+    return [Step(*key, detail=f"× {count}" if count > 1 else "") for key, count in counted.items()]
