@@ -1,0 +1,121 @@
+"""List, show and history; and that whatever they show is harmless."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Here
+from tests.support.command_line import MARKET, everlong
+
+EVIL = "\x1b]0;x\x07\x1b[2J\r\n\u202egnp.exe"
+SHOWN = r"\x1b]0;x\x07\x1b[2J\r\n\u202egnp.exe"
+
+
+def test_a_list_has_filters_and_pages(here: Here) -> None:
+    for number in range(3):
+        here("start", "purchase", "--id", f"p{number}", "-a", "amount=1")
+    here("start", "asleep", "--id", "a1")
+    here("terminate", "a1")
+    first = here("list", "--limit", "2", "--json").document
+    assert [one["workflow_id"] for one in first["items"]] == ["a1", "p2"]
+    rest = here("list", "--limit", "2", "--after", first["next"], "--json").document
+    assert [one["workflow_id"] for one in rest["items"]] == ["p1", "p0"]
+    assert rest["next"] is None
+    assert f"more: --after {first['next']}" in here("list", "--limit", "2").out
+
+    def ids(*options: str) -> list[str]:
+        return [one["workflow_id"] for one in here("list", "--json", *options).document["items"]]
+
+    assert ids("--status", "terminated") == ["a1"]
+    assert ids("--type", "purchase") == ["p2", "p1", "p0"]
+    assert ids("--id", "p1") == ["p1"]
+    assert ids("--namespace", "elsewhere") == []
+    assert here("list", "--namespace", "elsewhere").out == "no runs\n"
+
+
+@pytest.mark.parametrize(
+    "options", [("--status", "happy"), ("--limit", "0"), ("--after", "x"), ("--db", "http://x/y")]
+)
+@pytest.mark.usefixtures("started")
+def test_options_that_make_no_sense_exit_2(here: Here, options: tuple[str, str]) -> None:
+    done = here("list", *options)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+
+
+@pytest.mark.usefixtures("started")
+def test_what_has_no_worker_says_so(here: Here) -> None:
+    shown = here("show", "p1")
+    assert shown.code == 0
+    assert shown.out.splitlines()[0] == "● p1  purchase  running"
+    assert "not begun; its start waits in the inbox" in shown.out
+    assert "none is here for purchase: everlong worker FILE" in shown.out
+    told = here("start", "purchase", "--id", "p2", "-a", "amount=5")
+    assert (told.out, "waits for one" in told.err) == ("p2\n", True)
+
+
+def test_start_checks_arguments_where_it_knows_the_types(tmp_path: Path) -> None:
+    wrong = everlong("start", f"{MARKET}:purchase", "-a", "amount=x", folder=tmp_path)
+    assert (wrong.code, list(tmp_path.iterdir())) == (2, [])
+    twice = [
+        everlong(
+            *("start", f"{MARKET}:purchase", "-a", "amount=7", "--id", "p", "--if-open", "fail"),
+            folder=tmp_path,
+        )
+        for _ in range(2)
+    ]
+    assert [done.code for done in twice] == [0, 4]
+    assert "already there (running)" in twice[1].err
+
+
+def test_a_history_shows_events_attempts_and_tracebacks(tmp_path: Path, here: Here) -> None:
+    everlong("run", f"{MARKET}:order", "-a", "id=3", "-q", folder=tmp_path)
+    text = here("history", "order").out
+    assert "attempt 1 failed, again after 10 ms: ConnectionError: \\x1b]0;x" in text
+    assert "Traceback" not in text
+    assert "raise ConnectionError(HOSTILE)" in here("history", "order", "-t").out
+    assert len(here("history", "order", "--last", "2").out.splitlines()) == 3
+
+    events = here("history", "order", "--json").document["events"]
+    assert [one["seq"] for one in events] == list(range(1, 7))
+    charge = next(one for one in events if one["kind"] == "ActivityScheduled")
+    assert charge["attempts"][0]["error"].startswith("\x1b]0;x")  # data, as it is, for programs
+    run_id = here("show", "order", "--json").document["run_id"]
+    assert here("history", "order", "--run", run_id, "--json").document["events"] == events
+    assert here("history", "order", "--run", "nonsense").code == 4
+    assert '"receipt": "receipt-3"' in here("show", "order").out
+
+
+def test_hostile_data_cannot_speak_to_the_terminal(here: Here) -> None:
+    here("start", "purchase", "--id", EVIL, "-a", f"amount={EVIL}")
+    here("start", EVIL, "--id", "typed")
+    here("signal", "typed", EVIL, EVIL)
+    here("cancel", EVIL, "--reason", EVIL)
+    shown = [
+        here("list"),
+        here("show", EVIL),
+        here("show", "typed"),
+        here("terminate", EVIL, "--reason", EVIL),
+        here("show", EVIL),
+        here("history", EVIL),
+        here("show", "nobody" + EVIL),
+        here("list", "--status", EVIL),
+        here("query", "typed", EVIL, "--timeout", "0.01"),
+        here("run", EVIL),
+        here(EVIL),
+        here("list", "--db", EVIL),
+    ]
+    for done in shown:
+        text = done.out + done.err
+        assert text
+        assert not re.search("[^\\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text), repr(text)
+    assert SHOWN in shown[0].out
+    assert SHOWN in shown[4].out  # the reason
+
+
+def test_a_document_of_hostile_data_is_ascii_and_whole(here: Here) -> None:
+    here("start", "purchase", "--id", EVIL, "-a", "amount=1")
+    listed = here("list", "--json")
+    assert listed.out.isascii()
+    assert "\x1b" not in listed.out
+    assert listed.document["items"][0]["workflow_id"] == EVIL

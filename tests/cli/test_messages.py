@@ -1,0 +1,103 @@
+"""Signal, query, cancel, terminate and resume, through the file to a worker elsewhere."""
+
+from pathlib import Path
+
+import pytest
+
+from everlong.cli import main
+from tests.cli.conftest import Here
+from tests.support.command_line import MARKET, Done, worker
+
+
+def until(here: Here, workflow_id: str, status: str) -> Done:
+    for _ in range(400):
+        shown = here("show", workflow_id, "--json")
+        if shown.document["status"] == status:
+            return shown
+    raise AssertionError(f"{workflow_id} is not {status}: {here('show', workflow_id).out}")
+
+
+def test_messages_reach_a_worker_in_another_process(here: Here, tmp_path: Path) -> None:
+    for number in range(4):
+        here("start", "purchase", "--id", f"p{number}", "-a", f"amount={number}")
+    with worker(str(MARKET), folder=tmp_path) as facts:
+        assert facts["workflows"] == [
+            "asleep", "counted", "failing", "faulty", "order", "purchase"
+        ]  # fmt: skip
+        assert here("query", "p0", "status").out == "waiting for 0\n"
+        assert here("query", "p0", "status", "-a", "loud=true").out == "WAITING FOR 0\n"
+        assert here("query", "p0", "status", "--json").document["answer"] == "waiting for 0"
+        _signalled(here)
+        _cancelled_and_terminated(here)
+        wrong = here("query", "p0", "colour")
+        assert (wrong.code, len(wrong.err.splitlines())) == (1, 1)
+        shown = here("show", "p3")
+        assert f"{facts['name']} has it" in shown.out
+        rejected = here("signal", "p3", "approve", "maybe")
+        assert rejected.code == 0  # whether it fits is for the worker, which knows the type
+    assert "none is here for purchase" in here("show", "p3").out
+
+
+def _signalled(here: Here) -> None:
+    sent = here("signal", "p0", "approve", "--json-value", '{"ok": false}', "--request-id", "r1")
+    assert (sent.code, sent.out) == (0, "✓ approve is on its way to p0\n")
+    assert until(here, "p0", "completed").document["result"] == "refused by nobody"
+    late = here("signal", "p0", "approve", '{"ok": true}')
+    assert late.code == 4
+    assert "'p0' is closed (completed)" in late.err
+
+
+def _cancelled_and_terminated(here: Here) -> None:
+    assert here("cancel", "p1", "--reason", "enough").out == "✓ asked to cancel p1\n"
+    assert until(here, "p1", "cancelled").document["error"]["message"] == "enough"
+    assert here("query", "p1", "status").out == "cleaned up for 1\n"
+    assert here("terminate", "p2", "--json").document == {
+        "workflow_id": "p2",
+        "action": "terminate",
+    }
+    assert here("show", "p2", "--json").document["status"] == "terminated"
+    assert here("terminate", "p2").code == 4
+
+
+@pytest.mark.usefixtures("started")
+def test_without_a_worker_messages_are_kept_and_queries_time_out(here: Here) -> None:
+    assert here("signal", "p1", "approve").code == 0
+    assert here("cancel", "p1").code == 0
+    assert here("resume", "p1").code == 0
+    asked = here("query", "p1", "status", "--timeout", "0.05")
+    assert asked.code == 5
+    assert "Nobody answered within 0.05 seconds" in asked.err
+    assert here("terminate", "p1").code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "nobody"),
+        ("history", "nobody"),
+        ("signal", "nobody", "approve"),
+        ("query", "nobody", "status"),
+        ("cancel", "nobody"),
+        ("terminate", "nobody"),
+        ("resume", "nobody"),
+    ],
+)
+@pytest.mark.usefixtures("started")
+def test_an_unknown_id_exits_4(here: Here, command: tuple[str, ...]) -> None:
+    done = here(*command)
+    assert (done.code, done.out) == (4, "")
+    assert done.err.startswith("everlong: There is no workflow with the id 'nobody'.")
+    as_json = here(*command, "--json").document["error"]
+    assert (as_json["type"], as_json["exit_code"]) == ("WorkflowNotFound", 4)
+
+
+@pytest.mark.usefixtures("started")
+def test_a_value_is_given_once_and_in_json(here: Here) -> None:
+    assert here("signal", "p1", "approve", "x", "--json-value", "1").code == 2
+    assert here("signal", "p1", "approve", "--json-value", "{").code == 2
+    assert here("query", "p1", "status", "-a", "timeout=1").code == 2
+
+
+def test_the_entry_point_is_the_package_s(here: Here) -> None:
+    assert here("--version").out.startswith("everlong ")
+    assert callable(main)
