@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from hashlib import sha256
-from sqlite3 import Connection
+from sqlite3 import Connection, OperationalError
 from typing import Any, Final
 
 from everlong_engine.model.codec import checksum, decode_event
@@ -40,14 +40,26 @@ ALL_ROWS: Final = 1 << 60
 
 
 def load_run(tx: Connection, row: RunRow) -> LoadedRun:
-    """A run with everything that hangs on it."""
-    blobs = blobs_of(tx, row)
-    history, size = load_history(tx, row, blobs)
-    mail = [
-        MailRow(*values)
-        for values in tx.execute(SQL["mail_of"], (row.shard, row.execution_id)).fetchall()
-    ]
-    return LoadedRun(row, history, mail, attempts_of(tx, row.shard, row.run_id), size, blobs)
+    """A run with everything that hangs on it.
+
+    Raises:
+        UndecodablePayload: some of it is damaged; who else is there is not concerned.
+    """
+    try:
+        blobs = blobs_of(tx, row)
+        history, size = load_history(tx, row, blobs)
+        mail = [
+            MailRow(*values)
+            for values in tx.execute(SQL["mail_of"], (row.shard, row.execution_id)).fetchall()
+        ]
+        attempts = attempts_of(tx, row.shard, row.run_id)
+    except (TypeError, ValueError, OperationalError) as error:
+        # A column of another type than it was written with. Python's own complaint about text that
+        # is no UTF-8 is an OperationalError too, told from SQLite's by its want of a code.
+        if getattr(error, "sqlite_errorcode", None) is not None:
+            raise
+        raise UndecodablePayload(reason=str(error)) from error
+    return LoadedRun(row, history, mail, attempts, size, blobs)
 
 
 def blobs_of(tx: Connection, row: RunRow) -> dict[bytes, bytes]:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
 from itertools import islice
-from sqlite3 import Connection
+from pathlib import Path
+from sqlite3 import Connection, DatabaseError
 from typing import Any, Final
 
 from everlong_engine.model.codec import checksum, decode_event
@@ -16,7 +17,8 @@ from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CLOSING, INPUTS, KINDS
 from everlong_engine.model.ids import id_text
 from everlong_engine.model.runs import RunRow
-from everlong_engine.store.interface import Problem
+from everlong_engine.store.interface import Problem, Trouble
+from everlong_engine.store.sqlite.connection import classify
 from everlong_engine.store.sqlite.reads import ALL_ROWS
 from everlong_engine.store.sqlite.rows import run_row
 from everlong_engine.store.sqlite.statements import SQL
@@ -35,13 +37,29 @@ _HANGING: Final = (
 
 
 def verify(tx: Connection) -> list[Problem]:
-    """What is wrong, up to a thousand problems. Empty: all is well."""
-    broken = [
-        Problem(None, f"SQLite: {text}")
-        for (text,) in tx.execute("PRAGMA integrity_check").fetchall()
-        if text != "ok"
-    ]
-    return broken or list(islice(_problems(tx), _PROBLEMS_MAX))
+    """What is wrong, up to a thousand problems. Empty: all is well.
+
+    On a connection of its own: it reads bytes that were turned into text, too.
+    """
+    tx.text_factory = _text
+    found: list[Problem] = []
+    try:
+        found += [
+            Problem(None, f"SQLite: {text}")
+            for (text,) in tx.execute("PRAGMA integrity_check").fetchall()
+            if text != "ok"
+        ]
+        if not found:
+            found += islice(_problems(tx), _PROBLEMS_MAX)
+    except DatabaseError as error:
+        if classify(error, Path())[0] is not Trouble.FATAL:
+            raise
+        found.append(Problem(None, f"SQLite: {error}; what lies behind that cannot be checked"))
+    return found
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def _problems(tx: Connection) -> Iterator[Problem]:
@@ -78,7 +96,7 @@ def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
             if seq != last + 1:
                 yield f"events {last + 1} to {seq - 1} are missing"
             last = seq
-            if checksum(seq, kind, body) != stored:
+            if not isinstance(body, bytes) or checksum(seq, kind, body) != stored:
                 yield f"event {seq} has a wrong checksum"
                 continue
             try:
@@ -100,7 +118,7 @@ def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
 def _of_mail(tx: Connection) -> Iterator[Problem]:
     with closing(tx.execute(SQL["mail_since"], (-1, ALL_ROWS))) as mail:
         for position, execution_id, kind, body, stored in mail:
-            if checksum(0, kind, body) != stored:
+            if not isinstance(body, bytes) or checksum(0, kind, body) != stored:
                 yield Problem(execution_id, f"message {position} has a wrong checksum")
 
 
@@ -121,5 +139,5 @@ def _of_blobs(tx: Connection) -> Iterator[Problem]:
         yield Problem(None, f"the spilled payload {digest.hex()} belongs to nobody")
     with closing(tx.execute("SELECT digest, data FROM blobs")) as blobs:
         for digest, data in blobs:
-            if sha256(data).digest() != digest:
+            if not isinstance(data, bytes) or sha256(data).digest() != digest:
                 yield Problem(None, f"the spilled payload {digest.hex()} is damaged")

@@ -1,0 +1,197 @@
+"""Large payloads, and the end of everything: what is kept, and for how long."""
+
+from everlong_engine.model.events import ActivityCompleted, RunCompleted, RunContinuedAsNew
+from everlong_engine.model.runs import AttemptRow, AttemptState, RunRow
+from everlong_engine.model.writes import Ask, MarkAttempts
+from everlong_engine.store.interface import RunFilter
+from tests.support.store_rig import SECOND_US, Rig
+
+LARGE = bytes(range(256)) * 400  # 100 KB: over what stays in an event.
+START = (-1, b"")
+
+
+async def sweep(rig: Rig, limit: int = 100) -> int:
+    """Sweep to the end; how many went."""
+    cursor: tuple[int, bytes] | None = START
+    pruned = 0
+    while cursor is not None:
+        cursor, went = await rig.store.prune(cursor, rig.now_us, limit)
+        pruned += went
+    return pruned
+
+
+def later(rig: Rig) -> None:
+    rig.now_us += 10 * SECOND_US
+
+
+async def gone(rig: Rig, row: RunRow) -> bool:
+    return await rig.store.load(row.shard, row.run_id) is None
+
+
+# -------------------------------------------------------------------------------------- payloads
+
+
+async def test_a_large_payload_comes_back_whole(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.one(rig.append(row, ActivityCompleted(1, LARGE)))
+    loaded = await rig.load()
+    assert loaded.history[-1].event == ActivityCompleted(1, LARGE)
+    assert loaded.history_bytes < len(LARGE)
+    assert await rig.problems() == []
+
+
+async def test_a_large_start_and_a_large_message_come_back_whole(rig: Rig) -> None:
+    await rig.started(arguments=LARGE)
+    await rig.send(payload=LARGE[1:])
+    loaded = await rig.claim_one()
+    assert sorted(map(len, loaded.blobs.values())) == [len(LARGE) - 1, len(LARGE)]
+
+
+async def test_a_large_outcome_can_be_looked_up(rig: Rig) -> None:
+    row = await rig.owned("w", RunCompleted(LARGE))
+    last = await rig.store.last_event(row.shard, row.run_id)
+    assert last is not None
+    assert last.event == RunCompleted(LARGE)
+
+
+async def test_a_shared_payload_lives_as_long_as_its_last_user(rig: Rig) -> None:
+    first = await rig.owned("first")
+    await rig.one(rig.append(first, ActivityCompleted(1, LARGE), RunCompleted(b"")))
+    later(rig)
+    second = await rig.owned("second")
+    await rig.one(rig.append(second, ActivityCompleted(1, LARGE)))
+    assert await sweep(rig) == 1
+    assert (await rig.load("second")).history[-1].event == ActivityCompleted(1, LARGE)
+    await rig.one(rig.append(await rig.row("second"), RunCompleted(b"")))
+    later(rig)
+    assert await sweep(rig) == 1
+    assert await rig.problems() == []
+
+
+async def test_payloads_of_mail_go_with_their_execution(rig: Rig) -> None:
+    row = await rig.owned()
+    position = await rig.position(payload=LARGE)
+    await rig.one(rig.append(row, RunCompleted(b""), consumed=(position,)))
+    later(rig)
+    assert await sweep(rig) == 1
+    assert await rig.problems() == []
+
+
+# --------------------------------------------------------------------------------------- pruning
+
+
+async def test_a_closed_run_goes_with_all_that_hangs_on_it(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.send(request_id="r")
+    failed = AttemptRow(activity_id=1, attempt=1, state=AttemptState.FAILED, started_us=1)
+    await rig.one(MarkAttempts(row.shard, row.run_id, row.lease_token, (failed,)))
+    await rig.one(rig.terminate())
+    later(rig)
+    assert await sweep(rig) == 1
+    assert await gone(rig, row)
+    assert await rig.store.attempts(row.shard, row.run_id) == []
+    assert (await rig.send(request_id="r")).status is None
+    assert await rig.problems() == []
+
+
+async def test_open_runs_and_young_ones_stay(rig: Rig) -> None:
+    await rig.owned("open")
+    await rig.closed("old")
+    later(rig)
+    await rig.closed("young")
+    assert await sweep(rig) == 1
+    assert {row.workflow_id for row in await rig.store.list_runs(_all(), 10, None)} == {
+        "open",
+        "young",
+    }
+
+
+async def test_a_run_that_began_long_ago_and_closed_now_stays(rig: Rig) -> None:
+    row = await rig.owned()
+    later(rig)
+    await rig.one(rig.append(row, RunCompleted(b"")))
+    assert await sweep(rig) == 0
+    later(rig)
+    assert await sweep(rig) == 1
+
+
+async def test_a_sweep_is_bounded_and_goes_on_where_it_stopped(rig: Rig) -> None:
+    for number in range(5):
+        await rig.closed(f"w{number}")
+        await rig.owned(f"open{number}")
+    later(rig)
+    cursor, pruned = await rig.store.prune(START, rig.now_us, 4)
+    assert (cursor is not None, pruned) == (True, 2)
+    assert cursor is not None
+    cursor, pruned = await rig.store.prune(cursor, rig.now_us, 4)
+    assert pruned == 2
+    assert cursor is not None
+    assert await rig.store.prune(cursor, rig.now_us, 4) == (None, 1)
+    assert await sweep(rig) == 0
+
+
+async def test_continued_runs_stay_while_their_execution_is_open(rig: Rig) -> None:
+    first = await rig.owned()
+    await rig.send(request_id="r")
+    (mail,) = (await rig.load()).mail
+    rolling = RunContinuedAsNew(b"", (), 1)
+    following = rig.successor(first)
+    await rig.one(rig.append(first, rolling, consumed=(mail.position,), next_run=following))
+    later(rig)
+    assert await sweep(rig) == 0
+    assert (await rig.send(request_id="r")).duplicate
+    await rig.one(rig.terminate())
+    later(rig)
+    assert await sweep(rig) == 2
+    assert await gone(rig, first)
+    assert await rig.problems() == []
+
+
+async def test_what_dead_workers_and_askers_left_goes_too(rig: Rig) -> None:
+    await rig.register()
+    await rig.owned()
+    await rig.one(Ask(b"q" * 16, rig.target(), "status", b"", rig.now_us))
+    await rig.die()
+    await rig.register("alive")
+    later(rig)
+    await sweep(rig)
+    assert [worker.name for worker in await rig.store.workers()] == ["alive"]
+    assert await rig.store.open_questions(10) == []
+
+
+# --------------------------------------------------------------------------------------- listing
+
+
+async def test_a_list_is_paged_newest_first(rig: Rig) -> None:
+    for number in range(5):
+        await rig.started(f"w{number}")
+    first = await rig.store.list_runs(_all(), 3, None)
+    assert [row.workflow_id for row in first] == ["w4", "w3", "w2"]
+    rest = await rig.store.list_runs(_all(), 3, first[-1].run_id)
+    assert [row.workflow_id for row in rest] == ["w1", "w0"]
+
+
+async def test_a_list_is_filtered(rig: Rig) -> None:
+    await rig.started("a")
+    await rig.started("b", type="other")
+    await rig.closed("c")
+    await rig.started("a", namespace="elsewhere")
+
+    async def names(**wanted: str) -> list[str]:
+        found = await rig.store.list_runs(_all(**wanted), 10, None)
+        return [row.workflow_id for row in found]
+
+    assert await names() == ["c", "b", "a"]
+    assert await names(status="completed") == ["c"]
+    assert await names(status="running", type="other") == ["b"]
+    assert await names(workflow_id="a") == ["a"]
+
+
+async def test_a_run_is_found_by_its_id_alone(rig: Rig) -> None:
+    row = await rig.started()
+    assert await rig.store.run_by_id(row.run_id) == row
+    assert await rig.store.run_by_id(b"x" * 16) is None
+
+
+def _all(**wanted: str) -> RunFilter:
+    return RunFilter("default", **wanted)

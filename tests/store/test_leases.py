@@ -1,0 +1,196 @@
+"""Claims, hand-backs and attempts: what an owner does beside appending."""
+
+from dataclasses import replace
+
+from everlong_engine.model.codec import encode_event
+from everlong_engine.model.events import ActivityCompleted
+from everlong_engine.model.limits import ATTEMPTS_KEPT
+from everlong_engine.model.runs import AttemptRow, AttemptState, RunRow, RunStatus
+from everlong_engine.model.writes import MarkAttempts, Refusal
+from tests.support.store_rig import SECOND_US, Rig, refusal
+
+
+def attempt(number: int, state: AttemptState = AttemptState.FAILED, **other: object) -> AttemptRow:
+    return replace(
+        AttemptRow(activity_id=1, attempt=number, state=state, started_us=number, error="no"),
+        **other,  # type: ignore[arg-type]
+    )
+
+
+def mark(row: RunRow, *attempts: AttemptRow, probation: bool | None = None) -> MarkAttempts:
+    return MarkAttempts(row.shard, row.run_id, row.lease_token, attempts, probation)
+
+
+# -------------------------------------------------------------------------------------- claims
+
+
+async def test_a_claim_moves_the_token_and_the_owner(rig: Rig) -> None:
+    before = await rig.started()
+    claimed = (await rig.claim_one()).row
+    assert claimed == await rig.row()
+    assert (claimed.lease_token, claimed.owner, claimed.wake_us) == (
+        before.lease_token + 1,
+        rig.worker_id,
+        None,
+    )
+    assert await rig.claim() == []
+
+
+async def test_a_claim_takes_what_it_hosts_only(rig: Rig) -> None:
+    await rig.started("a", type="order")
+    await rig.started("b", type="refund")
+    await rig.started("c", type="order", queue="slow")
+    assert [one.row.workflow_id for one in await rig.claim("order")] == ["a"]
+    assert [one.row.workflow_id for one in await rig.claim("order", queue="slow")] == ["c"]
+    assert await rig.claim("nothing") == []
+    assert (await rig.row("b")).owner is None
+
+
+async def test_the_longest_due_goes_first_whatever_its_type(rig: Rig) -> None:
+    for number, kind in enumerate(["a", "b", "a", "b", "a"]):
+        await rig.started(f"w{number}", type=kind)
+        rig.now_us += 1
+    names = [one.row.workflow_id for one in await rig.claim("a", "b", limit=3)]
+    assert names == ["w0", "w1", "w2"]
+    assert [one.row.workflow_id for one in await rig.claim("b", "a")] == ["w3", "w4"]
+
+
+async def test_what_is_not_due_is_not_claimed_and_tells_when_it_is(rig: Rig) -> None:
+    row = await rig.owned()
+    due_us = rig.now_us + 5 * SECOND_US
+    await rig.one(rig.release(row, due_us))
+    assert await rig.claim() == []
+    assert await rig.store.next_wake(rig.wants("flow", "other")) == due_us
+    assert await rig.store.next_wake(rig.wants("other")) is None
+    rig.now_us = due_us
+    assert len(await rig.claim()) == 1
+    assert await rig.store.next_wake(rig.wants()) is None
+
+
+async def test_one_run_is_claimed_by_its_id_when_nobody_has_it(rig: Rig) -> None:
+    row = await rig.owned()
+    assert await rig.store.claim_run(rig.worker_id, row.shard, row.run_id) is None
+    await rig.one(rig.release(row, None))
+    loaded = await rig.store.claim_run(rig.worker_id, row.shard, row.run_id)
+    assert loaded is not None
+    assert loaded.row.lease_token == 2
+
+
+async def test_a_claimed_run_comes_whole(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.one(mark(row, attempt(1)))
+    await rig.one(rig.release(row, rig.now_us))
+    await rig.send()
+    loaded = await rig.claim_one()
+    assert (len(loaded.history), len(loaded.mail), len(loaded.attempts)) == (1, 1, 1)
+    assert loaded.history_bytes > 0
+
+
+# ----------------------------------------------------------------------------------- hand-backs
+
+
+async def test_a_run_is_handed_back_asleep(rig: Rig) -> None:
+    row = await rig.owned()
+    assert refusal(await rig.one(rig.release(row, None))) is None
+    row = await rig.row()
+    assert (row.owner, row.wake_us, row.status) == (None, None, RunStatus.RUNNING)
+
+
+async def test_falling_asleep_is_refused_while_there_is_mail(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.send()
+    asleep = rig.release(row, rig.now_us + SECOND_US)
+    assert refusal(await rig.one(asleep)) is Refusal.MAIL
+    assert (await rig.row()).owner == rig.worker_id
+    at_once = rig.release(row, 0)
+    assert refusal(await rig.one(at_once)) is None
+    assert len(await rig.claim()) == 1
+
+
+async def test_falling_asleep_sees_the_mail_of_its_own_group(rig: Rig) -> None:
+    row = await rig.owned()
+    _, result = await rig.group(rig.message(), rig.release(row, None))
+    assert refusal(result) is Refusal.MAIL or (await rig.row()).wake_us is not None
+
+
+async def test_only_the_owner_that_saw_everything_hands_back(rig: Rig) -> None:
+    row = await rig.owned()
+    for stale in (replace(row, lease_token=0), replace(row, next_seq=1)):
+        assert refusal(await rig.one(rig.release(stale, None))) is Refusal.FENCED
+        assert refusal(await rig.one(rig.release(stale, None, blocked=True))) is Refusal.FENCED
+    assert (await rig.row()) == row
+
+
+async def test_many_fall_asleep_in_one_group(rig: Rig) -> None:
+    rows = [await rig.owned(f"w{number}") for number in range(30)]
+    stale = replace(rows[7], lease_token=9)
+    group = [rig.release(stale if row is rows[7] else row, row.started_us) for row in rows]
+    results = [refusal(result) for result in await rig.group(*group)]
+    assert results == [Refusal.FENCED if at == 7 else None for at in range(30)]
+    assert len(await rig.claim(limit=100)) == 29
+
+
+async def test_local_outcomes_go_back_as_mail(rig: Rig) -> None:
+    row = await rig.owned()
+    outcome = encode_event(ActivityCompleted(1, b"ok"), {})
+    back = attempt(1, AttemptState.STARTED)
+    await rig.one(rig.release(row, 0, mail=(outcome,), attempts=(back,)))
+    loaded = await rig.claim_one()
+    assert [(mail.kind, mail.body) for mail in loaded.mail] == [outcome]
+    assert loaded.attempts == [back]
+
+
+async def test_a_refused_hand_back_leaves_no_mail(rig: Rig) -> None:
+    row = await rig.owned()
+    stale = replace(row, lease_token=9)
+    outcome = encode_event(ActivityCompleted(1, b"ok"), {})
+    await rig.one(rig.release(stale, 0, mail=(outcome,), attempts=(attempt(1),)))
+    loaded = await rig.load()
+    assert (loaded.mail, loaded.attempts) == ([], [])
+
+
+# ------------------------------------------------------------------------------------- attempts
+
+
+async def test_attempts_are_kept_beside_the_history(rig: Rig) -> None:
+    row = await rig.owned()
+    begun = attempt(1, AttemptState.STARTED, details=b"50 %")
+    await rig.one(mark(row, begun))
+    ended = attempt(1, ended_us=9, retry_us=20, error_type="E", traceback="T", worker="me")
+    await rig.one(mark(row, ended))
+    (found,) = await rig.store.attempts(row.shard, row.run_id)
+    assert found == replace(ended, details=b"50 %")
+    assert await rig.kinds() == ["RunStarted"]
+
+
+async def test_a_zombie_marks_no_attempt(rig: Rig) -> None:
+    row = await rig.owned()
+    stale = replace(row, lease_token=0)
+    assert refusal(await rig.one(mark(stale, attempt(1), probation=True))) is Refusal.FENCED
+    assert await rig.store.attempts(row.shard, row.run_id) == []
+    assert not (await rig.row()).probation
+
+
+async def test_a_closed_run_takes_no_attempts(rig: Rig) -> None:
+    row = await rig.closed()
+    assert refusal(await rig.one(mark(row, attempt(1)))) is Refusal.FENCED
+
+
+async def test_the_last_attempts_are_kept_and_their_number_stays_exact(rig: Rig) -> None:
+    row = await rig.owned()
+    for number in range(1, 101):
+        await rig.one(mark(row, attempt(number), attempt(number, activity_id=2)))
+    found = await rig.store.attempts(row.shard, row.run_id)
+    for activity_id in (1, 2):
+        numbers = [one.attempt for one in found if one.activity_id == activity_id]
+        assert numbers == list(range(101 - ATTEMPTS_KEPT, 101))
+
+
+async def test_probation_is_a_mark_that_stays(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.one(mark(row, probation=True))
+    assert (await rig.row()).probation
+    await rig.one(mark(row, attempt(1)))
+    assert (await rig.row()).probation
+    await rig.one(mark(row, probation=False))
+    assert not (await rig.row()).probation

@@ -1,0 +1,162 @@
+"""After a worker's death: what is lost, who is suspected, and who is parked."""
+
+from everlong_engine.model.events import ActivityScheduled, TimerStarted
+from everlong_engine.model.limits import STRIKES_TO_POISON
+from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.runs import AttemptRow, AttemptState, RunStatus
+from everlong_engine.model.writes import MarkAttempts
+from tests.support.store_rig import SECOND_US, Rig, refusal, signal
+
+
+def scheduled(
+    activity_id: int = 1, *, began: bool = True, **options: bool | int
+) -> ActivityScheduled:
+    return ActivityScheduled(
+        activity_id,
+        "charge",
+        b"",
+        ActivityOptions(**options),  # type: ignore[arg-type]
+        "x.py:1",
+        began,
+    )
+
+
+async def test_the_dead_are_marked_dead_and_the_living_are_left_alone(rig: Rig) -> None:
+    await rig.register("dead")
+    dead = rig.worker_id
+    await rig.owned("orphan")
+    rig.worker_id = alive = rig.ids.next(rig.now_us)
+    await rig.register("alive")
+    await rig.owned("cared for")
+    assert await rig.store.take_over([alive], rig.now_us, 100) == 1
+    assert {one.worker_id: one.dead for one in await rig.store.workers()} == {
+        dead: True,
+        alive: False,
+    }
+    assert (await rig.row("cared for")).owner == alive
+    assert (await rig.row("orphan")).owner is None
+
+
+async def test_a_takeover_fences_before_anybody_claims(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.register()
+    assert await rig.die() == 1
+    assert (await rig.row()).lease_token == row.lease_token + 1
+    assert refusal(await rig.one(rig.append(row))) is not None
+
+
+async def test_a_takeover_is_bounded_and_comes_to_an_end(rig: Rig) -> None:
+    await rig.register()
+    for number in range(7):
+        await rig.owned(f"w{number}")
+    sweeps = [await rig.store.take_over([], rig.now_us, 3) for _ in range(4)]
+    assert sweeps == [3, 3, 1, 0]
+
+
+async def test_a_worker_that_was_buried_in_order_leaves_nothing_lost(rig: Rig) -> None:
+    await rig.register()
+    row = await rig.owned()
+    await rig.one(rig.release(row, None))
+    await rig.store.bury(rig.worker_id)
+    assert await rig.die() == 0
+    assert (await rig.row()).losses == 0
+
+
+async def test_only_what_may_have_begun_is_lost(rig: Rig) -> None:
+    await rig.register("the dead one")
+    row = await rig.owned("w", scheduled(1), scheduled(2, began=False), scheduled(3, began=False))
+    begun = AttemptRow(activity_id=3, attempt=4, state=AttemptState.STARTED, started_us=5)
+    await rig.one(MarkAttempts(row.shard, row.run_id, row.lease_token, (begun,)))
+    await rig.die()
+    lost = (await rig.claim_one()).attempts
+    assert {(one.activity_id, one.attempt, one.state) for one in lost} == {
+        (1, 1, AttemptState.LOST),
+        (3, 4, AttemptState.LOST),
+    }
+    assert all("the dead one" in one.error for one in lost)
+    assert all(one.retry_us == rig.now_us for one in lost)
+
+
+async def test_an_attempt_that_may_not_be_repeated_is_lost_for_good(rig: Rig) -> None:
+    await rig.register()
+    await rig.owned("w", scheduled(1, at_most_once=True), scheduled(2, max_attempts=1))
+    await rig.die()
+    assert [one.retry_us for one in (await rig.claim_one()).attempts] == [None, None]
+
+
+async def test_a_back_off_survives(rig: Rig) -> None:
+    await rig.register()
+    row = await rig.owned("w", scheduled(began=False))
+    due_us = rig.now_us + 60 * SECOND_US
+    failed = AttemptRow(
+        activity_id=1, attempt=1, state=AttemptState.FAILED, started_us=1, retry_us=due_us
+    )
+    await rig.one(MarkAttempts(row.shard, row.run_id, row.lease_token, (failed,)))
+    await rig.die()
+    row = await rig.row()
+    assert (row.wake_us, row.losses) == (due_us, 0)
+    assert await rig.store.attempts(row.shard, row.run_id) == [failed]
+
+
+async def test_a_run_that_slept_is_not_suspected(rig: Rig) -> None:
+    await rig.register()
+    due_us = rig.now_us + SECOND_US
+    await rig.owned("w", TimerStarted(1, due_us, "x.py:1"))
+    await rig.die()
+    row = await rig.row()
+    assert (row.losses, row.wake_us) == (0, due_us)
+
+
+async def test_losses_are_counted_and_progress_forgets_them(rig: Rig) -> None:
+    await rig.register()
+    await rig.owned("w", scheduled())
+    for losses in (1, 2, 3):
+        await rig.die()
+        await rig.register()
+        claimed = (await rig.claim_one()).row
+        assert (claimed.losses, claimed.strikes) == (losses, 0)
+        lone = AttemptRow(
+            activity_id=1, attempt=1 + losses, state=AttemptState.STARTED, started_us=1
+        )
+        mark = MarkAttempts(claimed.shard, claimed.run_id, claimed.lease_token, (lone,))
+        await rig.one(mark)
+    row = await rig.row()
+    await rig.one(rig.append(row, signal(), healthy=False))
+    assert (await rig.row()).losses == 3
+    await rig.one(rig.append(await rig.row(), signal()))
+    assert (await rig.row()).losses == 0
+
+
+async def test_only_deaths_under_its_own_mark_park_a_run(rig: Rig) -> None:
+    await rig.register()
+    await rig.owned("w", scheduled())
+    for strikes in range(STRIKES_TO_POISON + 1):
+        row = await rig.row()
+        assert (row.status, row.strikes) == (RunStatus.RUNNING, max(strikes - 1, 0))
+        begun = AttemptRow(
+            activity_id=1, attempt=strikes + 1, state=AttemptState.STARTED, started_us=1
+        )
+        probation = None if strikes == 0 else True
+        await rig.one(MarkAttempts(row.shard, row.run_id, row.lease_token, (begun,), probation))
+        await rig.die()
+        await rig.register()
+        await rig.claim()
+    row = await rig.row()
+    assert (row.status, row.owner, row.wake_us) == (RunStatus.BLOCKED, None, None)
+    assert row.reason is not None
+    assert row.reason.startswith("poison")
+
+
+async def test_poison_stays_parked_when_other_code_comes(rig: Rig) -> None:
+    await test_only_deaths_under_its_own_mark_park_a_run(rig)
+    changed = await rig.owned("changed")
+    await rig.one(rig.release(changed, None, blocked=True, reason="its code changed"))
+    await rig.store.resume_blocked(["flow"], rig.now_us)
+    assert [one.row.workflow_id for one in await rig.claim()] == ["changed"]
+
+
+async def test_code_of_other_types_resumes_nothing(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.one(rig.release(row, None, blocked=True, reason="its code changed"))
+    await rig.store.resume_blocked(["other"], rig.now_us)
+    assert await rig.claim() == []
