@@ -21,9 +21,7 @@ def test_messages_reach_a_worker_in_another_process(here: Here, tmp_path: Path) 
     for number in range(4):
         here("start", "purchase", "--id", f"p{number}", "-a", f"amount={number}")
     with worker(str(MARKET), folder=tmp_path) as facts:
-        assert facts["workflows"] == [
-            "asleep", "counted", "failing", "faulty", "order", "purchase"
-        ]  # fmt: skip
+        assert {"asleep", "order", "purchase"} <= set(facts["workflows"])
         assert here("query", "p0", "status").out == "waiting for 0\n"
         assert here("query", "p0", "status", "-a", "loud=true").out == "WAITING FOR 0\n"
         assert here("query", "p0", "status", "--json").document["answer"] == "waiting for 0"

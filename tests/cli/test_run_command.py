@@ -1,5 +1,6 @@
 """`everlong run`, as a shell runs it."""
 
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -97,6 +98,26 @@ def test_ctrl_c_hands_back_and_the_same_command_goes_on(tmp_path: Path) -> None:
     again = everlong("run", f"{MARKET}:purchase", "-a", "amount=6", folder=tmp_path)
     assert (again.code, again.out) == (0, "approved by Ann\n"), again.err
     assert 'goes on with its own arguments, {"amount": 5}' in again.err
+
+
+def test_ctrl_c_on_a_terminal_lets_processes_of_a_pool_end_their_work(tmp_path: Path) -> None:
+    process = begin("run", f"{MARKET}:waiting_in_process", folder=tmp_path, errors=subprocess.PIPE)
+    assert process.stderr is not None
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        everlong("--version", folder=tmp_path)  # takes its time
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _wait_for("stopping", process.stderr)
+    (tmp_path / "go").touch()
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    events = everlong("history", "waiting_in_process", "--json", folder=tmp_path).document["events"]
+    assert [one["kind"] for one in events][:3] == [
+        "RunStarted",
+        "ActivityScheduled",
+        "ActivityCompleted",
+    ]
+    assert not [one for one in events[1]["attempts"] if one["state"] != "started"]
 
 
 def test_an_id_that_another_workflow_has_is_not_taken_over(tmp_path: Path) -> None:

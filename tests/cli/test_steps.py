@@ -58,6 +58,15 @@ def test_failed_attempts_are_told_though_they_are_no_events() -> None:
     assert waiting.due == NOON + timedelta(seconds=10)
 
 
+def test_attempts_between_two_looks_are_told_before_the_outcome() -> None:
+    failed = event(2, "ActivityScheduled", attempt(1, again=0), activity_id=1, activity="charge")
+    done = event(3, "ActivityCompleted", activity_id=1, result=None)
+    assert [one.mark for one in StepReader().read([STARTED, failed, done])] == ["↻", "✓"]
+    reader = StepReader()
+    reader.read([STARTED, failed])
+    assert [one.mark for one in reader.read([STARTED, failed, done])] == ["✓"]
+
+
 def test_a_lost_attempt_says_so() -> None:
     lost = event(
         2, "ActivityScheduled", attempt(1, "lost", again=0), activity_id=1, activity="charge"

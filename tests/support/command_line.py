@@ -55,6 +55,7 @@ def begin(
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
+        start_new_session=True,
     )
 
 

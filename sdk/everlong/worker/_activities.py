@@ -14,7 +14,6 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from multiprocessing import get_context
 from random import Random
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from everlong._info import ActivityInfo
 from everlong.exceptions import EverlongError, StoreError
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
-from everlong.worker._pool import perform_in_process
+from everlong.worker._pool import perform_in_process, spawned_pool
 from everlong_engine import (
     ActivityCompleted,
     ActivityFailed,
@@ -467,10 +466,7 @@ class ActivityRunner:
 
     def _process_pool(self) -> ProcessPoolExecutor:
         if self._processes is None:
-            # Spawned, never forked: a forked child would share the store's descriptors.
-            self._processes = ProcessPoolExecutor(
-                self._processes_max, mp_context=get_context("spawn")
-            )
+            self._processes = spawned_pool(self._processes_max)
         return self._processes
 
 

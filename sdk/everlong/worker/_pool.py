@@ -5,8 +5,10 @@ the same encoding as everywhere. Heartbeats come back through a pipe of their ow
 """
 
 import asyncio
+import signal
 from concurrent.futures import Future, ProcessPoolExecutor
 from importlib import import_module
+from multiprocessing import get_context
 from multiprocessing.connection import Pipe
 from typing import Any, Protocol
 
@@ -15,7 +17,19 @@ from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
 from everlong_engine import pack
 
-__all__ = ["perform_in_process"]
+__all__ = ["perform_in_process", "spawned_pool"]
+
+
+def spawned_pool(processes_max: int) -> ProcessPoolExecutor:
+    """Spawned, never forked: a forked child would share the store's descriptors."""
+    return ProcessPoolExecutor(
+        processes_max, mp_context=get_context("spawn"), initializer=_leave_interrupts_to_the_worker
+    )
+
+
+def _leave_interrupts_to_the_worker() -> None:
+    """Ctrl-C reaches every process of a terminal; the worker's answer is to let activities end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class PooledAttempt(Protocol):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -39,6 +40,19 @@ async def order(id: int, items: list[str] = [], limit: int | None = 9) -> dict[s
     await asyncio.sleep(0.01)
     print("hello from the workflow")  # noqa: T201
     return {"receipt": receipt, "items": items, "limit": limit}
+
+
+@activity(process=True, timeout=60)
+def wait_for_a_file(name: str) -> str:
+    Path("begun").touch()
+    while not Path(name).exists():
+        threading.Event().wait(0.02)
+    return name
+
+
+@workflow
+async def waiting_in_process() -> str:
+    return await wait_for_a_file("go")
 
 
 @workflow
