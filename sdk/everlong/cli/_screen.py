@@ -115,7 +115,13 @@ class Screen:
             )
         for row in rows:
             table.add_row(*(_cell(cell) for cell in row))
-        self.console.print(table)
+        if self.console.is_terminal:
+            self.console.print(table)
+            return
+        with self.console.capture() as drawn:
+            self.console.print(table)
+        for line in drawn.get().splitlines():
+            self.console.print(Text(line.rstrip()), soft_wrap=True)
 
 
 def out() -> Screen:

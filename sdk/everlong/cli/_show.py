@@ -154,14 +154,15 @@ class _View:
             screen.say((f"and {len(rows) - _OPEN_SHOWN_MAX} more", "dim"), indent=4)
 
     def _activity(self, one: PendingActivity) -> list[Cell]:
-        state = one.state
+        state, attempt = one.state, f"attempt {one.attempt}"
         if one.next_at is not None and state == "backing off":
             state = f"again in {span((one.next_at - self.today).total_seconds())}"
+            attempt = f"after attempt {one.attempt}"
         waited = span((self.today - one.scheduled_at).total_seconds())
         return [
             f"    {one.name}",
             (state, "yellow" if one.last_error else "cyan"),
-            f"attempt {one.attempt}",
+            attempt,
             (f"for {waited}", "dim"),
             (one.where, "dim"),
         ]

@@ -13,13 +13,17 @@ from typing import Any, Final
 from everlong.cli._documents import one_line
 from everlong.cli._durations import span
 from everlong.cli._screen import cropped
-from everlong.client import Attempt, HistoryEvent
+from everlong.client import HistoryEvent
 
 __all__ = ["OpenStep", "Step", "StepReader", "error_text"]
 
 VALUE_CHARS_MAX: Final = 60
 ERROR_CHARS_MAX: Final = 200
 _STEPS_SHOWN_MAX: Final = 20
+
+_OUTCOMES: Final = frozenset(
+    {"ActivityCompleted", "ActivityFailed", "ActivityTimedOut", "ActivityLost"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +73,18 @@ class StepReader:
         """What is new in it; very many at once are summed up."""
         steps: list[Step] = []
         for event in history[self._read :]:
+            if event.kind in _OUTCOMES:
+                # Between two looks an activity may fail, be tried again, and end.
+                began = history[self._activities[event.fields["activity_id"]].seq - 1]
+                steps += self._failed_attempts(began)
             step = self._step(event)
             if step is not None:
                 steps.append(step)
         self._read = max(self._read, len(history))
         for number, event in self._activities.items():
             # The same event as it is now: attempts come without an event of their own.
-            self._activities[number] = history[event.seq - 1]
-            steps += self._failed_attempts(number, history[event.seq - 1].attempts)
+            self._activities[number] = now = history[event.seq - 1]
+            steps += self._failed_attempts(now)
         return steps if len(steps) <= _STEPS_SHOWN_MAX else _summed_up(steps)
 
     def open_steps(self) -> list[OpenStep]:
@@ -104,7 +112,7 @@ class StepReader:
             case "ActivityCancelRequested":
                 began = self._activities.pop(facts["activity_id"])
                 return Step("○", "dim", began.fields["activity"], "cancelled")
-            case "ActivityCompleted" | "ActivityFailed" | "ActivityTimedOut" | "ActivityLost":
+            case _ if event.kind in _OUTCOMES:
                 self.done += 1
                 return _outcome(event, self._activities.pop(facts["activity_id"]))
             case _:
@@ -112,9 +120,9 @@ class StepReader:
                 return None if told is None else told(facts)
         return None
 
-    def _failed_attempts(self, activity: int, attempts: Sequence[Attempt]) -> Iterator[Step]:
-        for one in attempts:
-            key = (activity, one.number, one.state)
+    def _failed_attempts(self, began: HistoryEvent) -> Iterator[Step]:
+        for one in began.attempts:
+            key = (began.seq, one.number, one.state)
             if one.state == "started" or key in self._attempts:
                 continue
             self._attempts.add(key)
@@ -123,8 +131,7 @@ class StepReader:
                 wait_s = (one.next_at - one.ended_at).total_seconds()
                 detail += f", again in {span(wait_s)}" if wait_s > 0 else ", again now"
             detail += f": {error_text(one.error_type, one.error)}"
-            name = self._activities[activity].fields["activity"]
-            yield Step("↻", "yellow", name, detail)
+            yield Step("↻", "yellow", began.fields["activity"], detail)
 
 
 _STATES: Final = {"timed_out": "timed out", "lost": "was lost"}
