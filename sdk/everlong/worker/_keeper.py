@@ -148,9 +148,12 @@ class RunKeeper:
         run = OwnedRun.of(new, 1, self.new_code(new.type, new.run_id))
         now_us = self.engine.clock.now_us()
         try:
-            decisions = run.code.feed(started, now_us)
+            decisions: list[Decision] | None = run.code.feed(started, now_us)
         except WorkflowFault:
-            # Stored undriven: it is claimed, meets its fault again and stands there, visible.
+            decisions = None
+        if decisions is None or (decisions and type(decisions[-1]) is RunContinuedAsNew):
+            # Stored undriven, then claimed: a fault is met again and stands there, visible; and a
+            # run that begins anew at once gets its successor, for which a start has no room.
             run.code.discard()
             self._begin_as_mail(new, started, if_open, if_closed, on_result)
             return
