@@ -1,6 +1,7 @@
 """What a mismatch says: the reader must see what has changed without opening a debugger."""
 
 import pytest
+
 from everlong._replay.matching import check
 from everlong.exceptions import NondeterminismError
 from everlong_engine import ActivityOptions, ActivityScheduled, Decision, pack
