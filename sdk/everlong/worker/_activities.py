@@ -7,24 +7,28 @@ the next one; the outcome that counts goes into the run's mailbox and is recorde
 
 import asyncio
 import logging
-import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
 from everlong._context import activity_context
 from everlong._definitions import ActivityDefinition
-from everlong._failures import encode_exception
-from everlong._info import ActivityInfo
-from everlong.exceptions import EverlongError, StoreError
+from everlong.exceptions import StoreError
+from everlong.worker._attempts import (
+    AttemptContext,
+    Raised,
+    Succeeded,
+    perform,
+    perform_elsewhere,
+    perform_in_thread,
+)
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
-from everlong.worker._pool import perform_in_process, spawned_pool
+from everlong.worker._pool import spawned_pool
 from everlong_engine import (
     ActivityCompleted,
     ActivityFailed,
@@ -39,11 +43,8 @@ from everlong_engine import (
     Input,
     MarkAttempts,
     WriteResult,
-    id_text,
     may_repeat_lost,
-    pack,
     retry_failed,
-    unpack,
 )
 
 __all__ = ["ActivityRunner"]
@@ -51,17 +52,7 @@ __all__ = ["ActivityRunner"]
 logger = logging.getLogger("everlong")
 
 _DETAILS_EVERY_US: Final = 1_000_000
-_HEARTBEAT_SHARE: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _Succeeded:
-    result: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Raised:
-    failure: Failure
+_MARK_AGAIN_US: Final = 500_000
 
 
 class ActivityRunner:
@@ -156,12 +147,15 @@ class ActivityRunner:
             self._finish(attempt, ActivityLost(attempt.scheduled.activity_id, attempt.attempt))
             return
         attempt.retry_us = retry_us
-        self._deadlines.add(retry_us, self._retry, attempt, attempt.attempt)
+        self._retry_at(retry_us, attempt)
 
-    def _retry(self, attempt: OpenAttempt, behind: int) -> None:
+    def _retry_at(self, due_us: int, attempt: OpenAttempt) -> None:
+        number = attempt.attempt
+        self._deadlines.add(due_us, self._retry, attempt, number, matters=_retry_matters)
+
+    def _retry(self, attempt: OpenAttempt, _behind: int) -> None:
         """Back-off is over."""
-        stale = attempt.attempt != behind or attempt.retry_us is None
-        if stale or attempt.abandoned or attempt.run.dropped or self.stopping:
+        if self.stopping:
             return
         attempt.retry_us = None
         attempt.attempt += 1
@@ -188,8 +182,9 @@ class ActivityRunner:
             if isinstance(result, StoreError):
                 # Full, for example. The run is not hurt: try again until it is taken from us.
                 if not (run.dropped or attempt.abandoned or self._engine.commits.failed):
+                    again_us = self._engine.clock.now_us() + _MARK_AGAIN_US
                     self._deadlines.add(
-                        self._engine.clock.now_us() + 500_000, self._mark, attempt, row, then
+                        again_us, self._mark, attempt, row, then, matters=_always_matters
                     )
                 elif then is not None:
                     self._free_slot(attempt)
@@ -221,15 +216,15 @@ class ActivityRunner:
             return  # It goes with its run; `hand_back` writes it down.
         loop = asyncio.get_running_loop()
         context = copy_context()
-        activity = _Attempt(self, attempt)
+        activity = AttemptContext(self, attempt)
         context.run(activity_context.set, activity)
         if attempt.definition.is_async:
-            task: asyncio.Future[Any] = loop.create_task(_perform(attempt), context=context)
+            task: asyncio.Future[Any] = loop.create_task(perform(attempt), context=context)
         elif attempt.definition.process:
-            task = loop.create_task(_perform_in_process(self._process_pool(), attempt, activity))
+            task = loop.create_task(perform_elsewhere(self._process_pool(), attempt, activity))
         else:
             activity.loop = loop
-            work = self._thread_pool().submit(context.run, _perform_in_thread, attempt)
+            work = self._thread_pool().submit(context.run, perform_in_thread, attempt)
             activity.work = work
             task = asyncio.wrap_future(work)
         attempt.task = task
@@ -262,7 +257,7 @@ class ActivityRunner:
         task.cancel()
 
     def _done(
-        self, attempt: OpenAttempt, activity: "_Attempt", done: "asyncio.Future[Any]"
+        self, attempt: OpenAttempt, activity: AttemptContext, done: "asyncio.Future[Any]"
     ) -> None:
         activity.over = True
         attempt.task = None
@@ -295,9 +290,9 @@ class ActivityRunner:
     def _judge(self, attempt: OpenAttempt, outcome: Any) -> None:
         activity_id = attempt.scheduled.activity_id
         match outcome:
-            case _Succeeded():
+            case Succeeded():
                 self._finish(attempt, ActivityCompleted(activity_id, outcome.result))
-            case _Raised():
+            case Raised():
                 self._failed(attempt, outcome.failure)
             case _:
                 self._judge_timeout(attempt)
@@ -355,7 +350,7 @@ class ActivityRunner:
         )
         attempt.retry_us = now_us + delay_us
         self._mark(attempt, row, None)
-        self._deadlines.add(attempt.retry_us, self._retry, attempt, number)
+        self._retry_at(attempt.retry_us, attempt)
 
     def _finish(self, attempt: OpenAttempt, outcome: Input) -> None:
         attempt.abandoned = True
@@ -427,22 +422,13 @@ class ActivityRunner:
     def _watch_limits(self, attempt: OpenAttempt) -> None:
         options = attempt.scheduled.options
         if options.schedule_to_close_us is not None:
-            self._deadlines.add(
-                attempt.scheduled_us + options.schedule_to_close_us, self._too_late, attempt, ""
-            )
+            due_us = attempt.scheduled_us + options.schedule_to_close_us
+            self._deadlines.add(due_us, self._too_late, attempt, "", matters=_limit_matters)
         if options.schedule_to_start_us is not None and attempt.attempt == 1:
-            self._deadlines.add(
-                attempt.scheduled_us + options.schedule_to_start_us,
-                self._too_late,
-                attempt,
-                "start",
-            )
+            due_us = attempt.scheduled_us + options.schedule_to_start_us
+            self._deadlines.add(due_us, self._too_late, attempt, "start", matters=_limit_matters)
 
     def _too_late(self, attempt: OpenAttempt, start: str) -> None:
-        if attempt.abandoned or attempt.run.dropped:
-            return
-        if start and (attempt.started_us or attempt.attempt > 1):
-            return
         activity_id, number = attempt.scheduled.activity_id, attempt.attempt
         which = "schedule_to_start" if start else "schedule_to_close"
         task = attempt.task
@@ -470,122 +456,17 @@ class ActivityRunner:
         return self._processes
 
 
-class _Attempt:
-    """What `info()` and `heartbeat()` find in the context of an activity.
-
-    One for each attempt: a thread whose attempt timed out may still ask while the next one runs.
-    """
-
-    __slots__ = ("_attempt", "_details", "_number", "_runner", "loop", "over", "work")
-
-    def __init__(self, runner: ActivityRunner, attempt: OpenAttempt) -> None:
-        self._runner = runner
-        self._attempt = attempt
-        self._number = attempt.attempt
-        self._details = attempt.previous_details
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.work: Future[Any] | None = None
-        """What runs in a pool; it may outlive the attempt."""
-        self.over = False
-
-    def info(self) -> ActivityInfo:
-        attempt = self._attempt
-        run = attempt.run
-        run_id = id_text(run.run_id)
-        return ActivityInfo(
-            workflow_id=run.workflow_id,
-            run_id=run_id,
-            activity_id=attempt.scheduled.activity_id,
-            type=attempt.definition.name,
-            attempt=self._number,
-            idempotency_key=f"{run_id}/{attempt.scheduled.activity_id}",
-            heartbeat_details=None if self._details is None else unpack(self._details),
-            cancelled=self.over or attempt.abandoned or attempt.timed_out is not None,
-        )
-
-    def heartbeat(self, details: Any) -> None:
-        packed = None if details is None else pack(details)
-        if self.loop is None:
-            self.heard(packed)
-        else:
-            self.loop.call_soon_threadsafe(self.heard, packed)
-
-    def heard(self, details: bytes | None) -> None:
-        """On the event loop."""
-        attempt = self._attempt
-        if self.over or attempt.task is None or attempt.abandoned:
-            return
-        if details is not None:
-            attempt.details = details
-            self._runner.store_details(attempt)
-        if attempt.scheduled.options.heartbeat_us is not None:
-            self._runner.expect_heartbeat(attempt)
+def _retry_matters(attempt: OpenAttempt, behind: int) -> bool:
+    stale = attempt.attempt != behind or attempt.retry_us is None
+    return not (stale or attempt.abandoned or attempt.run.dropped)
 
 
-# ------------------------------------------------------------------------ where user code runs
+def _limit_matters(attempt: OpenAttempt, start: str) -> bool:
+    if attempt.abandoned or attempt.run.dropped:
+        return False
+    return not (start and (attempt.started_us or attempt.attempt > 1))
 
 
-async def _perform(attempt: OpenAttempt) -> _Succeeded | _Raised:
-    definition = attempt.definition
-    try:
-        args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
-        value = await definition.function(*args, **kwargs)
-        return _Succeeded(definition.result.encode(value))
-    except asyncio.CancelledError as error:
-        if attempt.abandoned or attempt.timed_out is not None or _being_cancelled():
-            raise
-        return _Raised(encode_exception(error, definition.exceptions))  # Its own doing.
-    except BaseException as error:
-        return _raised(definition, error)
-
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _perform_in_thread(attempt: OpenAttempt) -> _Succeeded | _Raised:
-    definition = attempt.definition
-    try:
-        args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
-        return _Succeeded(definition.result.encode(definition.function(*args, **kwargs)))
-    except BaseException as error:
-        return _raised(definition, error)
-
-
-async def _perform_in_process(
-    pool: ProcessPoolExecutor, attempt: OpenAttempt, context: _Attempt
-) -> _Succeeded | _Raised:
-    definition = attempt.definition
-    function = definition.function
-    try:
-        ok, data = await perform_in_process(
-            pool,
-            function.__module__,
-            function.__qualname__,
-            attempt.scheduled.arguments,
-            context,
-        )
-    except asyncio.CancelledError:
-        raise
-    except Exception as error:  # The pool broke: a worker process died.
-        return _raised(definition, error)
-    if ok:
-        return _Succeeded(data)
-    return _Raised(Failure.from_wire(unpack(data)))
-
-
-def _raised(definition: ActivityDefinition, error: BaseException) -> _Raised:
-    """A failure as data. Values that cannot be stored will not be storable next time either."""
-    if isinstance(error, EverlongError) and isinstance(error, TypeError):
-        text = "".join(traceback.format_exception(error))
-        kind = type(error)
-        return _Raised(
-            Failure(
-                type=f"{kind.__module__}.{kind.__qualname__}",
-                message=str(error),
-                traceback=text,
-                retryable=False,
-            )
-        )
-    return _Raised(encode_exception(error, definition.exceptions))
+def _always_matters(*_: Any) -> bool:
+    """A mark that was not stored is always seen to: its attempt may hold a slot."""
+    return True

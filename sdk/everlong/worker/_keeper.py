@@ -332,9 +332,7 @@ class RunKeeper:
             case TimerStarted():
                 if run.code.is_pending(decision.timer_id):
                     run.timers[decision.timer_id] = decision.due_us
-                    self.deadlines.add(
-                        decision.due_us, self.fire, run, decision.timer_id, run.generation
-                    )
+                    self.arm_timer(run, decision.timer_id, decision.due_us)
             case ActivityCancelRequested():
                 self.activities.cancel(run, decision.activity_id)
             case TimerCancelled():
@@ -416,10 +414,13 @@ class RunKeeper:
 
     # ------------------------------------------------------------------------------- deadlines
 
-    def fire(self, run: OwnedRun, timer_id: int, generation: int) -> None:
+    def arm_timer(self, run: OwnedRun, timer_id: int, due_us: int) -> None:
+        """Fire a pending timer when it is due."""
+        generation = run.generation
+        self.deadlines.add(due_us, self._fire, run, timer_id, generation, matters=_timer_matters)
+
+    def _fire(self, run: OwnedRun, timer_id: int, generation: int) -> None:
         """A timer is due."""
-        if run.dropped or generation != run.generation or timer_id not in run.timers:
-            return  # Loading arms the timers anew.
         self.receive(run, Incoming(TimerFired(timer_id)))
 
     def watch_timeouts(self, run: OwnedRun, started: RunStarted, started_us: int) -> None:
@@ -429,15 +430,17 @@ class RunKeeper:
         if started.execution_deadline_us is not None:
             run.deadlines_us["execution"] = started.execution_deadline_us
         for which, due_us in run.deadlines_us.items():
-            self.deadlines.add(due_us, self._time_out, run, which, run.generation)
+            self._arm_timeout(due_us, run, which)
+
+    def _arm_timeout(self, due_us: int, run: OwnedRun, which: str) -> None:
+        generation = run.generation
+        self.deadlines.add(due_us, self._time_out, run, which, generation, matters=_timeout_matters)
 
     def _time_out(self, run: OwnedRun, which: str, generation: int) -> None:
         """The run's own deadline: closed at once, like a termination."""
-        if run.dropped or run.closing or generation != run.generation:
-            return
         if run.releasing or run.loading or run.inflight:
             again_us = self.engine.clock.now_us() + _LOOK_AGAIN_US
-            self.deadlines.add(again_us, self._time_out, run, which, generation)
+            self._arm_timeout(again_us, run, which)
             return
         run.code.discard()
         event = RunTimedOut(which)
@@ -508,6 +511,15 @@ class PendingAnswer:
     def withdraw(self) -> None:
         if not self._future.done():
             self._future.set_exception(Superseded())
+
+
+def _timer_matters(run: OwnedRun, timer_id: int, generation: int) -> bool:
+    """Loading arms the timers anew, so that those of an earlier generation are void."""
+    return not run.dropped and generation == run.generation and timer_id in run.timers
+
+
+def _timeout_matters(run: OwnedRun, which: str, generation: int) -> bool:
+    return not (run.dropped or run.closing) and generation == run.generation
 
 
 def _is_stale(run: OwnedRun, event: Input) -> bool:

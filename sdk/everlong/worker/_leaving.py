@@ -41,12 +41,17 @@ class RunReleaser:
         excess = cache.excess - self._leaving
         if excess <= 0:
             return
+        now_us = self._engine.clock.now_us()
         for run in list(islice(cache, _EVICT_LOOK_MAX)):
-            if run.is_idle and not run.probation:
-                self.release(run, run.wake_us())
-                excess -= 1
-                if excess <= 0:
-                    return
+            if not run.is_idle or run.probation:
+                continue
+            wake_us = run.wake_us()
+            if wake_us is not None and wake_us <= now_us:
+                continue  # It has just been woken for this: released, it would be claimed again.
+            self.release(run, wake_us)
+            excess -= 1
+            if excess <= 0:
+                return
 
     def block(self, run: OwnedRun, fault: EverlongError) -> None:
         """Park a run whose code, or whose history, has a fault. It goes on after a fix."""

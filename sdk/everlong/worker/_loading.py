@@ -112,7 +112,7 @@ class RunLoader:
     def _arm(self, run: OwnedRun, started: RunStarted | None, started_us: int) -> None:
         keeper = self._keeper
         for timer_id, due_us in sorted(run.timers.items(), key=lambda item: (item[1], item[0])):
-            keeper.deadlines.add(due_us, keeper.fire, run, timer_id, run.generation)
+            keeper.arm_timer(run, timer_id, due_us)
         if started is not None:
             keeper.watch_timeouts(run, started, started_us)
 
@@ -175,7 +175,8 @@ class RunLoader:
     def reload_later(self, run: OwnedRun) -> None:
         """The store takes nothing now; until it does, the run stays here without its code."""
         run.loading = True
-        self._keeper.deadlines.add(self._engine.clock.now_us() + _AGAIN_US, self.reload, run)
+        again_us = self._engine.clock.now_us() + _AGAIN_US
+        self._keeper.deadlines.add(again_us, self.reload, run, matters=_is_here)
 
     async def _reload(self, run: OwnedRun, generation: int) -> None:
         try:
@@ -224,7 +225,7 @@ class RunLoader:
                 return
             assert isinstance(result, AppendResult)
             due_us = self._engine.clock.now_us() + limits.PROBATION_US
-            self._keeper.deadlines.add(due_us, self.end_trial, run)
+            self._keeper.deadlines.add(due_us, self.end_trial, run, matters=_is_here)
             self.reload(run)  # What came meanwhile is in the store.
 
         mark = MarkAttempts(run.shard, run.run_id, run.token, (), probation=True)
@@ -253,6 +254,10 @@ class RunLoader:
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+
+def _is_here(run: OwnedRun) -> bool:
+    return not run.dropped
 
 
 def incoming(mail: MailRow, blobs: Mapping[bytes, bytes]) -> Incoming:
