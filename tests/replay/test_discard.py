@@ -10,6 +10,7 @@ import asyncio
 import gc
 import logging
 import sys
+import time
 import warnings
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
@@ -19,7 +20,7 @@ from typing import Any
 import anyio
 import pytest
 
-from everlong import Signal, activity, checkpoint, patched, side_effect, workflow
+from everlong import ForbiddenCall, Signal, activity, checkpoint, patched, side_effect, workflow
 from tests.support.run_by_hand import RunByHand, discard_all
 
 ledger: list[str] = []
@@ -498,6 +499,26 @@ def test_code_that_will_not_end_is_named_and_given_up(
     discard_all()
     assert "task main would not end when its run was discarded" in caplog.text
     assert set(told) == {"coroutine ignored GeneratorExit"}, "Python's own word on it"
+
+
+@workflow(name="discard.faulty")
+async def faulty() -> None:
+    await asyncio.gather(act("a"), forbidden(), act("b"))
+    await act("c")
+
+
+def forbidden() -> Awaitable[None]:
+    getattr(time, "sle" + "ep")(1)
+    raise AssertionError("unreachable")
+
+
+def test_a_fault_between_coroutines_warns_of_none(caplog: pytest.LogCaptureFixture) -> None:
+    """They live on in the traceback of the task, until it is discarded."""
+    with all_quiet(caplog):
+        with pytest.raises(ForbiddenCall) as caught:
+            RunByHand(faulty)
+        del caught
+        discard_all()
 
 
 def test_a_second_discard_changes_nothing() -> None:

@@ -300,6 +300,32 @@ def test_endless_retries_of_a_cancellation_are_parked() -> None:
     assert run.replay().result() == "done in spite of it"
 
 
+@workflow(name="faults.group_in_scope")
+async def group_in_scope() -> str:
+    async def refuses() -> str:
+        try:
+            return await step("first")
+        except asyncio.CancelledError:
+            return await step("second")
+
+    results: list[str] = []
+    with anyio.move_on_after(1):
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(refuses())
+            task.add_done_callback(lambda done: results.append(done.result()))
+    return results[0]
+
+
+def test_a_cancellation_that_a_group_takes_over_and_over_is_parked() -> None:
+    """asyncio would be busy until the group's last task ends; a run waits for it."""
+    run = RunByHand(group_in_scope)
+    run.fire_next()
+    assert list(run.open_activities) == [3]
+    run.signal("faults.go", 1)
+    run.complete(3, "second")
+    assert run.replay().result() == "second"
+
+
 # -------------------------------------------------------------------- the end that begins anew
 
 

@@ -53,7 +53,7 @@ class FakeWorkflowLoop(asyncio.AbstractEventLoop):
 
     def __init__(self, seed: int = 7) -> None:
         self.seed = seed
-        self.discarded = False
+        self.stopped = False
         self.random = Random(seed)
         self.guard_time_ns = START_NS
         self.forbidden: list[tuple[str, str]] = []

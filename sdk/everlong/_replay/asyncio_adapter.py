@@ -35,7 +35,7 @@ class DrivenLoop(Protocol):
     """What the guards need to know of a workflow's loop. Its class also says
     `everlong_workflow_loop = True`."""
 
-    discarded: bool
+    stopped: bool
 
     @property
     def guard_time_ns(self) -> int: ...

@@ -35,20 +35,23 @@ def discard(loop: WorkflowLoop) -> None:
     if loop.discarded:
         return
     loop.stopped = loop.discarded = True
+    outside = asyncio_adapter.enter(loop)
+    try:
+        _end_tasks(loop)
+    finally:
+        asyncio_adapter.leave(outside)
+    loop.everlong_run = _GONE
+
+
+def _end_tasks(loop: WorkflowLoop) -> None:
     alive = [task for task in loop.tasks if not task.done()]
-    if alive:
-        outside = asyncio_adapter.enter(loop)
-        try:
-            for task in alive:
-                _close_frames(task)
-            for task in alive:
-                _cut(task)
-        finally:
-            asyncio_adapter.leave(outside)
+    for task in alive:
+        _close_frames(task)
     # Cut the cycles between loop, tasks and callbacks: nothing is left to the garbage collector.
+    for task in alive:
+        _cut(task)
     loop.ready.clear()
     loop.tasks.clear()
-    loop.everlong_run = _GONE
 
 
 def _close_frames(task: WorkflowTask[Any]) -> None:

@@ -81,7 +81,7 @@ def _guards() -> dict[ModuleType, dict[str, _Guard]]:
             "_urandom": _random_bytes,
         },
         os: {"urandom": _random_bytes, "getrandom": _random_bytes},
-        warnings: {"_warn_unawaited_coroutine": _unless_discarded},
+        warnings: {"_warn_unawaited_coroutine": _unless_stopped},
         uuid: {name: _refused(f"uuid.{name}()", USE_UUID4) for name in UNREPEATABLE_UUIDS},
     }
 
@@ -249,12 +249,12 @@ def _refused(what: str, fix: str) -> _Guard:
     return for_original
 
 
-def _unless_discarded(original: _Function) -> _Function:
-    """CPython calls this for a coroutine that is dropped before it began. Where a run is discarded
-    in the middle of `gather(a(), b())`, that is nobody's mistake."""
+def _unless_stopped(original: _Function) -> _Function:
+    """CPython calls this for a coroutine that is dropped before it began. Where a run is stopped or
+    discarded in the middle of `gather(a(), b())`, that is nobody's mistake."""
 
     def warn_unawaited(_: _Home, coroutine: object, /) -> None:
-        if not (driving and (loop := driven_loop()) is not None and loop.discarded):
+        if not (driving and (loop := driven_loop()) is not None and loop.stopped):
             original(coroutine)
 
     return warn_unawaited

@@ -37,6 +37,8 @@ T = TypeVar("T")
 logger = logging.getLogger("everlong")
 
 _RETRIES_TOLERATED: Final = 64
+_DELIVERIES_MAX: Final = 1_000
+"""So often one cancellation is delivered anew in a drive; then it waits for the next input."""
 _TASKS_BEFORE_SWEEP: Final = 64
 
 
@@ -208,6 +210,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         ready = self.ready
         count = 0
         retries = 0
+        deliveries: dict[object, int] = {}
+        parked: list[asyncio.Handle] = []
         while ready and not self.stopped:
             handle = ready.popleft()
             if handle._cancelled:
@@ -217,8 +221,14 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 # anyio calls itself again for as long as a task waits in spite of a cancellation.
                 if retries > len(ready):
                     ready.appendleft(handle)
-                    return
+                    break
                 retries += 1
+                scope: object = handle._callback.__self__  # type: ignore[attr-defined]
+                deliveries[scope] = deliveries.get(scope, 0) + 1
+                if deliveries[scope] > _DELIVERIES_MAX:
+                    # The task takes it, and waits again: a TaskGroup does until its own tasks end.
+                    parked.append(handle)
+                    continue
             else:
                 retries = 0
             if count > self._callbacks_max:
@@ -231,6 +241,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 self.call_exception_handler(
                     {"message": f"exception in {handle!r}", "exception": error}
                 )
+        ready.extend(parked)
 
     def endless(self, handle: asyncio.Handle) -> NoReturn:
         """More callbacks in one drive than any sane program needs."""

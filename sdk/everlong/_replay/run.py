@@ -549,10 +549,10 @@ class WorkflowRun:
 
     def discard(self) -> None:
         """Drop the code where it stands; what it has captured for queries stays."""
-        discard(self.loop)
         self._activities.clear()
         self._timers.clear()
-        self._main = None
+        self._main = None  # The loop has the last word on its tasks.
+        discard(self.loop)
 
 
 _FORCED: Final = frozenset({RunTerminated, RunTimedOut})
