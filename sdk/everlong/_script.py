@@ -2,9 +2,10 @@
 
 import asyncio
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
-from everlong.client import Client
+from everlong.client import Client, WorkflowHandle
+from everlong.exceptions import WorkflowFault
 from everlong.worker import Worker
 from everlong.workflow import Workflow
 
@@ -12,6 +13,8 @@ __all__ = ["run"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_LOOK_S: Final = 0.5
 
 
 def run(
@@ -31,6 +34,7 @@ def run(
 
     Raises:
         WorkflowFailed and the like: see `WorkflowHandle.result`.
+        WorkflowFault: the run is blocked by a fault in its code. Fix it and run the script again.
         StoreOwned: another process has workers on the file.
     """
 
@@ -38,6 +42,24 @@ def run(
         async with Client.connect(db) as client, Worker(client):
             name = id or workflow.definition.name
             handle = await client.start(workflow, *args, id=name, **kwargs)
-            return await handle.result()
+            return await _result_or_fault(handle)
 
     return asyncio.run(main())
+
+
+async def _result_or_fault(handle: WorkflowHandle[R]) -> R:
+    """A blocked run waits for its code to be fixed; a script should not wait with it."""
+    result = asyncio.ensure_future(handle.result())
+    while True:
+        await asyncio.wait([result], timeout=_LOOK_S)
+        if result.done():
+            return result.result()
+        seen = await handle.describe()
+        if seen.status == "blocked":
+            result.cancel()
+            raise WorkflowFault(
+                f"{handle.workflow_id!r} is blocked: {seen.reason}. Fix the code and run it again: "
+                "it goes on where it stands",
+                workflow_id=handle.workflow_id,
+                run_id=seen.run_id,
+            )

@@ -7,9 +7,6 @@ from typing import Final
 
 SECOND_US: Final = 1_000_000
 
-LEASE_US: Final = 10 * SECOND_US
-BEAT_US: Final = 3 * SECOND_US
-
 CHECKPOINT_EVENTS: Final = 1_000
 CHECKPOINT_BYTES: Final = 1_000_000
 HISTORY_EVENTS_WARNING: Final = 10_000

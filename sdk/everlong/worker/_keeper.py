@@ -77,6 +77,9 @@ logger = logging.getLogger("everlong")
 _AHEAD_MAX: Final = 256
 _LOOK_AGAIN_US: Final = 10_000
 _TERMINATED: Final = CODES[RunTerminated]
+_GETS_LONG: Final = (
+    "%s: the history has %d events and every one is replayed after a crash; use checkpoint()"
+)
 _TOO_LONG: Final = (
     "the history has {events} events, the most there may be. Use checkpoint() in the loop, so that "
     "it begins anew"
@@ -216,6 +219,8 @@ class RunKeeper:
         if mail.kind == _TERMINATED:
             self.engine.commits.add(ForgetMail(mail.position, mail.execution_id), lambda _: None)
             self.terminated(mail.execution_id)
+            event = decode_event(mail.kind, mail.body, {})
+            self.engine.closed(mail.execution_id, run.run_id, event)  # type: ignore[arg-type]
             return True
         if run.releasing:
             return False  # If the release is refused, loading brings it; else a claim does.
@@ -254,6 +259,9 @@ class RunKeeper:
         if _is_stale(run, event):
             return
         code = run.code
+        if code.history_events >= limits.HISTORY_EVENTS_WARNING and not run.warned_of_size:
+            run.warned_of_size = True
+            logger.warning(_GETS_LONG, run.workflow_id, code.history_events)
         if (
             code.history_events >= limits.HISTORY_EVENTS_MAX
             or code.history_bytes >= limits.HISTORY_BYTES_MAX
@@ -279,7 +287,9 @@ class RunKeeper:
                 run.workflow_id,
                 took,
             )
-        if type(event) is TimerFired:
+        if type(event) is RunStarted:
+            self.watch_timeouts(run, event, at_us)
+        elif type(event) is TimerFired:
             run.timers.pop(event.timer_id, None)
         elif run.suspects and isinstance(event, OUTCOMES):
             run.suspects.discard(event.activity_id)

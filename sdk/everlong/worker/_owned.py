@@ -113,6 +113,7 @@ class OwnedRun:
     releasing: bool = False
     closing: bool = False
     probation: bool = False
+    warned_of_size: bool = False
     mailbox: deque[Incoming] = field(default_factory=deque[Incoming])
     inflight: deque[Step] = field(default_factory=deque[Step])
     positions: set[int] = field(default_factory=set[int])
