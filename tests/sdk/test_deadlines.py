@@ -19,6 +19,10 @@ def always(*_: object) -> bool:
     return True
 
 
+def never(*_: object) -> bool:
+    return False
+
+
 async def test_deadlines_are_met_in_order_of_their_instants_and_then_of_arrival() -> None:
     clock = HandClock()
     met: list[str] = []
@@ -40,7 +44,7 @@ async def test_what_does_not_matter_any_more_is_not_called() -> None:
     met: list[str] = []
     last = asyncio.Event()
     deadlines = Deadlines(clock)
-    deadlines.add(clock.us + 1, met.append, "void", matters=lambda _: False)
+    deadlines.add(clock.us + 1, met.append, "void", matters=never)
     deadlines.add(clock.us + 2, last.set, matters=always)
     clock.us += 2
     await last.wait()
@@ -52,6 +56,6 @@ async def test_a_hundred_thousand_timeouts_that_were_not_needed_leave_the_heap()
     clock = HandClock()
     deadlines = Deadlines(clock)
     for _ in range(100_000):
-        deadlines.add(clock.us + 3_600_000_000, print, "late", matters=lambda _: False)
+        deadlines.add(clock.us + 3_600_000_000, print, "late", matters=never)
     assert len(deadlines) <= 1_001
     deadlines.stop()
