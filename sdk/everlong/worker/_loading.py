@@ -197,8 +197,15 @@ class RunLoader:
         if not self._load(run, loaded):
             return
         keeper.pump(run)
-        if run.probation and run.is_idle:
+        if run.probation and self._rests(run):
             self.end_trial(run)
+
+    def _rests(self, run: OwnedRun) -> bool:
+        """Nothing is going on, nor about to: a lost attempt is tried again at once."""
+        if not run.is_idle:
+            return False
+        wake_us = run.wake_us()
+        return wake_us is None or wake_us > self._engine.clock.now_us()
 
     def _is_ours(self, run: OwnedRun, row: RunRow) -> bool:
         return (
@@ -236,7 +243,7 @@ class RunLoader:
         if not run.probation:
             return
         run.probation = False
-        if run.suspects and not run.dropped:
+        if not run.dropped:
             mark = MarkAttempts(run.shard, run.run_id, run.token, (), probation=False)
             # Should this not be stored, the run stays suspected: too careful, not wrong.
             self._engine.commits.add(mark, lambda _: None)
