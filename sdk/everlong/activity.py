@@ -6,7 +6,7 @@ anywhere else it just runs, so that it can be tested without an engine.
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
@@ -56,7 +56,9 @@ class Activity(Generic[P, R]):
         definition = self.definition
         arguments = definition.parameters.encode(args, kwargs)
         where = source_line(calling_frame(1))
-        return _scheduled(run, definition, self._options, arguments, where)
+        # Looked up here: what may not decide anything (a query) raises at the call, awaited or not.
+        schedule = run.call_activity
+        return _scheduled(schedule, definition, self._options, arguments, where)
 
     async def _just_run(self, args: Any, kwargs: Any) -> R:
         if self.definition.is_async:
@@ -103,9 +105,13 @@ def _by_name(module: str, name: str) -> Any:
 
 
 async def _scheduled(
-    run: Any, definition: ActivityDefinition, options: ActivityOptions, arguments: bytes, where: str
+    schedule: Callable[..., Awaitable[Any]],
+    definition: ActivityDefinition,
+    options: ActivityOptions,
+    arguments: bytes,
+    where: str,
 ) -> Any:
-    return await run.call_activity(definition, options, arguments, where)
+    return await schedule(definition, options, arguments, where)
 
 
 def _options(

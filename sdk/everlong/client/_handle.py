@@ -162,7 +162,7 @@ class WorkflowHandle(Generic[R]):
             case RunTerminated():
                 raise WorkflowTerminated(workflow_id=self.workflow_id, reason=event.reason)
             case RunTimedOut():
-                raise WorkflowTimedOut(workflow_id=self.workflow_id)
+                raise WorkflowTimedOut(workflow_id=self.workflow_id, kind=event.timeout)
             case RunContinuedAsNew():
                 raise AssertionError("a continued run is followed")
 

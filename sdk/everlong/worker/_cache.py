@@ -1,7 +1,8 @@
 """The runs that a worker holds, by execution and by name, least recently used first."""
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 from everlong.worker._owned import OwnedRun
 
@@ -15,6 +16,7 @@ class RunCache:
         self.size = size
         self._runs: OrderedDict[bytes, OwnedRun] = OrderedDict()
         self._names: dict[tuple[str, str], OwnedRun] = {}
+        self._pins: Counter[bytes] = Counter()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -48,6 +50,20 @@ class RunCache:
         if run is None or execution_id not in (None, run.execution_id):
             return None
         return run
+
+    @contextmanager
+    def pinned(self, execution_id: bytes) -> Generator[None, None, None]:
+        """Somebody looks at the run meanwhile: it is not to be put to sleep."""
+        self._pins[execution_id] += 1
+        try:
+            yield
+        finally:
+            self._pins[execution_id] -= 1
+            if not self._pins[execution_id]:
+                del self._pins[execution_id]
+
+    def is_pinned(self, run: OwnedRun) -> bool:
+        return run.execution_id in self._pins
 
     def used(self, run: OwnedRun) -> None:
         if self._runs.get(run.execution_id) is run:

@@ -65,6 +65,7 @@ from everlong_engine import (
     TimerFired,
     TimerStarted,
     WriteResult,
+    decode_event,
     encode_event,
     id_text,
     limits,
@@ -220,7 +221,8 @@ class RunKeeper:
             self.engine.commits.add(ForgetMail(mail.position, mail.execution_id), lambda _: None)
             self.terminated(mail.execution_id)
             event = decode_event(mail.kind, mail.body, {})
-            self.engine.closed(mail.execution_id, run.run_id, event)  # type: ignore[arg-type]
+            assert isinstance(event, RunTerminated)
+            self.engine.closed(mail.execution_id, run.run_id, event)
             return True
         if run.releasing:
             return False  # If the release is refused, loading brings it; else a claim does.

@@ -43,7 +43,7 @@ class RunReleaser:
             return
         now_us = self._engine.clock.now_us()
         for run in list(islice(cache, _EVICT_LOOK_MAX)):
-            if not run.is_idle or run.probation:
+            if not run.is_idle or run.probation or cache.is_pinned(run):
                 continue
             wake_us = run.wake_us()
             if wake_us is not None and wake_us <= now_us:
@@ -128,19 +128,20 @@ class RunReleaser:
         keeper = self._keeper
         try:
             loaded = await self._engine.store.claim_run(keeper.worker_id, run.shard, run.run_id)
-            if loaded is not None:
-                keeper.loading.adopt(loaded)
         except StoreError as error:
             for one in waiting:
                 assert one.on_done is not None
                 one.on_done(error)
             return
-        current = keeper.cache.get(run.execution_id)
-        for one in waiting:
-            if current is not None:
-                keeper.receive(current, one)
-            elif one.on_done is not None:
-                one.on_done(EverlongError(f"{run.workflow_id} could not be reached; try again"))
+        with keeper.cache.pinned(run.execution_id):
+            if loaded is not None:
+                keeper.loading.adopt(loaded)
+            current = keeper.cache.get(run.execution_id)
+            for one in waiting:
+                if current is not None:
+                    keeper.receive(current, one)
+                elif one.on_done is not None:
+                    one.on_done(EverlongError(f"{run.workflow_id} could not be reached; try again"))
 
     async def release_all(self) -> None:
         """Hand everything back: the worker stops."""

@@ -11,6 +11,7 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -21,7 +22,13 @@ from everlong._replay import anyio_adapter, asyncio_adapter, guard
 from everlong._replay.run import WorkflowRun, replay
 from everlong.activity import Activity
 from everlong.client import Client
-from everlong.exceptions import DefinitionError, EverlongError, QueryFailed, StoreError
+from everlong.exceptions import (
+    DefinitionError,
+    EverlongError,
+    QueryFailed,
+    StoreError,
+    WorkflowNotFound,
+)
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._keeper import RunKeeper
@@ -433,29 +440,38 @@ class Worker:
             if run is None:
                 row = await engine.store.latest(engine.target(namespace, workflow_id, execution_id))
                 if row is None:
-                    raise QueryFailed(
-                        workflow_id=workflow_id, query=name, reason="no such workflow"
-                    )
+                    raise WorkflowNotFound(workflow_id=workflow_id)
+                if row.type not in self._workflows:
+                    other = self._neighbour_for(row.type, workflow_id, name)
+                    return await other.query(namespace, workflow_id, execution_id, name, arguments)
                 if row.status is not RunStatus.RUNNING:
                     return await self._query_at_rest(row.shard, row.run_id, name, arguments)
                 loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
                 if loaded is not None:
-                    keeper.loading.adopt(loaded)
+                    with keeper.cache.pinned(row.execution_id):
+                        keeper.loading.adopt(loaded)
+                        run = keeper.cache.get(row.execution_id)
+                        if run is not None and run.may_be_fed():
+                            with suppress(Superseded):
+                                return await keeper.query(run, name, arguments)
                     continue
             await asyncio.sleep(0.01)
         raise QueryFailed(workflow_id=workflow_id, query=name, reason="the run is busy; ask again")
+
+    def _neighbour_for(self, kind: str, workflow_id: str, query: str) -> "Worker":
+        """Another worker of this process, which hosts what this one does not."""
+        for host in self._client.engine.hosts:
+            if isinstance(host, Worker) and kind in host._workflows:
+                return host
+        raise QueryFailed(
+            workflow_id=workflow_id, query=query, reason=f"no worker here hosts {kind}"
+        )
 
     async def _query_at_rest(self, shard: int, run_id: bytes, name: str, arguments: bytes) -> bytes:
         """A closed run still answers, from a replay; so does a blocked one, if it replays."""
         loaded = await self._client.engine.store.load(shard, run_id)
         assert loaded is not None
-        definition = self._workflows.get(loaded.row.type)
-        if definition is None:
-            raise QueryFailed(
-                workflow_id=loaded.row.workflow_id,
-                query=name,
-                reason=f"this worker does not host {loaded.row.type}",
-            )
+        definition = self._workflows[loaded.row.type]
         code = WorkflowRun(definition, id_text(run_id), registry.signals)
         try:
             replay(code, loaded.history)
