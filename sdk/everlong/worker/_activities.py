@@ -82,6 +82,7 @@ class ActivityRunner:
         self._processes: ProcessPoolExecutor | None = None
         self._at_work: set[OpenAttempt] = set()
         self.stopping = False
+        self._handing_back = False
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -212,7 +213,7 @@ class ActivityRunner:
     # ---------------------------------------------------------------------------- one attempt
 
     def _begin(self, attempt: OpenAttempt) -> None:
-        if self.stopping:
+        if self._handing_back:
             return  # It goes with its run; `hand_back` writes it down.
         loop = asyncio.get_running_loop()
         context = copy_context()
@@ -404,13 +405,19 @@ class ActivityRunner:
         return tuple(rows)
 
     async def finish_or_time_out(self, timeout_s: float) -> None:
-        """Let what is at work end by itself, up to a limit."""
+        """Let what is at work end by itself, up to a limit; also what a commit is about to begin,
+        since an attempt that never began must not count."""
         self.stopping = True
+        commits = self._engine.commits
         try:
             async with asyncio.timeout(timeout_s):
-                await self._quiet.wait()
+                await commits.drain()
+                while self._at_work:
+                    await self._quiet.wait()
+                    await commits.drain()
         except TimeoutError:
             logger.warning("%d activities did not end in time; handed back", len(self._at_work))
+        self._handing_back = True
 
     def close(self) -> None:
         for pool in (self._threads, self._processes):
