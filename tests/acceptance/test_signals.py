@@ -30,7 +30,7 @@ class Verdict:
 
 
 number = Signal("number", int)
-verdict = Signal("verdict", Verdict)
+verdict = Signal("acceptance-verdict", Verdict)
 blob = Signal("blob", bytes)
 
 

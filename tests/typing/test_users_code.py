@@ -21,7 +21,7 @@ anything = Signal("typed-anything")
 maybe = Signal("typed-maybe", int | None)
 
 
-@activity
+@activity(name="typed-double")
 async def double(number: int) -> int:
     return 2 * number
 
