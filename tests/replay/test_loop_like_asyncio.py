@@ -97,9 +97,8 @@ async def timeouts(log: Log) -> None:
         async with asyncio.timeout_at(0):
             await log.work("e", 1)
     with pytest.raises(ValueError, match="own"):
-        async with asyncio.timeout(1):
-            await asyncio.sleep(0)
-            raise ValueError("own")
+        async with asyncio.timeout(2):
+            await log.work("f", 1, ValueError("own"))
 
 
 @program
@@ -129,7 +128,7 @@ async def gathering(log: Log) -> None:
         await asyncio.gather(*failing)
     log("the others go on")
     await asyncio.sleep(5)
-    both: list[object] = await asyncio.gather(
+    both: tuple[object, object] = await asyncio.gather(
         log.work("g", 1, ValueError("g")), log.work("h", 2), return_exceptions=True
     )
     log(both)

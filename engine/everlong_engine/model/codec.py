@@ -75,7 +75,9 @@ def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
 
 
 _GETTERS: Final = {kind: _getter(kind) for kind in CODES}
-_pack: Final = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_TEXT: Final = "surrogatepass"
+"""Python's texts may hold half surrogate pairs; a reason or a file's name must not stop a run."""
+_pack: Final = msgpack.Packer(use_bin_type=True, autoreset=True, unicode_errors=_TEXT).pack
 
 
 def encode_event(event: Event, blobs: Blobs) -> tuple[int, bytes]:
@@ -149,7 +151,12 @@ def decode_event(kind: int, body: bytes, blobs: Mapping[bytes, bytes]) -> Event:
 def _unpack(body: bytes, ext_hook: Callable[[int, bytes], object]) -> Any:
     try:
         return msgpack.unpackb(
-            body, use_list=True, raw=False, strict_map_key=False, ext_hook=ext_hook
+            body,
+            use_list=True,
+            raw=False,
+            strict_map_key=False,
+            unicode_errors=_TEXT,
+            ext_hook=ext_hook,
         )
     except UndecodablePayload:
         raise

@@ -1,0 +1,247 @@
+"""Stored events: what goes in comes out, for every kind, and what is damaged is said to be."""
+
+import dataclasses
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from everlong_engine.model.codec import (
+    blob_references,
+    checksum,
+    decode_event,
+    encode_event,
+)
+from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.events import (
+    CLOSING,
+    CODES,
+    DECISIONS,
+    INPUTS,
+    KINDS,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityScheduled,
+    Event,
+    RunCompleted,
+    RunContinuedAsNew,
+    RunFailed,
+    RunStarted,
+    SignalReceived,
+    TimerFired,
+)
+from everlong_engine.model.failure import Failure
+from everlong_engine.model.limits import PAYLOAD_INLINE_BYTES_MAX
+from everlong_engine.model.policies import ActivityOptions
+from tests.support.events import any_event, event_of
+
+large = b"x" * (PAYLOAD_INLINE_BYTES_MAX + 1)
+kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
+
+
+def fields_of(body: bytes) -> list[Any]:
+    wire: list[Any] = msgpack.unpackb(body, use_list=True)
+    return wire
+
+
+def packed(*wire: object) -> bytes:
+    return bytes(msgpack.packb(list(wire)))
+
+
+@kinds
+@settings(max_examples=25)
+@given(st.data())
+def test_an_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject) -> None:
+    event = data.draw(event_of(kind))
+    code, body = encode_event(event, {})
+    again = decode_event(code, body, {})
+    assert again == event
+    assert hash(again) == hash(event), "no list has got in where a tuple was"
+    assert encode_event(again, {}) == (code, body)
+
+
+@kinds
+def test_a_body_says_its_version_and_then_the_fields_in_their_order(kind: type[Event]) -> None:
+    event = simplest(kind)
+    _, body = encode_event(event, {})
+    wire = fields_of(body)
+    assert wire[0] == 1
+    assert len(wire) == 1 + len(dataclasses.fields(kind))
+
+
+def simplest(kind: type[Event]) -> Event:
+    samples: dict[str, Any] = {
+        "failure": Failure(type="t", message="m"),
+        "options": ActivityOptions(),
+        "carried": (),
+        "arguments": b"",
+        "result": b"",
+        "payload": b"",
+        "value": b"",
+    }
+    required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    return kind(**{name: samples.get(name, 7) for name in required})
+
+
+@kinds
+def test_a_body_from_before_a_field_with_a_default_still_decodes(kind: type[Event]) -> None:
+    event = simplest(kind)
+    code, body = encode_event(event, {})
+    required = [f for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    for length in range(1 + len(required), len(fields_of(body)) + 1):
+        assert decode_event(code, packed(*fields_of(body)[:length]), {}) == event
+
+
+@kinds
+def test_a_body_that_lacks_a_field_is_damaged(kind: type[Event]) -> None:
+    code, body = encode_event(simplest(kind), {})
+    with pytest.raises(UndecodablePayload, match=kind.__name__):
+        decode_event(code, packed(1), {})
+    with pytest.raises(UndecodablePayload, match=kind.__name__):
+        decode_event(code, packed(*fields_of(body), *[None] * 20), {})
+
+
+def test_options_are_written_only_where_they_are_not_the_defaults() -> None:
+    plain = ActivityScheduled(1, "charge", b"", ActivityOptions(), "orders.py:1")
+    _, body = encode_event(plain, {})
+    assert fields_of(body)[4] is None
+    strict = dataclasses.replace(plain, options=ActivityOptions(max_attempts=3))
+    code, body = encode_event(strict, {})
+    assert decode_event(code, body, {}) == strict
+
+
+def test_older_options_and_failures_decode_as_well() -> None:
+    code = CODES[ActivityScheduled]
+    scheduled = decode_event(code, packed(1, 5, "a", b"", [3, 1, 2.0, 9, 0.5, ["X"]], "w"), {})
+    assert isinstance(scheduled, ActivityScheduled)
+    assert scheduled.options == ActivityOptions(
+        max_attempts=3, delay_us=1, backoff=2.0, delay_max_us=9, jitter=0.5, non_retryable=("X",)
+    )
+    newer = packed(1, 5, ["t", "m", "", b"", True, None, "a later field"], 1)
+    failed = decode_event(CODES[ActivityFailed], newer, {})
+    assert failed == ActivityFailed(5, Failure(type="t", message="m"), 1)
+
+
+# ------------------------------------------------------------------------------------- checksums
+
+
+@given(any_event, st.integers(1, 2**40), st.data())
+def test_a_checksum_finds_any_flipped_bit_and_any_other_place(
+    event: Event, seq: int, data: st.DataObject
+) -> None:
+    code, body = encode_event(event, {})
+    sound = checksum(seq, code, body)
+    at = data.draw(st.integers(0, len(body) * 8 - 1))
+    rotten = bytearray(body)
+    rotten[at // 8] ^= 1 << at % 8
+    assert checksum(seq, code, bytes(rotten)) != sound
+    assert checksum(seq + 1, code, body) != sound
+    assert checksum(seq, code ^ 1, body) != sound
+
+
+# ----------------------------------------------------------------------------------------- blobs
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        ActivityCompleted(1, large),
+        SignalReceived("s", large),
+        RunCompleted(large, ("unread",)),
+        RunFailed(Failure(type="t", message="m", data=large)),
+        RunContinuedAsNew(large, (("a", large), ("b", large + b"y")), 1),
+        ActivityScheduled(1, "a", large, ActivityOptions(max_attempts=1), "here"),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+def test_a_large_payload_lies_beside_the_event(event: Event) -> None:
+    blobs: dict[bytes, bytes] = {}
+    code, body = encode_event(event, blobs)
+    assert len(body) < 1_000
+    assert set(blob_references(body)) == set(blobs)
+    assert decode_event(code, body, blobs) == event
+    with pytest.raises(UndecodablePayload, match=r"blob [0-9a-f]{64} is missing"):
+        decode_event(code, body, {})
+
+
+def test_equal_payloads_share_a_blob() -> None:
+    blobs: dict[bytes, bytes] = {}
+    encode_event(RunContinuedAsNew(large, (("a", large),), 1), blobs)
+    encode_event(ActivityCompleted(1, large), blobs)
+    assert len(blobs) == 1
+
+
+def test_many_small_payloads_stay_in_the_body() -> None:
+    blobs: dict[bytes, bytes] = {}
+    many = RunContinuedAsNew(b"", tuple((str(n), b"x" * 1000) for n in range(100)), 1)
+    code, body = encode_event(many, blobs)
+    assert not blobs
+    assert decode_event(code, body, {}) == many
+
+
+# ----------------------------------------------------------------------------------- what is odd
+
+
+def test_an_unknown_kind_names_the_remedy() -> None:
+    with pytest.raises(UndecodablePayload, match=r"kind 63.*upgrade this process"):
+        decode_event(63, packed(1, 2), {})
+
+
+@pytest.mark.parametrize("wire", [[2, 1], [], [None, 1], ["1", 1], {"1": 1}, 7, None])
+def test_an_unknown_version_is_refused(wire: object) -> None:
+    with pytest.raises(UndecodablePayload, match="no known schema version"):
+        decode_event(CODES[TimerFired], bytes(msgpack.packb(wire)), {})
+
+
+def test_an_unknown_ext_code_is_refused() -> None:
+    odd = packed(1, 5, msgpack.ExtType(9, b"?"))
+    with pytest.raises(UndecodablePayload, match="unknown ext code 9"):
+        decode_event(CODES[ActivityCompleted], odd, {})
+    assert blob_references(odd) == ()
+
+
+@given(st.sampled_from(sorted(KINDS)), st.binary(max_size=60))
+def test_arbitrary_bytes_raise_nothing_else(code: int, body: bytes) -> None:
+    try:
+        decode_event(code, body, {})
+    except UndecodablePayload:
+        return
+
+
+@given(any_event, st.data())
+def test_a_truncated_body_raises_nothing_else(event: Event, data: st.DataObject) -> None:
+    code, body = encode_event(event, {})
+    cut = body[: data.draw(st.integers(0, len(body) - 1))]
+    with pytest.raises(UndecodablePayload):
+        decode_event(code, cut, {})
+
+
+def test_the_codes_are_for_ever() -> None:
+    """Stored histories hold them: a code is never given to another kind, nor a kind renamed."""
+    assert {code: kind.__name__ for code, kind in KINDS.items()} == {
+        1: "RunStarted",
+        2: "ActivityCompleted",
+        3: "ActivityFailed",
+        4: "ActivityTimedOut",
+        5: "ActivityLost",
+        6: "TimerFired",
+        7: "SignalReceived",
+        8: "SignalRejected",
+        9: "CancelRequested",
+        64: "ActivityScheduled",
+        65: "ActivityCancelRequested",
+        66: "TimerStarted",
+        67: "TimerCancelled",
+        68: "SideEffectRecorded",
+        69: "PatchMarked",
+        96: "RunCompleted",
+        97: "RunFailed",
+        98: "RunCancelled",
+        99: "RunContinuedAsNew",
+        100: "RunTerminated",
+        101: "RunTimedOut",
+    }
+    assert not INPUTS & DECISIONS
+    assert CLOSING <= DECISIONS
+    assert RunStarted in INPUTS

@@ -1,0 +1,65 @@
+"""Hypothesis strategies for every kind of event, made from the types of their fields.
+
+A field of a type that is not listed here fails at import, so a new kind cannot be forgotten.
+"""
+
+from dataclasses import fields
+from typing import Any, Final, get_type_hints
+
+from hypothesis import strategies as st
+
+from everlong_engine.model.events import KINDS, Carried, Event
+from everlong_engine.model.failure import Failure
+from everlong_engine.model.policies import ActivityOptions
+
+__all__ = ["any_event", "event_of", "failures", "options"]
+
+ints: Final = st.integers(0, 2**63 - 1)
+texts: Final = st.text(st.characters(), max_size=20)
+payloads: Final = st.binary(max_size=40)
+floats: Final = st.floats(0, 1e6)
+
+failures: Final = st.builds(
+    Failure,
+    type=texts,
+    message=texts,
+    traceback=texts,
+    data=payloads,
+    retryable=st.booleans(),
+    next_delay_us=st.none() | ints,
+)
+options: Final = st.just(ActivityOptions()) | st.builds(
+    ActivityOptions,
+    max_attempts=st.none() | st.integers(1, 100),
+    delay_us=ints,
+    backoff=st.floats(1, 1000),
+    delay_max_us=ints,
+    jitter=st.floats(0, 1),
+    non_retryable=st.lists(texts, max_size=3).map(tuple),
+    start_to_close_us=st.none() | ints,
+    schedule_to_close_us=st.none() | ints,
+    schedule_to_start_us=st.none() | ints,
+    heartbeat_us=st.none() | ints,
+    at_most_once=st.booleans(),
+)
+_BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
+    int: ints,
+    str: texts,
+    bytes: payloads,
+    bool: st.booleans(),
+    int | None: st.none() | ints,
+    bytes | None: st.none() | payloads,
+    tuple[str, ...]: st.lists(texts, max_size=3).map(tuple),
+    Carried: st.lists(st.tuples(texts, payloads), max_size=3).map(tuple),
+    Failure: failures,
+    ActivityOptions: options,
+}
+
+
+def event_of(kind: type[Event]) -> st.SearchStrategy[Event]:
+    """Any event of one kind."""
+    hints = get_type_hints(kind)
+    return st.builds(kind, **{field.name: _BY_TYPE[hints[field.name]] for field in fields(kind)})
+
+
+any_event: Final = st.one_of([event_of(kind) for kind in KINDS.values()])
