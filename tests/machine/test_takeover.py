@@ -1,0 +1,244 @@
+"""What a worker's death means for a run: attempts that may have begun, guilt, and when to look."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, strategies as st
+
+from everlong_engine.machine.state import fold
+from everlong_engine.machine.takeover import Verdict, judge, latest_attempts, next_deadline_us
+from everlong_engine.model.events import (
+    ActivityCompleted,
+    ActivityScheduled,
+    Event,
+    Recorded,
+    RunStarted,
+    TimerFired,
+    TimerStarted,
+)
+from everlong_engine.model.limits import STRIKES_TO_POISON
+from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.runs import (
+    AttemptRow,
+    AttemptState,
+    LoadedRun,
+    MailRow,
+    RunRow,
+    RunStatus,
+)
+
+NOW = 1_000_000
+START = RunStarted("order", b"", "id", 7, "code", "3.11")
+MAIL = MailRow(1, b"e" * 16, 7, b"", 0)
+
+
+def row(
+    *,
+    status: RunStatus = RunStatus.RUNNING,
+    losses: int = 0,
+    strikes: int = 0,
+    probation: bool = False,
+) -> RunRow:
+    return RunRow(
+        shard=0,
+        run_id=b"r" * 16,
+        execution_id=b"e" * 16,
+        namespace="default",
+        workflow_id="id",
+        type="order",
+        queue="default",
+        status=status,
+        next_seq=2,
+        lease_token=1,
+        owner=b"w" * 16,
+        wake_us=None,
+        started_us=0,
+        closed_us=None,
+        losses=losses,
+        strikes=strikes,
+        probation=probation,
+        reason=None,
+        request_id=None,
+    )
+
+
+def scheduled(
+    number: int, *, began: bool = False, options: ActivityOptions | None = None
+) -> ActivityScheduled:
+    return ActivityScheduled(number, "act", b"", options or ActivityOptions(), "here", began)
+
+
+def attempt(
+    number: int, count: int, state: AttemptState, retry_us: int | None = None
+) -> AttemptRow:
+    return AttemptRow(
+        activity_id=number, attempt=count, state=state, started_us=5, retry_us=retry_us
+    )
+
+
+def run(
+    *events: Event,
+    run_row: RunRow | None = None,
+    attempts: tuple[AttemptRow, ...] = (),
+    mail: bool = False,
+) -> LoadedRun:
+    history = [Recorded(seq, seq, event) for seq, event in enumerate((START, *events), 1)]
+    return LoadedRun(run_row or row(), history, [MAIL] if mail else [], list(attempts))
+
+
+def judged(loaded: LoadedRun) -> Verdict:
+    return judge(loaded, "old-worker", NOW)
+
+
+def lost(verdict: Verdict) -> list[tuple[int, int]]:
+    return [(one.activity_id, one.attempt) for one in verdict.lost]
+
+
+# ------------------------------------------------------------------------------- lost attempts
+
+
+def test_only_what_may_have_begun_is_lost() -> None:
+    verdict = judged(
+        run(
+            scheduled(1, began=True),
+            scheduled(2),
+            scheduled(3),
+            scheduled(4, began=True),
+            ActivityCompleted(4, b""),
+            attempts=(attempt(3, 2, AttemptState.STARTED),),
+        )
+    )
+    assert lost(verdict) == [(1, 1), (3, 2)]
+    assert all(one.state is AttemptState.LOST for one in verdict.lost)
+    assert all("old-worker" in one.error for one in verdict.lost)
+    assert all(one.ended_us == NOW for one in verdict.lost)
+
+
+@pytest.mark.parametrize("state", [AttemptState.FAILED, AttemptState.LOST, AttemptState.TIMED_OUT])
+def test_an_attempt_in_back_off_is_not_lost_again(state: AttemptState) -> None:
+    loaded = run(scheduled(1, began=True), attempts=(attempt(1, 1, state, NOW + 50),))
+    verdict = judged(loaded)
+    assert not verdict.lost
+    assert verdict.wake_us == NOW + 50
+    assert verdict.losses == 0
+
+
+def test_a_lost_attempt_counts() -> None:
+    twice = ActivityOptions(max_attempts=2)
+    first = judged(run(scheduled(1, began=True, options=twice)))
+    assert first.lost[0].retry_us == NOW
+    started = (attempt(1, 2, AttemptState.STARTED),)
+    last = judged(run(scheduled(1, began=True, options=twice), attempts=started))
+    assert last.lost[0].retry_us is None
+    once = judged(run(scheduled(1, began=True, options=ActivityOptions(at_most_once=True))))
+    assert once.lost[0].retry_us is None
+
+
+def test_the_newest_attempt_speaks_for_its_activity() -> None:
+    rows = [
+        attempt(1, 2, AttemptState.STARTED),
+        attempt(1, 1, AttemptState.FAILED),
+        attempt(2, 1, AttemptState.FAILED),
+    ]
+    newest = latest_attempts(rows)
+    assert newest == {1: rows[0], 2: rows[2]}
+    assert latest_attempts(list(reversed(rows))) == newest
+
+
+# ------------------------------------------------------------------------------------- deadlines
+
+
+def deadline(loaded: LoadedRun) -> int | None:
+    return next_deadline_us(fold(loaded.history), loaded.attempts)
+
+
+def test_a_run_that_waits_for_mail_alone_has_no_deadline() -> None:
+    assert deadline(run()) is None
+    assert deadline(run(TimerStarted(1, 5, "here"), TimerFired(1))) is None
+
+
+def test_the_earliest_of_all_deadlines_counts() -> None:
+    limited = ActivityOptions(schedule_to_close_us=300)
+    assert deadline(run(TimerStarted(1, 70, "here"), TimerStarted(2, 60, "here"))) == 60
+    assert deadline(run(scheduled(1))) == 0
+    failed = (attempt(1, 1, AttemptState.FAILED, 500),)
+    assert deadline(run(scheduled(1), attempts=failed)) == 500
+    assert deadline(run(scheduled(1, options=limited), attempts=failed)) == 302
+    begun = replace(START, run_timeout_us=40, execution_deadline_us=90)
+    loaded = run(TimerStarted(1, 70, "here"))
+    loaded.history[0] = Recorded(1, 1, begun)
+    assert deadline(loaded) == 41
+    loaded.history[0] = Recorded(1, 1, replace(begun, run_timeout_us=None))
+    assert deadline(loaded) == 70
+
+
+# ----------------------------------------------------------------------------------------- guilt
+
+
+def test_a_sleeping_run_is_not_blamed() -> None:
+    verdict = judged(run(TimerStarted(1, NOW + 5, "here"), run_row=row(losses=1)))
+    assert (verdict.losses, verdict.strikes, verdict.wake_us) == (1, 0, NOW + 5)
+    assert verdict.status is RunStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        run(scheduled(1, began=True)),
+        run(mail=True),
+        run(TimerStarted(1, NOW, "here")),
+    ],
+    ids=["an attempt", "mail", "a timer that is due"],
+)
+def test_a_run_at_work_has_a_loss_and_is_looked_at_now(loaded: LoadedRun) -> None:
+    verdict = judged(loaded)
+    assert (verdict.losses, verdict.strikes, verdict.wake_us) == (1, 0, NOW)
+
+
+def test_losses_alone_never_park_a_run() -> None:
+    """Killed on purpose fifty times: a healthy flow goes on."""
+    standing = row()
+    for _ in range(50):
+        verdict = judged(run(mail=True, run_row=standing))
+        assert verdict.status is RunStatus.RUNNING
+        standing = replace(standing, losses=verdict.losses, strikes=verdict.strikes)
+    assert (standing.losses, standing.strikes) == (50, 0)
+
+
+def test_deaths_under_its_own_mark_make_a_run_poison() -> None:
+    standing = row(losses=2, probation=True)
+    for strike in range(1, STRIKES_TO_POISON):
+        verdict = judged(run(mail=True, run_row=standing))
+        assert (verdict.strikes, verdict.status) == (strike, RunStatus.RUNNING)
+        standing = replace(standing, strikes=verdict.strikes)
+    verdict = judged(run(mail=True, run_row=standing))
+    assert verdict.status is RunStatus.BLOCKED
+    assert verdict.wake_us is None
+    assert verdict.reason is not None
+    assert "poison" in verdict.reason
+    assert "resume" in verdict.reason
+
+
+def test_a_blocked_run_stays_blocked() -> None:
+    verdict = judged(run(run_row=row(status=RunStatus.BLOCKED), mail=True))
+    assert verdict.status is RunStatus.BLOCKED
+    assert verdict.wake_us is None
+
+
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 10),
+    st.integers(0, STRIKES_TO_POISON - 1),
+    st.booleans(),
+)
+def test_strikes_come_from_probation_only(
+    began: bool, mail: bool, losses: int, strikes: int, probation: bool
+) -> None:
+    standing = row(losses=losses, strikes=strikes, probation=probation)
+    events = [scheduled(1, began=True)] if began else []
+    verdict = judged(run(*events, run_row=standing, mail=mail))
+    at_work = began or mail
+    assert verdict.losses == losses + at_work
+    assert verdict.strikes == strikes + (at_work and probation)
+    assert (verdict.status is RunStatus.BLOCKED) == (verdict.strikes >= STRIKES_TO_POISON)
