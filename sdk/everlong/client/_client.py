@@ -7,6 +7,7 @@ and its row are one transaction. From any other process it is left in the store 
 import asyncio
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -256,16 +257,10 @@ class Client:
         )
         _check_choice("if_open", if_open, ("use", "fail", "terminate"))
         _check_choice("if_closed", if_closed, ("allow", "fail", "allow_failed"))
-        for _ in range(_START_TRIES):
-            if if_open == "terminate":
-                await self._make_room(started.workflow_id)
-            result = await self._begin(started, if_open, if_closed, request_id)
-            if result.created or result.same_request or result.refused or if_open != "terminate":
-                break
+        if if_open == "terminate":
+            result = await self._begin_in_place(started, if_closed, request_id)
         else:
-            raise EverlongError(
-                f"{started.workflow_id!r} is started again and again by others; try again"
-            )
+            result = await self._begin(started, if_open, if_closed, request_id)
         if result.refused:
             raise WorkflowAlreadyStarted(workflow_id=started.workflow_id, status=result.status.text)
         return WorkflowHandle(
@@ -307,11 +302,24 @@ class Client:
         engine.wake_hosts()
         return result
 
-    async def _make_room(self, workflow_id: str) -> None:
-        try:
-            await self.get_handle(workflow_id).terminate("another one was started in its place")
-        except (WorkflowNotFound, WorkflowClosed):
-            return
+    async def _begin_in_place(
+        self, started: RunStarted, if_closed: IfClosed, request_id: str | None
+    ) -> StartResult:
+        """Start in the place of one that is open. It is terminated only once it is known to be in
+        the way: a repeated request must not end what it began."""
+        for _ in range(_START_TRIES):
+            result = await self._begin(started, "use", if_closed, request_id)
+            if result.created or result.same_request or result.refused:
+                return result
+            in_the_way: WorkflowHandle[Any] = WorkflowHandle(
+                self, started.workflow_id, execution_id=result.execution_id
+            )
+            with suppress(WorkflowNotFound, WorkflowClosed):
+                await in_the_way.terminate("another one was started in its place")
+            if_closed = "allow"  # That it has ended so was our doing.
+        raise EverlongError(
+            f"{started.workflow_id!r} is started again and again by others; try again"
+        )
 
     @overload
     async def run(self, workflow: "Workflow[P, R]", /, *args: P.args, **kwargs: P.kwargs) -> R: ...
