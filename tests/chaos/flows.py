@@ -1,0 +1,218 @@
+"""What runs while workers are killed: a mix of flows whose effects go into a ledger outside.
+
+The ledger is a file of JSON lines, each appended by one write and synced: what an attempt did
+stands there even if its process is killed in the next moment. `CHAOS_LEDGER` names it.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from typing import Any
+
+from everlong import ActivityLost, Retry, Signal, activity, continue_as_new, info, workflow
+
+LISTENED = 3
+"""Signals that a listening flow waits for."""
+
+variant = "first"
+"""Which version of the code of `changing` this process has."""
+
+numbers = Signal("numbers", int)
+enough = Signal("enough", bool)
+go_on = Signal("go_on", bool)
+
+
+def note(**facts: Any) -> None:
+    """Append to the ledger, durably."""
+    append(os.environ["CHAOS_LEDGER"], **facts)
+
+
+def append(path: str, **facts: Any) -> None:
+    """One line, with one write, synced."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(file, json.dumps(facts).encode() + b"\n")
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _note_attempt(what: str, **facts: Any) -> None:
+    me = info()
+    note(
+        what=what,
+        workflow=me.workflow_id,
+        run=me.run_id,
+        activity=me.activity_id,
+        attempt=me.attempt,
+        key=me.idempotency_key,
+        pid=os.getpid(),
+        **facts,
+    )
+
+
+# tidy: this file sleeps because its activities must be at work for a moment, to be killed in it
+
+# ----------------------------------------------------------------------------------- activities
+
+
+@activity(retry=Retry(delay=0.01))
+async def effect(value: int, pause_ms: int = 5) -> int:
+    _note_attempt("begin")
+    await asyncio.sleep(pause_ms / 1000)
+    _note_attempt("end")
+    return value
+
+
+@activity(retry=Retry(delay=0.01))
+def effect_in_thread(value: int) -> int:
+    _note_attempt("begin")
+    time.sleep(0.005)
+    _note_attempt("end")
+    return value
+
+
+@activity(retry=Retry(delay=0.02, backoff=1.0, jitter=0.0))
+async def effect_that_fails(value: int, failures: int) -> int:
+    _note_attempt("begin")
+    if info().attempt <= failures:
+        raise ConnectionError("not yet")
+    _note_attempt("end")
+    return value
+
+
+@activity(at_most_once=True)
+async def effect_at_most_once(value: int) -> int:
+    _note_attempt("begin")
+    await asyncio.sleep(0.02)
+    _note_attempt("end")
+    return value
+
+
+@activity
+async def kill_my_worker() -> None:
+    _note_attempt("begin")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@activity
+async def never_end() -> None:
+    _note_attempt("begin")
+    await asyncio.Event().wait()
+
+
+# ------------------------------------------------------------------------------------ workflows
+
+
+@workflow
+async def chain(first: int) -> int:
+    total = 0
+    for step in range(5):
+        total += await effect(first + step)
+    return total
+
+
+@workflow
+async def fan(first: int) -> int:
+    return sum(await asyncio.gather(*(effect(first + step, step) for step in range(8))))
+
+
+@workflow
+async def patient(first: int) -> int:
+    total = 0
+    for step in range(3):
+        await asyncio.sleep(0.05)
+        total += await effect_in_thread(first + step)
+    return total
+
+
+@workflow
+async def stubborn(first: int) -> int:
+    return await effect_that_fails(first, 2)
+
+
+@workflow
+async def careful(first: int) -> int:
+    """0 where it is not known whether the effect took place."""
+    try:
+        return await effect_at_most_once(first)
+    except ActivityLost:
+        return 0
+
+
+@workflow
+async def listener(first: int) -> list[int]:
+    return [await effect(await numbers.receive()) for _ in range(LISTENED)]
+
+
+@workflow
+async def roller(first: int, got: tuple[int, ...] = ()) -> list[int]:
+    """One signal in each run: they must find their way into the next one."""
+    got = (*got, await effect(await numbers.receive()))
+    if len(got) < LISTENED:
+        continue_as_new(got=got)
+    return list(got)
+
+
+MIX = (chain, fan, patient, stubborn, careful, listener, roller)
+
+
+@workflow
+async def bomb() -> None:
+    await kill_my_worker()
+
+
+@workflow
+async def bomb_in_code() -> None:
+    """No activity to suspect: the worker dies while it drives the flow itself."""
+    os._exit(9)
+
+
+@workflow
+async def stuck() -> None:
+    await never_end()
+
+
+@workflow
+async def slow() -> int:
+    """Longer at work than any worker lives while there are bombs."""
+    return await effect(1, 1_500)
+
+
+@workflow
+async def steady() -> int:
+    """Goes on until it is told that it is enough."""
+    steps = 0
+    told = asyncio.ensure_future(enough.receive())
+    while not told.done():
+        steps += await effect(1, 3)
+    return steps
+
+
+@workflow
+async def changing() -> str:
+    """Its first step differs from one version to the other."""
+    if variant == "first":
+        await effect(1)
+    else:
+        await effect_in_thread(1)
+    await go_on.receive()
+    await effect(2)
+    return "done"
+
+
+def expected(kind: str, first: int) -> Any:
+    """What a flow of the mix returns, whatever happened on the way."""
+    match kind:
+        case "chain":
+            return 5 * first + 10
+        case "fan":
+            return 8 * first + 28
+        case "patient":
+            return 3 * first + 3
+        case "stubborn" | "careful":
+            return first
+        case _:
+            return [first + number for number in range(LISTENED)]
