@@ -51,7 +51,7 @@ def judge(run: LoadedRun, worker: str, now_us: int) -> Verdict:
         )
         return Verdict(RunStatus.BLOCKED, None, losses, strikes, reason, lost)
     status = row.status if row.status.is_open else RunStatus.RUNNING
-    wake_us = now_us if at_work or deadline is None else deadline
+    wake_us: int | None = now_us if at_work or deadline is None else deadline
     if status is RunStatus.BLOCKED:
         wake_us = None  # Until somebody resumes it.
     return Verdict(status, wake_us, losses, strikes, row.reason, lost)
