@@ -10,7 +10,7 @@ import asyncio
 import os
 from pathlib import Path
 from random import Random
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from everlong_engine.clock import SystemClock
 from everlong_engine.duties.history_pruner import HistoryPruner
@@ -52,6 +52,8 @@ class LocalHost(Protocol):
         ...
 
 
+_Waiter: TypeAlias = "asyncio.Future[tuple[bytes, Closing] | None]"
+
 _engines: Final[dict[tuple[int, str], "Engine"]] = {}
 
 
@@ -68,7 +70,7 @@ class Engine:
         self.hosts: list[LocalHost] = []
         self._watcher = InboxWatcher(self)
         self._pruner: HistoryPruner | None = None
-        self._waiters: dict[bytes, list[asyncio.Future[tuple[bytes, Closing]]]] = {}
+        self._waiters: dict[bytes, list[_Waiter]] = {}
         self._users = 0
         self._key: tuple[int, str] | None = None
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -150,6 +152,10 @@ class Engine:
             self._begin_duties()
         else:
             await self.store.abandon()
+            for waiters in list(self._waiters.values()):
+                for waiter in list(waiters):
+                    if not waiter.done():
+                        waiter.set_result(None)
 
     def _begin_duties(self) -> None:
         self._watcher.start()
@@ -198,17 +204,16 @@ class Engine:
 
     # ------------------------------------------------------------------------- who waits for what
 
-    def closing(self, execution_id: bytes) -> "asyncio.Future[tuple[bytes, Closing]]":
-        """Resolves with (run id, closing event) when a run of the execution closes from now on."""
-        future: asyncio.Future[tuple[bytes, Closing]] = asyncio.get_running_loop().create_future()
+    def closing(self, execution_id: bytes) -> _Waiter:
+        """Resolves with (run id, closing event) when a run of the execution closes from now on;
+        with None when this process stops being the owner: look into the store then."""
+        future: _Waiter = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(execution_id, [])
         waiters.append(future)
         future.add_done_callback(lambda _: self._forget_waiter(execution_id, future))
         return future
 
-    def _forget_waiter(
-        self, execution_id: bytes, future: "asyncio.Future[tuple[bytes, Closing]]"
-    ) -> None:
+    def _forget_waiter(self, execution_id: bytes, future: _Waiter) -> None:
         waiters = self._waiters.get(execution_id)
         if waiters is not None and future in waiters:
             waiters.remove(future)

@@ -108,8 +108,9 @@ class WorkflowHandle(Generic[R]):
     async def _closing(self) -> Closing:
         execution_id = self._execution_id
         if execution_id is not None and self._client.owner_of(self._target()) is not None:
-            _, event = await self._engine.closing(execution_id)
-            return event
+            closed = await self._engine.closing(execution_id)
+            if closed is not None:
+                return closed[1]
         while True:
             row = await self._engine.store.latest(self._target())
             if row is None:
@@ -125,8 +126,8 @@ class WorkflowHandle(Generic[R]):
                     return await self._last_event(row)
                 both: list[asyncio.Future[Any]] = [here, elsewhere]
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-                if here.done() and not here.cancelled():
-                    return here.result()[1]
+                if here.done() and not here.cancelled() and (closed := here.result()) is not None:
+                    return closed[1]
             finally:
                 here.cancel()
                 elsewhere.cancel()

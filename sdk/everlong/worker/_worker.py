@@ -102,13 +102,13 @@ class Worker:
         name: str | None = None,
         stop_timeout: float | timedelta = 10.0,
     ) -> None:
-        for option, value in (
-            ("activity_slots", activity_slots),
-            ("threads", threads),
-            ("cache_size", cache_size + 1),
+        for option, value, least in (
+            ("activity_slots", activity_slots, 1),
+            ("threads", threads, 1),
+            ("cache_size", cache_size, 0),
         ):
-            if value < 1:
-                raise ValueError(f"Worker({option}=…) must be at least {1 if value else 0}")
+            if value < least:
+                raise ValueError(f"Worker({option}={value}) must be at least {least}")
         self._client = client
         self._given_workflows = None if workflows is None else tuple(workflows)
         self._given_activities = None if activities is None else tuple(activities)
