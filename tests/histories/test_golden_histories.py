@@ -18,7 +18,6 @@ from everlong import registry
 from everlong_engine import CLOSING, Event, Recorded, checksum, decode_event
 from everlong_engine.model.events import KINDS
 from tests.histories.record import FOLDER, SCENARIOS, record
-from tests.support.fresh_processes import outputs
 from tests.support.run_by_hand import discard_all, pairs, replayed
 
 FILES = sorted(FOLDER.glob("*/*.jsonl"))
@@ -55,16 +54,6 @@ def test_it_replays_from_every_prefix(path: Path) -> None:
     for end in pairs(history):
         replayed(registry.workflows[workflow], history[:end]).discard()
     discard_all()
-
-
-def test_twenty_fresh_processes_replay_all() -> None:
-    script = """
-        from tests.histories.test_golden_histories import FILES, test_it_replays
-        for path in FILES:
-            test_it_replays(path)
-        print("all")
-    """
-    assert outputs(script) == {"all\n"}
 
 
 def test_the_first_version_wrote_every_kind_of_event() -> None:

@@ -1,8 +1,8 @@
 """A workflow's loop behaves as asyncio's own: one program, two loops, the same trace.
 
 Each program below keeps a log of what it sees, with the time at which it sees it. It runs under
-asyncio's real loop, whose clock jumps to the next timer, and as a workflow. Then the workflows'
-histories are replayed in twenty fresh processes.
+asyncio's real loop, whose clock jumps to the next timer, and as a workflow. That the
+histories are the same in every process is tested in `test_fresh_processes`.
 
 No two timers of a program are due together: a run is fed one after the other and comes to rest in
 between, where asyncio would fire both and only then go on.
@@ -21,7 +21,6 @@ import anyio.abc
 import pytest
 
 from everlong import workflow
-from tests.support.fresh_processes import outputs
 from tests.support.run_by_hand import RunByHand, discard_all
 
 Program = Callable[["Log"], Awaitable[object]]
@@ -679,11 +678,3 @@ def histories() -> str:
         lines.append(f"{name} {run.result()} {run.history[1:]}")
         discard_all()
     return "\n".join(lines)
-
-
-def test_twenty_fresh_processes_write_and_replay_the_same_histories() -> None:
-    script = """
-        from tests.replay.test_loop_like_asyncio import histories
-        print(histories())
-    """
-    assert len(outputs(script)) == 1

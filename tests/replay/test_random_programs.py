@@ -44,7 +44,6 @@ from everlong_engine import (
     limits,
 )
 from tests.support import programs
-from tests.support.fresh_processes import outputs
 from tests.support.programs import (
     Broken,
     Patched,
@@ -308,14 +307,6 @@ def digest(seeds: Sequence[int]) -> str:
             run, stood = live(random_program(source), source)
             total.update(repr([bare(run.history), stood]).encode())
     return total.hexdigest()
-
-
-def test_twenty_fresh_processes_write_the_same_histories() -> None:
-    script = """
-        from tests.replay.test_random_programs import digest
-        print(digest(range(60)))
-    """
-    assert len(outputs(script)) == 1
 
 
 def test_histories_come_to_every_kind_of_event() -> None:
