@@ -124,7 +124,7 @@ WHERE shard = ? AND run_id = ? AND status = 1;
 
 -- name: resume_blocked
 -- A worker with other code has come: blocked runs of its types are tried again; poison is not.
-UPDATE runs SET status = 0, wake_us = ? WHERE status = 1 AND strikes < ?
+UPDATE runs SET status = 0, wake_us = ?, reason = NULL WHERE status = 1 AND strikes < ?
   AND type IN (SELECT value FROM json_each(?));
 
 -- name: release_run
