@@ -1,7 +1,7 @@
 """Random operations on the real store, against a model of a few dictionaries.
 
 The model knows nothing of SQL: runs with a token, a next number and an inbox. After every step the
-store must have answered as the model does; at the end every row is compared and `verify` is clean.
+store must have answered as the model does and hold the same; at the end `verify` is clean.
 """
 
 import asyncio
@@ -76,14 +76,14 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
-            self.compare()
             assert self.run(self.rig.problems()) == []
         finally:
             self.run(self.store.close())
             self.runner.close()
             self.folder.cleanup()
 
-    def compare(self) -> None:
+    @invariant()
+    def the_store_is_as_the_model(self) -> None:
         for name, known in self.model.items():
             row = self.run(self.rig.row(name))
             loaded = self.run(self.rig.load(row))
@@ -152,7 +152,7 @@ class StoreMachine(RuleBasedStateMachine):
         name=names,
         count=st.integers(1, 4),
         off=st.sampled_from([0, 0, 0, 0, -1, 1]),
-        stale=st.booleans(),
+        stale=st.sampled_from([False, False, False, True]),
         consume=st.sampled_from(["none", "first", "all", "gone"]),
         end=st.sampled_from(["no", "no", "no", "close", "roll"]),
     )
@@ -160,7 +160,7 @@ class StoreMachine(RuleBasedStateMachine):
         known = self.model.get(name)
         if known is None or known.next_seq + off < 1:
             return
-        token = known.token - 1 if stale and off else known.token
+        token = known.token - 1 if stale else known.token
         payloads = [self._payload() for _ in range(count)]
         events: list[Any] = [signal(payload) for payload in payloads]
         consumed = {"first": known.mail[:1], "all": known.mail, "gone": [10**9]}.get(consume, [])
@@ -276,12 +276,6 @@ class StoreMachine(RuleBasedStateMachine):
                 known.owned, known.token = False, known.token + 1
                 known.wake_us = row.wake_us
                 assert row.wake_us is not None
-
-    @invariant()
-    def nothing_is_lost(self) -> None:
-        waiting = [mail.position for mail in self.store.mail_since(0, 10_000)]
-        expected = [position for known in self.model.values() for position in known.mail]
-        assert set(expected) <= set(waiting)
 
 
 TestRandomOperations = StoreMachine.TestCase
