@@ -220,6 +220,12 @@ class Engine:
             if not waiters:
                 del self._waiters[execution_id]
 
+    def departed(self, execution_id: bytes) -> None:
+        """An execution has left this process's hands: whoever waits must look into the store."""
+        for waiter in self._waiters.pop(execution_id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
     def closed(self, execution_id: bytes, run_id: bytes, event: Closing) -> None:
         """A closing event is committed: whoever waits in this process hears of it."""
         waiters = self._waiters.pop(execution_id, None)

@@ -49,7 +49,7 @@ def run(
 
 async def _result_or_fault(handle: WorkflowHandle[R]) -> R:
     """A blocked run waits for its code to be fixed; a script should not wait with it."""
-    result = asyncio.ensure_future(handle.result())
+    result = asyncio.get_running_loop().create_task(handle.result())
     while True:
         await asyncio.wait([result], timeout=_LOOK_S)
         if result.done():

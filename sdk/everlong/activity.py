@@ -125,6 +125,8 @@ def _options(
     """Only what was given, in microseconds."""
     changed: dict[str, Any] = {}
     if retry is not None:
+        if not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"retry={retry!r}: give a Retry, such as Retry(max_attempts=3)")
         changed.update(
             max_attempts=retry.max_attempts,
             delay_us=seconds_us(retry.delay, "delay"),

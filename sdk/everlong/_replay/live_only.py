@@ -65,7 +65,8 @@ def answer_query(
     try:
         args, kwargs = _arguments(handler, arguments)
         answer: bytes = handler.result.encode(call_live(lambda: handler.function(*args, **kwargs)))
-    except Exception as error:
+    except BaseException as error:
+        # SystemExit as well: a stranger's question must not end the worker's process.
         raise QueryFailed(
             workflow_id=workflow_id, query=name, reason=f"{type(error).__name__}: {error}"
         ) from error

@@ -112,6 +112,8 @@ class WorkflowHandle(Generic[R]):
             if closed is not None:
                 return closed[1]
         while True:
+            if self._engine.commits.failed is not None:
+                raise self._engine.commits.failed
             row = await self._engine.store.latest(self._target())
             if row is None:
                 raise WorkflowNotFound(workflow_id=self.workflow_id)

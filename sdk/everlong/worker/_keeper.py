@@ -76,6 +76,7 @@ __all__ = ["RunKeeper"]
 logger = logging.getLogger("everlong")
 
 _AHEAD_MAX: Final = 256
+_OVER_SIZE_MAX: Final = 100
 _LOOK_AGAIN_US: Final = 10_000
 _TERMINATED: Final = CODES[RunTerminated]
 _GETS_LONG: Final = (
@@ -121,6 +122,9 @@ class RunKeeper:
         if room <= 0:
             idle = (1 for run in self.cache if run.is_idle)
             room += sum(islice(idle, limits.CLAIM_RUNS_MAX - room))
+        if room <= 0:
+            # Full of runs that are at work. Others that are due may be what they wait for.
+            room = self.cache.size + _OVER_SIZE_MAX - self.cache.excess
         if not self.cache.size and not len(self.cache):
             return 1  # Cache off: one at a time.
         return room
@@ -128,7 +132,7 @@ class RunKeeper:
     @property
     def may_begin(self) -> bool:
         """Whether a new run may begin here at once; far over the limit it waits in the store."""
-        return not self.stopping and self.cache.excess < self.cache.size + 100
+        return not self.stopping and self.cache.excess < self.cache.size + _OVER_SIZE_MAX
 
     def new_code(self, kind: str, run_id: bytes) -> WorkflowRun:
         """A run's code before its first input."""
@@ -164,9 +168,11 @@ class RunKeeper:
         step = Step(Incoming(started), decisions, run.generation)
         append = self._appends.of_step(run, step, now_us)
         run.inflight.append(step)
+        run.tentative = True
 
         def settled(result: WriteResult | StoreError) -> None:
             assert isinstance(result, StartResult | StoreError)
+            run.tentative = False
             if isinstance(result, StartResult) and result.created:
                 self.cache.hold(run)
                 self.watch_timeouts(run, started, now_us)
@@ -235,7 +241,7 @@ class RunKeeper:
             one = incoming(mail, {})
         except EverlongError:
             # It spilled, or is damaged: loading decides, with everything at hand.
-            self.loading.reload(run)
+            run.when_settled(partial(self.loading.reload, run))
             return True
         run.positions.add(mail.position)
         self.receive(run, one)
@@ -304,8 +310,11 @@ class RunKeeper:
 
     def _settle(self, run: OwnedRun, step: Step, result: WriteResult | StoreError) -> None:
         """An append is committed, or refused."""
-        if step.generation != run.generation or run.dropped:
-            return  # Discarded meanwhile: its input has gone back to the mailbox, or nowhere.
+        if run.dropped:
+            _tell(step.incoming, result, run.workflow_id)
+            return
+        if step.generation != run.generation:
+            return  # Discarded meanwhile: its input has gone back to the mailbox.
         if isinstance(result, StoreError):
             self._not_stored(run, result)
             return
@@ -324,6 +333,10 @@ class RunKeeper:
             answer.give()
         for decision in step.decisions:
             self._act(run, decision)
+        if run.afterwards is not None and not run.inflight and not run.dropped:
+            then, run.afterwards = run.afterwards, None
+            then()
+            return
         if run.probation and not run.suspects:
             self.loading.end_trial(run)
         if run.mailbox and not run.dropped:
@@ -357,11 +370,12 @@ class RunKeeper:
     def _closed(self, run: OwnedRun, event: Closing) -> None:
         leftovers = list(run.mailbox)
         run.mailbox.clear()
-        self.forget(run)
         if isinstance(event, RunContinuedAsNew):
+            self.forget(run)
             self.loading.follow(run, leftovers)
             return
         self.engine.closed(run.execution_id, run.run_id, event)
+        self.forget(run)
         for one in leftovers:
             if one.on_done is not None:
                 one.on_done(WorkflowClosed(workflow_id=run.workflow_id))
@@ -389,6 +403,7 @@ class RunKeeper:
         run.inflight.clear()
         run.generation += 1
         run.closing = False
+        run.afterwards = None
         run.code.discard()
 
     def _void(self, step: Step) -> None:
@@ -408,6 +423,9 @@ class RunKeeper:
         self.activities.drop(run)
         run.code.discard()
         self.loading.end_trial(run)
+        self.engine.departed(run.execution_id)
+        if run.departed is not None and not run.departed.done():
+            run.departed.set_result(None)
 
     def reject(self, run: OwnedRun) -> None:
         """Tell whoever sent something directly that nobody will take it."""
@@ -523,6 +541,18 @@ class PendingAnswer:
     def withdraw(self) -> None:
         if not self._future.done():
             self._future.set_exception(Superseded())
+
+
+def _tell(one: Incoming, result: WriteResult | StoreError, workflow_id: str) -> None:
+    """The run is gone from here, but whoever sent something is owed the truth about it."""
+    if one.on_done is None:
+        return
+    if isinstance(result, StoreError):
+        one.on_done(result)
+    elif isinstance(result, AppendResult) and result.refusal is not None:
+        one.on_done(WorkflowClosed(workflow_id=workflow_id))
+    else:
+        one.on_done(None)
 
 
 def _timer_matters(run: OwnedRun, timer_id: int, generation: int) -> bool:

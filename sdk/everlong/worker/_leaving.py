@@ -6,7 +6,6 @@ A release is refused while the inbox holds mail: the mail is fed first. What onl
 
 import asyncio
 import logging
-from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -60,7 +59,7 @@ class RunReleaser:
         for one in run.mailbox:
             if one.on_done is not None:
                 one.on_done(EverlongError(f"{run.workflow_id} is blocked: {reason}"))
-        self.release(run, None, blocked=True, reason=reason)
+        run.when_settled(partial(self.release, run, None, blocked=True, reason=reason))
 
     def release(
         self,
@@ -69,7 +68,6 @@ class RunReleaser:
         *,
         blocked: bool = False,
         reason: str | None = None,
-        on_result: Callable[[], None] | None = None,
     ) -> None:
         """Hand a run back, with what is not journaled yet as mail."""
         run.releasing = True
@@ -107,8 +105,6 @@ class RunReleaser:
                     self._keeper.loading.reload_later(run)
                 else:
                     self._keeper.loading.reload(run)
-            if on_result is not None:
-                on_result()
 
         self._engine.commits.add(release, settled)
 
@@ -144,24 +140,26 @@ class RunReleaser:
                     one.on_done(EverlongError(f"{run.workflow_id} could not be reached; try again"))
 
     async def release_all(self) -> None:
-        """Hand everything back: the worker stops."""
-        await self._engine.commits.drain()
-        waiting: list[asyncio.Future[None]] = []
+        """Hand everything back: the worker stops.
+
+        What cannot be handed back in order (a run that is being loaded, an append that is refused
+        now) is dropped here; the takeover behind a worker's end frees it.
+        """
         loop = asyncio.get_running_loop()
+        departures: list[asyncio.Future[None]] = []
         for run in list(self._keeper.cache):
-            if not run.run_id:  # A successor that was not loaded yet: it is in the store.
+            if run.loading:
                 self._keeper.forget(run)
                 self._keeper.reject(run)
                 continue
-            at_work = run.mailbox or any(one.retry_us is None for one in run.attempts.values())
-            done = loop.create_future()
-            waiting.append(done)
-            self.release(run, 0 if at_work else run.wake_us(), on_result=partial(_resolve, done))
-        if waiting:
-            await asyncio.wait(waiting, timeout=_STOP_S)
+            run.departed = loop.create_future()
+            departures.append(run.departed)
+            if not run.releasing:
+                run.when_settled(partial(self._release_at_stop, run))
+        if departures:
+            await asyncio.wait(departures, timeout=_STOP_S)
         await self._engine.commits.drain()
 
-
-def _resolve(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
+    def _release_at_stop(self, run: OwnedRun) -> None:
+        at_work = run.mailbox or any(one.retry_us is None for one in run.attempts.values())
+        self.release(run, 0 if at_work else run.wake_us())

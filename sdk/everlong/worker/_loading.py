@@ -168,6 +168,10 @@ class RunLoader:
         """Discard the code, and bring new code to where the store says the run stands."""
         if run.dropped:
             return
+        if self._keeper.stopping:
+            self._keeper.forget(run)
+            self._keeper.reject(run)
+            return
         self._keeper.discard_code(run)
         run.loading = True
         self._spawn(self._reload(run, run.generation))

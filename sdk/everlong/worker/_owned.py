@@ -112,6 +112,12 @@ class OwnedRun:
     dropped: bool = False
     releasing: bool = False
     closing: bool = False
+    tentative: bool = False
+    """Begun here ahead of the answer whether its workflow id is free."""
+    afterwards: Callable[[], None] | None = None
+    """What is to be done with it once nothing is in flight; until then nothing is fed."""
+    departed: "asyncio.Future[None] | None" = None
+    """Resolved when it has left this worker."""
     probation: bool = False
     warned_of_size: bool = False
     mailbox: deque[Incoming] = field(default_factory=deque[Incoming])
@@ -153,7 +159,19 @@ class OwnedRun:
 
     def may_be_fed(self) -> bool:
         """Whether its code is here and open for the next input."""
+        if self.afterwards is not None:
+            return False
         return not (self.loading or self.releasing or self.closing or self.dropped)
+
+    def when_settled(self, then: Callable[[], None]) -> None:
+        """Do something with the run once its history and its code agree: nothing is in flight.
+
+        Discarding code while appends are under way would make what they begin look like lost.
+        """
+        if self.inflight:
+            self.afterwards = then
+        else:
+            then()
 
     def wake_us(self) -> int | None:
         """The earliest of all its deadlines."""

@@ -404,7 +404,8 @@ class Worker:
         """The open run of an execution, if it is in this worker's hands."""
         if self._keeper is None:
             return None
-        return self._keeper.cache.find(namespace, workflow_id, execution_id)
+        run = self._keeper.cache.find(namespace, workflow_id, execution_id)
+        return None if run is None or run.tentative else run
 
     def send(
         self, run: OwnedRun, event: Input, on_done: Callable[[EverlongError | None], None]

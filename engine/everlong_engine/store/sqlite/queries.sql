@@ -84,9 +84,12 @@ SELECT result FROM requests WHERE shard = ? AND execution_id = ? AND request_id 
 INSERT INTO requests (shard, execution_id, request_id, result) VALUES (?, ?, ?, ?);
 
 -- name: latest_run
--- The run that a workflow id means: the newest one.
-SELECT * FROM runs WHERE shard = ? AND namespace = ? AND workflow_id = ?
-ORDER BY run_id DESC LIMIT 1;
+-- The run that a workflow id means: the open one, else the newest. A clock that was set back must
+-- not let a closed run stand in front of an open one.
+SELECT * FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND run_id = coalesce(
+    (SELECT run_id FROM runs
+     WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND status < 10),
+    (SELECT max(run_id) FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3));
 
 -- name: latest_of_execution
 -- The newest run of one execution, whose workflow id may have gone to another since.
