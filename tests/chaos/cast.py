@@ -62,9 +62,9 @@ def plan(seed: int, count: int) -> Iterator[Operation]:
     for index in range(count):
         kind = flows.MIX[index % len(flows.MIX)].definition.name
         first = index * 100
-        name = f"{kind}-{index}"
+        name = f"{kind.removeprefix('chaos_')}-{index}"
         yield Operation(f"start-{index}", kind, name, first)
-        if kind in ("listener", "roller"):
+        if kind in ("chaos_listener", "chaos_roller"):
             waiting += [
                 Operation(f"signal-{index}-{number}", kind, name, first, first + number)
                 for number in range(flows.LISTENED)

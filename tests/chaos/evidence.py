@@ -54,7 +54,9 @@ async def acknowledged_is_there(arena: Arena, seed: int, count: int, results: bo
             if results and one.number is None:
                 result = await client.get_handle(one.workflow_id).result()
                 right = flows.expected(one.kind, one.first)
-                assert result == right or (one.kind == "careful" and result == 0), one.workflow_id
+                assert result == right or (one.kind == "chaos_careful" and result == 0), (
+                    one.workflow_id
+                )
 
 
 async def outcomes_are_recorded_once(client: Client) -> None:

@@ -1,7 +1,8 @@
 """What runs while workers are killed: a mix of flows whose effects go into a ledger outside.
 
 The ledger is a file of JSON lines, each appended by one write and synced: what an attempt did
-stands there even if its process is killed in the next moment. `CHAOS_LEDGER` names it.
+stands there even if its process is killed in the next moment. `CHAOS_LEDGER` names it. Names begin
+with chaos_, since they share pytest's process with those of all other tests.
 """
 
 import asyncio
@@ -19,9 +20,9 @@ LISTENED = 3
 variant = "first"
 """Which version of the code of `changing` this process has."""
 
-numbers = Signal("numbers", int)
-enough = Signal("enough", bool)
-go_on = Signal("go_on", bool)
+numbers = Signal("chaos_numbers", int)
+enough = Signal("chaos_enough", bool)
+go_on = Signal("chaos_go_on", bool)
 
 
 def note(**facts: Any) -> None:
@@ -58,7 +59,7 @@ def _note_attempt(what: str, **facts: Any) -> None:
 # ----------------------------------------------------------------------------------- activities
 
 
-@activity(retry=Retry(delay=0.01))
+@activity(name="chaos_effect", retry=Retry(delay=0.01))
 async def effect(value: int, pause_ms: int = 5) -> int:
     _note_attempt("begin")
     await asyncio.sleep(pause_ms / 1000)
@@ -66,7 +67,7 @@ async def effect(value: int, pause_ms: int = 5) -> int:
     return value
 
 
-@activity(retry=Retry(delay=0.01))
+@activity(name="chaos_effect_in_thread", retry=Retry(delay=0.01))
 def effect_in_thread(value: int) -> int:
     _note_attempt("begin")
     time.sleep(0.005)
@@ -74,7 +75,7 @@ def effect_in_thread(value: int) -> int:
     return value
 
 
-@activity(retry=Retry(delay=0.02, backoff=1.0, jitter=0.0))
+@activity(name="chaos_effect_that_fails", retry=Retry(delay=0.02, backoff=1.0, jitter=0.0))
 async def effect_that_fails(value: int, failures: int) -> int:
     _note_attempt("begin")
     if info().attempt <= failures:
@@ -83,7 +84,7 @@ async def effect_that_fails(value: int, failures: int) -> int:
     return value
 
 
-@activity(at_most_once=True)
+@activity(name="chaos_effect_at_most_once", at_most_once=True)
 async def effect_at_most_once(value: int) -> int:
     _note_attempt("begin")
     await asyncio.sleep(0.02)
@@ -91,13 +92,13 @@ async def effect_at_most_once(value: int) -> int:
     return value
 
 
-@activity
+@activity(name="chaos_kill_my_worker")
 async def kill_my_worker() -> None:
     _note_attempt("begin")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@activity
+@activity(name="chaos_never_end")
 async def never_end() -> None:
     _note_attempt("begin")
     await asyncio.Event().wait()
@@ -106,7 +107,7 @@ async def never_end() -> None:
 # ------------------------------------------------------------------------------------ workflows
 
 
-@workflow
+@workflow(name="chaos_chain")
 async def chain(first: int) -> int:
     total = 0
     for step in range(5):
@@ -114,12 +115,12 @@ async def chain(first: int) -> int:
     return total
 
 
-@workflow
+@workflow(name="chaos_fan")
 async def fan(first: int) -> int:
     return sum(await asyncio.gather(*(effect(first + step, step) for step in range(8))))
 
 
-@workflow
+@workflow(name="chaos_patient")
 async def patient(first: int) -> int:
     total = 0
     for step in range(3):
@@ -128,12 +129,12 @@ async def patient(first: int) -> int:
     return total
 
 
-@workflow
+@workflow(name="chaos_stubborn")
 async def stubborn(first: int) -> int:
     return await effect_that_fails(first, 2)
 
 
-@workflow
+@workflow(name="chaos_careful")
 async def careful(first: int) -> int:
     """0 where it is not known whether the effect took place."""
     try:
@@ -142,12 +143,12 @@ async def careful(first: int) -> int:
         return 0
 
 
-@workflow
+@workflow(name="chaos_listener")
 async def listener(first: int) -> list[int]:
     return [await effect(await numbers.receive()) for _ in range(LISTENED)]
 
 
-@workflow
+@workflow(name="chaos_roller")
 async def roller(first: int, got: tuple[int, ...] = ()) -> list[int]:
     """One signal in each run: they must find their way into the next one."""
     got = (*got, await effect(await numbers.receive()))
@@ -159,29 +160,29 @@ async def roller(first: int, got: tuple[int, ...] = ()) -> list[int]:
 MIX = (chain, fan, patient, stubborn, careful, listener, roller)
 
 
-@workflow
+@workflow(name="chaos_bomb")
 async def bomb() -> None:
     await kill_my_worker()
 
 
-@workflow
+@workflow(name="chaos_bomb_in_code")
 async def bomb_in_code() -> None:
     """No activity to suspect: the worker dies while it drives the flow itself."""
     os._exit(9)
 
 
-@workflow
+@workflow(name="chaos_stuck")
 async def stuck() -> None:
     await never_end()
 
 
-@workflow
+@workflow(name="chaos_slow")
 async def slow() -> int:
     """Longer at work than any worker lives while there are bombs."""
     return await effect(1, 1_500)
 
 
-@workflow
+@workflow(name="chaos_steady")
 async def steady() -> int:
     """Goes on until it is told that it is enough."""
     steps = 0
@@ -191,7 +192,7 @@ async def steady() -> int:
     return steps
 
 
-@workflow
+@workflow(name="chaos_changing")
 async def changing() -> str:
     """Its first step differs from one version to the other."""
     if variant == "first":
@@ -205,7 +206,7 @@ async def changing() -> str:
 
 def expected(kind: str, first: int) -> Any:
     """What a flow of the mix returns, whatever happened on the way."""
-    match kind:
+    match kind.removeprefix("chaos_"):
         case "chain":
             return 5 * first + 10
         case "fan":
