@@ -20,7 +20,16 @@ from typing import Any
 import anyio
 import pytest
 
-from everlong import ForbiddenCall, Signal, activity, checkpoint, patched, side_effect, workflow
+from everlong import (
+    ForbiddenCall,
+    Signal,
+    WorkflowFault,
+    activity,
+    checkpoint,
+    patched,
+    side_effect,
+    workflow,
+)
 from tests.support.run_by_hand import RunByHand, discard_all
 
 ledger: list[str] = []
@@ -528,9 +537,9 @@ def test_a_second_discard_changes_nothing() -> None:
     run.discard()
 
 
-def test_a_coroutine_that_code_forgets_is_still_warned_about() -> None:
+def test_a_coroutine_that_code_forgets_is_a_fault() -> None:
     """Only what a discard drops is nobody's mistake."""
-    with pytest.warns(RuntimeWarning, match=r"coroutine .* was never awaited"):
+    with pytest.raises(WorkflowFault, match=r"sleep\(…\) was called and never awaited"):
         RunByHand(forgets)
 
 

@@ -68,6 +68,9 @@ class FakeWorkflowLoop(asyncio.AbstractEventLoop):
     def next_number(self) -> int:
         return next(self._numbers)
 
+    def forgot(self, coroutine: object) -> None:
+        raise AssertionError(f"{coroutine!r} was never awaited")
+
     def forbid(self, what: str, fix: str) -> NoReturn:
         self.forbidden.append((what, fix))
         raise Forbidden(what, fix)

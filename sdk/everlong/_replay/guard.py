@@ -251,11 +251,15 @@ def _refused(what: str, fix: str) -> _Guard:
 
 def _unless_stopped(original: _Function) -> _Function:
     """CPython calls this for a coroutine that is dropped before it began. Where a run is stopped or
-    discarded in the middle of `gather(a(), b())`, that is nobody's mistake."""
+    discarded in the middle of `gather(a(), b())`, that is nobody's mistake. Anywhere else in a
+    workflow a step would be left out in silence: the run is told, and is blocked."""
 
     def warn_unawaited(_: _Home, coroutine: object, /) -> None:
-        if not (driving and (loop := driven_loop()) is not None and loop.stopped):
+        loop = driven_loop() if driving else None
+        if loop is None:
             original(coroutine)
+        elif not loop.stopped:
+            loop.forgot(coroutine)
 
     return warn_unawaited
 

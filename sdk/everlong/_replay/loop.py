@@ -58,6 +58,7 @@ class LoopOwner(Protocol):
     def start_timer(self, timer: "WorkflowTimer") -> None: ...
     def cancel_timer(self, timer: "WorkflowTimer") -> None: ...
     def forbid(self, what: str, fix: str) -> NoReturn: ...
+    def forgot(self, coroutine: object) -> None: ...
 
 
 class WorkflowFuture(asyncio.Future[T]):
@@ -202,6 +203,10 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def forbid(self, what: str, fix: str) -> NoReturn:
         self.everlong_run.forbid(what, fix)
+
+    def forgot(self, coroutine: object) -> None:
+        """A coroutine of the run's was dropped before it began."""
+        self.everlong_run.forgot(coroutine)
 
     # ----------------------------------------------------------------------------- the drive
 

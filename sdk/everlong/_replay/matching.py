@@ -27,7 +27,7 @@ from everlong_engine import (
     unpack,
 )
 
-__all__ = ["Canonical", "check", "describe"]
+__all__ = ["Canonical", "check", "describe", "forgotten"]
 
 SHOWN_LENGTH_MAX: Final = 80
 
@@ -148,3 +148,16 @@ _ENDS: dict[type[Decision], str] = {
     RunTerminated: "the workflow was terminated",
     RunTimedOut: "the workflow timed out",
 }
+
+
+def forgotten(coroutine: Any) -> str:
+    """Which call was never awaited, and where, as far as it can be told."""
+    frame = getattr(coroutine, "cr_frame", None)
+    call = frame.f_locals if frame is not None else {}
+    name = getattr(
+        call.get("definition"), "name", getattr(coroutine, "__qualname__", "a coroutine")
+    )
+    where = f" at {call['where']}" if "where" in call else ""
+    return (
+        f"{name}(…){where} was called and never awaited, so it did not run: write `await {name}(…)`"
+    )

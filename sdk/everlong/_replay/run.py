@@ -39,7 +39,7 @@ from everlong._replay.loop import (
     WorkflowTask,
     WorkflowTimer,
 )
-from everlong._replay.matching import check
+from everlong._replay.matching import check, forgotten
 from everlong._replay.signals import Signals
 from everlong.exceptions import (
     ActivityLost as ActivityLostError,
@@ -211,6 +211,10 @@ class WorkflowRun:
 
     def forbid(self, what: str, fix: str) -> NoReturn:
         self.stop_with(ForbiddenCall(call=what, fix=fix))
+
+    def forgot(self, coroutine: object) -> None:
+        """A step that was called and not awaited is never left out in silence."""
+        self._flag(WorkflowFault(forgotten(coroutine)))
 
     # ---------------------------------------------------------------------- one input, one function
 

@@ -458,7 +458,9 @@ class ActivityRunner:
         return self._threads
 
     def _process_pool(self) -> ProcessPoolExecutor:
-        if self._processes is None:
+        broken = getattr(self._processes, "_broken", False)
+        if self._processes is None or broken:
+            # One process that was killed breaks its pool for good; the next attempt gets a new one.
             self._processes = spawned_pool(self._processes_max)
         return self._processes
 

@@ -110,6 +110,8 @@ class RunKeeper:
         self.stopping = False
         self.on_room: Callable[[], None] = lambda: None
         """Called when a run has left."""
+        self.on_asleep: Callable[[int], None] = lambda _: None
+        """Called with the instant at which a run that fell asleep wants to be woken."""
         self._workflows = workflows
         self._signals = signals
         self._appends = Appends(engine, worker_id, workflows, self.activities.reserve)

@@ -100,6 +100,8 @@ class RunReleaser:
             if not run.dropped:
                 if isinstance(result, AppendResult) and result.refusal is None:
                     self._keeper.forget(run)
+                    if release.wake_us is not None:
+                        self._keeper.on_asleep(release.wake_us)
                     self._reclaim(run)
                 elif isinstance(result, StoreError):
                     self._keeper.loading.reload_later(run)

@@ -122,6 +122,7 @@ class Worker:
         self._keeper: RunKeeper | None = None
         self._worker_id = b""
         self._wake = asyncio.Event()
+        self._next_look_us = 0
         self._full = False
         """The last look found no room: a run that leaves is news."""
         self._claims: asyncio.Task[None] | None = None
@@ -173,6 +174,7 @@ class Worker:
             self._make_runner,
         )
         self._keeper.on_room = self._room_again
+        self._keeper.on_asleep = self._fell_asleep
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
 
     async def stop(self) -> None:
@@ -211,17 +213,23 @@ class Worker:
         loop = asyncio.get_running_loop()
         asked = asyncio.Event()
 
-        def stop() -> None:
-            if asked.is_set():
-                logger.warning("second signal: leaving at once; the next worker takes over")
+        signals = 0
+
+        def stop(*_: Any) -> None:
+            # Not through the loop: a workflow that never yields would keep the second one out too.
+            nonlocal signals
+            signals += 1
+            if signals > 1:
+                os.write(2, b"second signal: leaving at once; the next worker takes over\n")
                 os._exit(130)
-            asked.set()
+            loop.call_soon_threadsafe(asked.set)
 
         await self.start()
         assert self._failed is not None
+        before: dict[int, Any] = {}
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stop)
+                before[number] = signal.signal(number, stop)
             if on_ready is not None:
                 on_ready()
             waiting = loop.create_task(asked.wait())
@@ -231,7 +239,7 @@ class Worker:
         finally:
             await self.stop()
             for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+                signal.signal(number, before.get(number, signal.SIG_DFL))
         if self._failed.done():
             self._failed.result()
 
@@ -306,6 +314,7 @@ class Worker:
                     wait_s = 0.0
             except (StoreError, sqlite3.Error) as error:
                 logger.warning("cannot claim runs now: %s", error)
+            self._next_look_us = clock.now_us() + round(wait_s * 1e6)
             if wait_s:
                 try:
                     # Not `wait_for`: before 3.12 it can swallow a cancellation that races.
@@ -315,6 +324,10 @@ class Worker:
                     continue
             else:
                 await asyncio.sleep(0)
+
+    def _fell_asleep(self, wake_us: int) -> None:
+        if wake_us < self._next_look_us:
+            self._wake.set()  # Look anew: the wait was chosen without it.
 
     def _room_again(self) -> None:
         if self._full:
