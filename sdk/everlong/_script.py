@@ -58,8 +58,8 @@ async def _result_or_fault(handle: WorkflowHandle[R]) -> R:
         if seen.status == "blocked":
             result.cancel()
             raise WorkflowFault(
-                f"{handle.workflow_id!r} is blocked: {seen.reason}. Fix the code and run it again: "
-                "it goes on where it stands",
+                f"{handle.workflow_id!r} is blocked, and goes on where it stands once its code is "
+                f"fixed. {seen.reason}",
                 workflow_id=handle.workflow_id,
                 run_id=seen.run_id,
             )

@@ -35,7 +35,7 @@ def test_a_script_is_told_that_its_run_is_blocked(tmp_path: Path) -> None:
         nap()
         return 1
 
-    with pytest.raises(WorkflowFault, match=r"'scripted_nap' is blocked: .*asyncio\.sleep"):
+    with pytest.raises(WorkflowFault, match=r"'scripted_nap' is blocked, .*asyncio\.sleep"):
         everlong.run(scripted_nap, db=tmp_path / "a.db")
     faults.clear()
     assert everlong.run(scripted_nap, db=tmp_path / "a.db") == 1

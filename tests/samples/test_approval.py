@@ -14,7 +14,8 @@ async def test_a_manager_decides_above_the_limit_and_failures_are_refunded(
     await approval.main(str(tmp_path / "it.db"))
     out = capsys.readouterr().out.splitlines()
     assert "buy-desk: waiting for a manager" in out
-    assert out[-4:] == [
+    # A refund may print between them: it is made while the results are waited for.
+    assert [line for line in out if line.startswith("buy-")][-4:] == [
         "buy-pencil: paid",
         "buy-desk: paid",
         "buy-car: refused by Ada",

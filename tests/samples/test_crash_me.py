@@ -6,7 +6,7 @@ from tests.samples.conftest import Start, lines_until
 async def test_a_killed_process_goes_on_at_the_step_that_it_died_in(
     start: Start, tmp_path: Path
 ) -> None:
-    program = f"import samples.crash_me as it; it.main({str(tmp_path / 'it.db')!r}, seconds=0.05)"
+    program = f"import samples.crash_me as it; it.main({str(tmp_path / 'it.db')!r}, seconds=0.15)"
     async with start("-c", program) as first:
         before = await lines_until(first, "step  7")
         first.kill()

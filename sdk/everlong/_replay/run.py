@@ -439,9 +439,7 @@ class WorkflowRun:
                 )
             )
         if asyncio.current_task(self.loop) is not self._main:
-            self.stop_with(
-                WorkflowFault("checkpoint() was called outside the workflow's main task")
-            )
+            self.stop_with(WorkflowFault("checkpoint() belongs in the workflow's main task"))
         if self._recorded is not None:
             begin_anew = any(
                 type(decision) is RunContinuedAsNew and decision.checkpoints == self._checkpoints
@@ -454,10 +452,8 @@ class WorkflowRun:
             await self.loop.create_future()  # Never resumes: the run is discarded here.
 
     def _past_threshold(self) -> bool:
-        return (
-            self.history_events >= limits.CHECKPOINT_EVENTS
-            or self.history_bytes >= limits.CHECKPOINT_BYTES
-        )
+        events, size = self.history_events, self.history_bytes
+        return events >= limits.CHECKPOINT_EVENTS or size >= limits.CHECKPOINT_BYTES
 
     def _nothing_in_flight(self) -> bool:
         others = [t.get_name() for t in self.loop.tasks if not t.done() and t is not self._main]
