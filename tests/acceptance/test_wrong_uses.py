@@ -114,7 +114,7 @@ FAULTS: list[tuple[Callable[[], Coroutine[Any, Any, Any]], str]] = [
     (spins, r"EndlessDrive: The workflow ran 100000 callbacks without waiting"),
     (carries_what_is_no_parameter, r"nonsense.*has no such parameter"),
     (continues_with_what_is_no_parameter, r"nonsense"),
-    (checkpoints_in_a_task, r"checkpoint\(\) was called outside the workflow's main task"),
+    (checkpoints_in_a_task, r"checkpoint\(\) belongs in the workflow's main task"),
     (returns_what_cannot_be_stored, r"the result of workflow flow.*object"),
     (returns_too_much, r"the result of workflow flow holds 2\d+ bytes"),
 ]
