@@ -153,7 +153,7 @@ _ENDS: dict[type[Decision], str] = {
 def forgotten(coroutine: Any) -> str:
     """Which call was never awaited, and where, as far as it can be told."""
     frame = getattr(coroutine, "cr_frame", None)
-    call = frame.f_locals if frame is not None else {}
+    call: dict[str, Any] = frame.f_locals if frame is not None else {}
     name = getattr(
         call.get("definition"), "name", getattr(coroutine, "__qualname__", "a coroutine")
     )
