@@ -44,11 +44,11 @@ clean: ## Remove .venv, caches and builds; databases stay
 	find sdk engine tests samples benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An extra contains the one before it, so the larger stamps stand for the smaller ones too.
-.venv/.ready-samples: pyproject.toml scripts/setup-venv.sh
-	@scripts/setup-venv.sh samples && touch $@
+.venv/.ready-samples: pyproject.toml ci/setup-venv.sh
+	@ci/setup-venv.sh samples && touch $@
 
-.venv/.ready-test: pyproject.toml scripts/setup-venv.sh
-	@scripts/setup-venv.sh test && touch .venv/.ready-samples $@
+.venv/.ready-test: pyproject.toml ci/setup-venv.sh
+	@ci/setup-venv.sh test && touch .venv/.ready-samples $@
 
-.venv/.ready-dev: pyproject.toml scripts/setup-venv.sh
-	@scripts/setup-venv.sh dev && touch .venv/.ready-samples .venv/.ready-test $@
+.venv/.ready-dev: pyproject.toml ci/setup-venv.sh
+	@ci/setup-venv.sh dev && touch .venv/.ready-samples .venv/.ready-test $@
