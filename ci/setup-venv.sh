@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes .venv in the checkout and installs Everlong into it, editable, with one extra:
 #
-#     scripts/setup-venv.sh [samples | test | dev]
+#     ci/setup-venv.sh [samples | test | dev]
 #
 # Needs Python 3.11 or newer and a way to install: uv, or pip with venv. Where one of them is missing
 # it says what to install. PYTHON=/path/to/python chooses the interpreter. Running it again is safe.
