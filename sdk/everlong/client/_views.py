@@ -21,7 +21,6 @@ from everlong_engine import (
     LoadedRun,
     Recorded,
     RunRow,
-    RunStatus,
     SignalReceived,
     fold,
     id_text,
@@ -341,6 +340,3 @@ def plain(payload: bytes) -> Any:
         return unpack(payload)
     except EverlongError as error:
         return f"<{len(payload)} bytes: {error}>"
-
-
-RUN_STATUS_TEXTS = tuple(status.text for status in RunStatus)
