@@ -20,7 +20,7 @@ from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Closing
 from everlong_engine.model.ids import IdSource, shard_of
 from everlong_engine.model.runs import MailRow, NewRun
-from everlong_engine.model.writes import Target
+from everlong_engine.model.writes import ForgetMail, Target
 from everlong_engine.operations.group_commit import GroupCommit
 from everlong_engine.store.interface import Question, Store
 from everlong_engine.store.sqlite.store import SqliteStore
@@ -92,37 +92,60 @@ class Engine:
         engine = _engines.get(key)
         if engine is None:
             store = await SqliteStore.open(path, durability=durability, create=create)
+            try:
+                newest = await store.newest_run()
+            except BaseException:
+                await store.close()
+                raise
             # Another task may have opened it meanwhile: one engine per file and process.
             engine = _engines.get(key)
             if engine is None:
                 engine = _engines[key] = cls(store, SystemClock(), Random())
                 engine._key = key
+                if newest is not None:
+                    engine.ids.follow(newest)
             else:
                 await store.close()
-        if engine._loop is not asyncio.get_running_loop():
-            raise StoreError(
-                f"{path} is open in this process on another event loop: use one loop for all "
-                "clients and workers of a file",
-                path=str(path),
-            )
-        engine._users += 1
+        engine.require_its_loop()
+        engine.share()
         if retention_us is not None and engine._pruner is None:
             engine._pruner = HistoryPruner(engine.store, engine.clock, retention_us)
         return engine
+
+    def share(self) -> None:
+        """One more uses it, and will `close` it."""
+        self._users += 1
+
+    def require_its_loop(self) -> None:
+        """Refuse another event loop: nobody there would ever be woken.
+
+        Raises:
+            StoreError: it is in use on another loop.
+        """
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # Nothing can be awaited here anyway.
+        if running is not self._loop:
+            path = self.store.path
+            raise StoreError(
+                f"{path} is open in this process on another event loop: use one loop for all "
+                "clients and workers of a file",
+                path=path,
+            )
 
     async def close(self) -> None:
         """Leave; the last one closes the store, after everything queued is stored."""
         self._users -= 1
         if self._users > 0:
+            self._look_anew()  # Somebody may be waiting by the client that has just been closed.
             return
         if self._key is not None:
             _engines.pop(self._key, None)
         await self._watcher.stop()
         await self.commits.drain()
         await self.store.close()
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.cancel()
+        self._look_anew()
 
     # ------------------------------------------------------------------------------- workers
 
@@ -152,10 +175,7 @@ class Engine:
             self._begin_duties()
         else:
             await self.store.abandon()
-            for waiters in list(self._waiters.values()):
-                for waiter in list(waiters):
-                    if not waiter.done():
-                        waiter.set_result(None)
+            self._look_anew()
 
     def _begin_duties(self) -> None:
         self._watcher.start()
@@ -206,12 +226,20 @@ class Engine:
 
     def closing(self, execution_id: bytes) -> _Waiter:
         """Resolves with (run id, closing event) when a run of the execution closes from now on;
-        with None when this process stops being the owner: look into the store then."""
+        with None when somebody left this engine, or nobody here owns the file any more: look into
+        the store then."""
         future: _Waiter = asyncio.get_running_loop().create_future()
         waiters = self._waiters.setdefault(execution_id, [])
         waiters.append(future)
         future.add_done_callback(lambda _: self._forget_waiter(execution_id, future))
         return future
+
+    def _look_anew(self) -> None:
+        """Whoever waits for an end in this process must look into the store, or hear why not."""
+        for waiters in list(self._waiters.values()):
+            for waiter in list(waiters):
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def _forget_waiter(self, execution_id: bytes, future: _Waiter) -> None:
         waiters = self._waiters.get(execution_id)
@@ -238,6 +266,11 @@ class Engine:
         for host in self.hosts:
             host.terminated(execution_id)
         self.closed(execution_id, run_id, event)
+
+    def forget_mail(self, mail: MailRow) -> None:
+        """A notice that has done its work. Left in the inbox, it would cost every append that
+        requires an empty one a second look."""
+        self.commits.add(ForgetMail(mail.position, mail.execution_id), lambda _: None)
 
     def mail_arrived(self) -> None:
         """This process has left mail in the inbox: do not wait for the next look."""

@@ -1,26 +1,48 @@
 """Every implementation of `Store` passes this folder: a test asks for `rig`, and gets one of each.
 
-What is peculiar to one of them (its files, its damage) is in a file with its name.
+What is peculiar to one of them (its files, its damage) is in a file with its name. A test of two
+processes over the same data asks for `pair`.
 """
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from everlong_engine.store.interface import Store
+from everlong_engine.store.memory.data import MemoryData
+from everlong_engine.store.memory.store import MemoryStore
+from everlong_engine.store.sqlite.inline import InlineDatabase
 from everlong_engine.store.sqlite.store import SqliteStore
 from tests.support.store_rig import Rig
 
-STORES = ("sqlite",)
+STORES = ("memory", "sqlite", "inline sqlite")
+
+Pair: TypeAlias = tuple[Store, Store]
 
 
 @pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    assert request.param == "sqlite"
-    opened = await SqliteStore.open(tmp_path / "everlong.db")
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    """The same data as two processes see it."""
+    match request.param:
+        case "sqlite":
+            path = tmp_path / "everlong.db"
+            opened: Pair = await SqliteStore.open(path), await SqliteStore.open(path)
+        case "inline sqlite":
+            database = InlineDatabase()
+            opened = database.open(), database.open()
+        case _:
+            data = MemoryData()
+            opened = MemoryStore(data), MemoryStore(data)
     yield opened
-    await opened.close()
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(pair: Pair) -> Store:
+    return pair[0]
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from everlong_engine.model.errors import (
     StoreError,
     StoreFailed,
     StoreFull,
-    StoreOwned,
 )
 from everlong_engine.store.interface import Trouble
 from everlong_engine.store.sqlite import files
@@ -118,18 +117,6 @@ async def test_a_network_file_system_is_refused(
         await SqliteStore.open(tmp_path / "everlong.db")
 
 
-async def test_a_second_owner_of_this_process_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "everlong.db"
-    async with opened(path) as one, opened(path) as two:
-        one.acquire()
-        one.acquire()
-        with pytest.raises(StoreOwned):
-            two.acquire()
-        await one.abandon()
-        two.acquire()
-        assert (one.owned, two.owned) == (False, True)
-
-
 async def test_an_owner_that_comes_back_while_it_lets_go_keeps_the_file(tmp_path: Path) -> None:
     async with opened(tmp_path / "everlong.db") as store:
         store.acquire()
@@ -139,16 +126,6 @@ async def test_an_owner_that_comes_back_while_it_lets_go_keeps_the_file(tmp_path
         with pytest.raises(RuntimeError):
             leaving.throw(RuntimeError)
         assert store.owned
-
-
-async def test_a_closed_store_answers_instead_of_hanging(tmp_path: Path) -> None:
-    store = await SqliteStore.open(tmp_path / "everlong.db")
-    rig = Rig(store)
-    await store.close()
-    with pytest.raises(StoreError, match="closed"):
-        await rig.one(rig.start())
-    with pytest.raises(StoreError, match="closed"):
-        await rig.claim()
 
 
 async def test_a_full_disk_refuses_and_resumes_by_itself(tmp_path: Path) -> None:
@@ -178,6 +155,7 @@ async def _limit_pages(store: SqliteStore, pages: int) -> None:
     ("code", "trouble"),
     [
         (sqlite3.SQLITE_FULL, Trouble.FULL),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, Trouble.FULL),
         (sqlite3.SQLITE_IOERR_FSYNC, Trouble.FATAL),
         (sqlite3.SQLITE_IOERR_DIR_FSYNC, Trouble.FATAL),
         (sqlite3.SQLITE_IOERR_WRITE, Trouble.FATAL),
@@ -202,17 +180,3 @@ def test_an_error_that_is_not_the_databases_is_one_writes_fault() -> None:
     found, answer = classify(OverflowError("too large"), Path("x.db"))
     assert found is Trouble.REPEAT
     assert "too large" in str(answer)
-
-
-async def test_two_processes_may_write_side_by_side(tmp_path: Path) -> None:
-    """As a client and an owner do: each transaction is short and waits for the other's end."""
-    path = tmp_path / "everlong.db"
-    async with opened(path) as one, opened(path) as two:
-        first, second = Rig(one), Rig(two, seed=8)
-        for number in range(50):
-            starts = first.one(first.start(f"a{number}")), second.one(second.start(f"b{number}"))
-            for each in starts:
-                await each
-        assert len(await first.claim(limit=1000)) == 100
-        assert await second.claim(limit=1000) == []
-        assert await first.problems() == []

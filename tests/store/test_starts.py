@@ -24,6 +24,12 @@ async def test_a_start_lies_in_the_inbox_until_it_is_claimed(rig: Rig) -> None:
     assert mail.execution_id == row.execution_id
 
 
+async def test_the_newest_run_is_the_one_with_the_greatest_id(rig: Rig) -> None:
+    assert await rig.store.newest_run() is None
+    rows = [await rig.started(workflow_id=name) for name in ("a", "b", "c")]
+    assert await rig.store.newest_run() == max(row.run_id for row in rows)
+
+
 async def test_a_start_that_was_driven_already_is_owned_from_the_beginning(rig: Rig) -> None:
     row = await rig.owned()
     assert (row.owner, row.lease_token, row.next_seq) == (rig.worker_id, 1, 2)

@@ -84,5 +84,11 @@ def _document(lines: Iterator[str]) -> str:
 
 def clean_environment(more: dict[str, str]) -> dict[str, str]:
     """Without what would change how output looks, or which store is meant."""
-    dropped: Sequence[str] = ("EVERLONG_URL", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
+    dropped: Sequence[str] = (
+        "EVERLONG_URL",
+        "EVERLONG_CODECS",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "COLUMNS",
+    )
     return {k: v for k, v in os.environ.items() if k not in dropped} | more

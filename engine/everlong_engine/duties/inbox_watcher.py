@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from everlong_engine.model.errors import EverlongError
+from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.runs import MailRow
 from everlong_engine.store.interface import Question, Store
 
@@ -22,6 +23,7 @@ _BUSY_S: Final = 0.002
 _IDLE_S: Final = 0.05
 _MAIL_MAX: Final = 1000
 _QUESTIONS_MAX: Final = 100
+_TERMINATED: Final = CODES[RunTerminated]
 
 
 class Host(Protocol):
@@ -37,6 +39,7 @@ class Watched(Protocol):
     def store(self) -> Store: ...
     @property
     def hosts(self) -> Sequence[Host]: ...
+    def forget_mail(self, mail: MailRow) -> None: ...
 
 
 class InboxWatcher:
@@ -50,19 +53,23 @@ class InboxWatcher:
         self._asked: set[bytes] = set()
         self._nudge = asyncio.Event()
         self._behind = False
+        self._closed = False
 
     def start(self) -> None:
-        if self._task is None or self._task.done():
+        if not self._closed and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
+        """For good: the store is about to be closed."""
+        self._closed = True
         if self._task is None:
             return
         task, self._task = self._task, None
         task.cancel()
         await asyncio.wait([task])
         for future in self._waiting:
-            future.cancel()
+            if not future.done():
+                future.set_result(None)  # Whoever waits looks, and hears that it is closed.
 
     def changed(self) -> "asyncio.Future[None]":
         """Resolves after the next commit of anybody else."""
@@ -116,7 +123,13 @@ class InboxWatcher:
         unclaimed = False
         for mail in found:
             self._position = mail.position
-            if not any(_deliver(host, mail) for host in hosts):
+            if any(_deliver(host, mail) for host in hosts):
+                continue
+            if mail.kind == _TERMINATED:
+                # The owner is one of these, or dead, and knows already: it was told by whoever
+                # terminated here, or has let go of the run. A notice is no input of anybody else.
+                self._engine.forget_mail(mail)
+            else:
                 unclaimed = True
         self._behind = len(found) == _MAIL_MAX
         if unclaimed:

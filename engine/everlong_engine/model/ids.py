@@ -48,6 +48,13 @@ class IdSource:
         value = (self._millis << 80) | _VERSION | (self._counter << 64) | _VARIANT | tail
         return value.to_bytes(16, "big")
 
+    def follow(self, identifier: bytes) -> None:
+        """Mint only greater ones from here on, also if the clock was set back since it was minted:
+        the greatest id is the newest run, and a run's successor is greater than the run."""
+        millis = int.from_bytes(identifier[:6], "big")
+        if millis >= self._millis:
+            self._millis, self._counter = millis, _COUNTER_MAX
+
 
 def first_id_of(instant_us: int) -> bytes:
     """No id that was minted at or after this instant is smaller, and none before it is greater."""

@@ -16,6 +16,7 @@ IfOpen = Literal["use", "fail", "terminate"]
 IfClosed = Literal["allow", "fail", "allow_failed"]
 
 _YEARS_100_S = 100 * 365 * 24 * 3600.0
+_DELAY_MAX_S = 60.0
 
 
 def seconds_us(value: float | timedelta, name: str) -> int:
@@ -46,7 +47,8 @@ class Retry:
         max_attempts: at most so many attempts; None for no limit.
         delay: seconds (or timedelta) before the second attempt.
         backoff: each further delay is the last one times this; at least 1.
-        delay_max: seconds (or timedelta) that no delay exceeds before jitter.
+        delay_max: seconds (or timedelta) that no delay exceeds before jitter; 60 unless given,
+            or `delay` where that is longer.
         jitter: up to this share is added to each delay, 0 to 1, so that many do not return at once.
             It is only ever added: a delay is never shorter than the policy says.
         non_retryable: exception classes or qualified names that end the attempts at once.
@@ -58,7 +60,7 @@ class Retry:
     max_attempts: int | None = None
     delay: float | timedelta = 1.0
     backoff: float = 2.0
-    delay_max: float | timedelta = 60.0
+    delay_max: float | timedelta | None = None
     jitter: float = 0.1
     non_retryable: tuple[type[BaseException] | str, ...] = ()
 
@@ -69,11 +71,24 @@ class Retry:
             raise ValueError(f"Retry(backoff={self.backoff}): give a factor from 1 to 1000")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"Retry(jitter={self.jitter}): give a share from 0 to 1")
-        seconds_us(self.delay, "Retry(delay)")
-        seconds_us(self.delay_max, "Retry(delay_max)")
+        delay_us = seconds_us(self.delay, "Retry(delay)")
+        if self.delay_max is None:
+            longest = self.delay if delay_us > _DELAY_MAX_S * 1e6 else _DELAY_MAX_S
+            object.__setattr__(self, "delay_max", longest)
+        elif seconds_us(self.delay_max, "Retry(delay_max)") < delay_us:
+            raise ValueError(
+                f"Retry(delay_max={self.delay_max}) is shorter than delay={self.delay}: no delay "
+                "would be as long as you say. Give a longer one, or none at all"
+            )
         if not _is_collection(self.non_retryable):
             raise TypeError("Retry(non_retryable): give a tuple of exception classes or names")
         object.__setattr__(self, "non_retryable", tuple(self.non_retryable))
+
+    @property
+    def delay_max_us(self) -> int:
+        """What no delay exceeds, in microseconds."""
+        assert self.delay_max is not None, "chosen when the policy was made"
+        return seconds_us(self.delay_max, "delay_max")
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ class AttemptState(IntEnum):
     FAILED = 1
     LOST = 2
     TIMED_OUT = 3
+    NOT_BEGUN = 4
+    """It had a slot and was handed back before it began: the next one bears its number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,22 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
             again.append((at, append))
     if again:
         append_all(tx, again, results)
+    for at, append in appends:
+        if results[at] is not ACCEPTED and _was_done(tx, append, results[at]):
+            results[at] = ACCEPTED
+
+
+def _was_done(tx: Connection, append: Append, result: WriteResult) -> bool:
+    """Whether a refused append is one whose commit succeeded, and whose answer was lost.
+
+    Its last row then bears its id, and the token is still its own.
+    """
+    if not isinstance(result, AppendResult) or result.refusal is None:
+        return False
+    last = append.base + len(append.rows) - 1
+    key = (append.shard, append.run_id, last, append.token)
+    found = tx.execute(SQL["append_id_at"], key).fetchone()
+    return found is not None and found[0] == append.append_id
 
 
 def _without_mail(tx: Connection, appends: _Chain, results: list[WriteResult]) -> _Chain:

@@ -8,6 +8,7 @@ function into the queue that its thread reads. This is the only place that knows
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,18 +18,29 @@ import aiosqlite
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull
 from everlong_engine.store.interface import Trouble
-from everlong_engine.store.sqlite.files import refuse_foreign
+from everlong_engine.store.sqlite.files import Place, refuse_foreign
 
-__all__ = ["Durability", "Hop", "classify", "connect_reader", "connect_writer", "store_error"]
+__all__ = [
+    "BUSY_TIMEOUT_S",
+    "STATEMENTS_CACHED",
+    "Durability",
+    "FileWatch",
+    "Hop",
+    "WriterHop",
+    "classify",
+    "connect_reader",
+    "connect_writer",
+    "store_error",
+]
 
 T = TypeVar("T")
 
 Durability = str
 """full: every commit is synced before it is acknowledged. relaxed: not; a power cut loses some."""
 
-_BUSY_TIMEOUT_S: Final = 10.0
+BUSY_TIMEOUT_S: Final = 10.0
 _WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
-_STATEMENTS_CACHED: Final = 256
+STATEMENTS_CACHED: Final = 256
 _FATAL: Final = frozenset(
     {
         sqlite3.SQLITE_IOERR_FSYNC,
@@ -38,6 +50,11 @@ _FATAL: Final = frozenset(
         sqlite3.SQLITE_CORRUPT,
         sqlite3.SQLITE_NOTADB,
     }
+)
+_KEPT_LOCKED: Final = (
+    "{} is locked: another process has been in the middle of a write for many seconds; perhaps it "
+    "was stopped. Nothing was stored. Let it go on or end it (`fuser` tells who has the file "
+    "open), and try again"
 )
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
@@ -94,6 +111,44 @@ class Hop:
         await self._connection.close()
 
 
+class WriterHop(Hop):
+    """Looks after each piece of work, before anybody hears of it, whether the file is in place."""
+
+    def __init__(self, connection: aiosqlite.Connection, path: Path) -> None:
+        super().__init__(connection, path)
+        self._place = Place(path)
+
+    def submit(self, work: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+        """As `Hop.submit`; fails with StoreFailed where the file is gone."""
+
+        def checked(connection: sqlite3.Connection) -> T:
+            result = work(connection)
+            self._place.check()
+            return result
+
+        return super().submit(checked)
+
+
+class FileWatch:
+    """Looks whether somebody has committed, on the thread of whoever asks."""
+
+    def __init__(self, path: Path) -> None:
+        self.connection = connect_reader(path)
+        self._place = Place(path)
+
+    def version(self) -> int:
+        """Moves with every commit of another connection, this process's own writer included.
+
+        Raises:
+            StoreFailed: the file is gone, and nobody else's commit will ever be seen.
+        """
+        self._place.check()
+        return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+
+    def close(self) -> None:
+        self.connection.close()
+
+
 def store_error(error: sqlite3.Error, path: Path) -> StoreError:
     """What a SQLite error is to the engine."""
     return classify(error, path)[1]
@@ -105,17 +160,23 @@ def classify(error: BaseException, path: Path) -> tuple[Trouble, StoreError]:
     After a failed sync the kernel has dropped the pages, and a second sync would report a success
     that never was: fatal, like a damaged file.
     """
+    if isinstance(error, StoreFailed):  # Found by the store itself: its file is gone.
+        return Trouble.FATAL, error
     if isinstance(error, StoreError):
         return Trouble.REPEAT, error
     code: int = getattr(error, "sqlite_errorcode", -1)
     primary = code & 0xFF
-    if primary == sqlite3.SQLITE_FULL:
+    # The second: the file that processes share beside the log could not grow.
+    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
         return Trouble.FULL, StoreFull(path=str(path))
     name: str = getattr(error, "sqlite_errorname", type(error).__name__)
-    failed = StoreFailed(path=str(path), reason=f"{name}: {error}")
+    reason = f"{name}: {error}"
+    failed = StoreFailed(path=str(path), reason=reason)
     if code in _FATAL or primary in _FATAL:
         return Trouble.FATAL, failed
-    return Trouble.BUSY if primary in _BUSY else Trouble.REPEAT, failed
+    if primary in _BUSY:
+        return Trouble.BUSY, StoreFailed(_KEPT_LOCKED.format(path), path=str(path), reason=reason)
+    return Trouble.REPEAT, failed
 
 
 def connect_writer(
@@ -123,6 +184,11 @@ def connect_writer(
 ) -> sqlite3.Connection:
     """The one connection of a process that writes. Only the owner's checkpoints the log."""
     mode = "rwc" if may_create else "rw"
+    # A log that a killed process left goes into the file when its last connection closes, and that
+    # is a write, too. So a connection that cannot write looks first.
+    if path.with_name(f"{path.name}-wal").exists():
+        with closing(_connect(path, "ro")) as onlooker:
+            refuse_foreign(onlooker, path)
     connection = _connect(path, mode)
     synchronous = "FULL" if durability == "full" else "NORMAL"
     # Another's file is refused before anything is written: the journal's mode stays in the file.
@@ -155,8 +221,8 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
     options: dict[str, Any] = {
         "uri": True,
         "isolation_level": None,
-        "timeout": _BUSY_TIMEOUT_S,
-        "cached_statements": _STATEMENTS_CACHED,
+        "timeout": BUSY_TIMEOUT_S,
+        "cached_statements": STATEMENTS_CACHED,
         "check_same_thread": False,
     }
     connection: sqlite3.Connection = sqlite3.connect(uri, **options)

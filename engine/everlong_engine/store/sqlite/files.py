@@ -18,6 +18,7 @@ from everlong_engine.model.errors import (
     NetworkFileSystem,
     NewerSchema,
     StoreError,
+    StoreFailed,
     StoreOwned,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "APPLICATION_ID",
     "SCHEMA_VERSION",
     "OwnerLock",
+    "Place",
     "check_place",
     "prepare_schema",
     "refuse_foreign",
@@ -74,6 +76,38 @@ def _file_system(folder: Path) -> str:
         if inside and len(mount) >= len(best):
             best, kind = mount, after.split(" ", 1)[0]
     return kind
+
+
+class Place:
+    """Whether the paths still name the files that were opened.
+
+    A file that is deleted, renamed or replaced goes on working for whoever has it open, and what is
+    written to it then nobody will find again. Two looks at the folder, a few microseconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened = [(name, _identity_of(name)) for name in (path, Path(f"{path}-wal"))]
+
+    def check(self) -> None:
+        """Raises StoreFailed."""
+        for name, opened in self._opened:
+            # The log of a file that nobody has read yet is made later.
+            if opened is not None and _identity_of(name) != opened:
+                raise StoreFailed(
+                    f"{name} was deleted, renamed or replaced while it was in use. Nothing was "
+                    "acknowledged since; put it back if it still exists, and start again",
+                    path=str(self._path),
+                    reason="the file was deleted, renamed or replaced",
+                )
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class OwnerLock:

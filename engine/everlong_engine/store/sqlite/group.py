@@ -44,8 +44,8 @@ T = TypeVar("T")
 
 def transaction(connection: Connection, work: Callable[[Connection], T]) -> T:
     """Run `work` in one immediate transaction; any exception rolls back and goes on."""
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute("BEGIN IMMEDIATE")
         result = work(connection)
         connection.execute("COMMIT")
     except BaseException:

@@ -40,6 +40,11 @@ RETURNING runs.run_id;
 INSERT INTO history (shard, run_id, seq, kind, at_us, body, checksum, append_id)
 SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;
 
+-- name: append_id_at
+-- Which append wrote an event, if its owner's lease still stands: after an answer that was lost.
+SELECT history.append_id FROM history JOIN runs USING (shard, run_id)
+WHERE history.shard = ? AND history.run_id = ? AND history.seq = ? AND runs.lease_token = ?;
+
 -- name: any_mail
 -- Whether the inbox holds anything at all: the cheap first look before an append that leaves.
 SELECT 1 FROM inbox LIMIT 1;
@@ -90,6 +95,10 @@ SELECT * FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND 
     (SELECT run_id FROM runs
      WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND status < 10),
     (SELECT max(run_id) FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3));
+
+-- name: newest_run
+-- The greatest id of all: whoever mints new ones goes on from there.
+SELECT max(run_id) FROM runs WHERE shard = 0;
 
 -- name: latest_of_execution
 -- The newest run of one execution, whose workflow id may have gone to another since.
@@ -159,9 +168,9 @@ INSERT INTO attempts (shard, run_id, activity_id, attempt, state, started_us, en
                       error_type, error, traceback, worker, details)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (shard, run_id, activity_id, attempt) DO UPDATE SET
-    state = excluded.state, ended_us = excluded.ended_us, retry_us = excluded.retry_us,
-    error_type = excluded.error_type, error = excluded.error, traceback = excluded.traceback,
-    worker = excluded.worker, details = coalesce(excluded.details, details);
+    state = excluded.state, started_us = excluded.started_us, ended_us = excluded.ended_us,
+    retry_us = excluded.retry_us, error_type = excluded.error_type, error = excluded.error,
+    traceback = excluded.traceback, worker = excluded.worker, details = coalesce(excluded.details, details);
 
 -- name: trim_attempts
 -- Keep the last few attempts of an activity; the count stays exact, it is the attempt's number.

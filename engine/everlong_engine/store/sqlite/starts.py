@@ -78,10 +78,13 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
         key = (run.shard, run.namespace, run.workflow_id, run.request_id)
         before = tx.execute(SQL["run_of_request"], key).fetchone()
         if before is not None:
-            return _found(run_row(before), same_request=True)
+            found = run_row(before)
+            return _found(found, same_request=True, created=found.run_id == run.run_id)
     latest = latest_run(tx, Target(run.shard, run.namespace, run.workflow_id))
     if latest is None:
         return None
+    if latest.run_id == run.run_id:  # This very start was done before, and its answer lost.
+        return _found(latest, created=True)
     if latest.status.is_open:
         return _found(latest, refused=start.if_open == "fail")
     bad_end = latest.status is not RunStatus.COMPLETED
@@ -90,5 +93,7 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
     return None
 
 
-def _found(row: RunRow, *, same_request: bool = False, refused: bool = False) -> StartResult:
-    return StartResult(False, row.run_id, row.execution_id, row.status, same_request, refused)
+def _found(
+    row: RunRow, *, same_request: bool = False, refused: bool = False, created: bool = False
+) -> StartResult:
+    return StartResult(created, row.run_id, row.execution_id, row.status, same_request, refused)

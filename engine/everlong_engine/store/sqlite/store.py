@@ -12,15 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from everlong_engine.model.errors import ForeignFile, StoreError
+from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
 from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
 from everlong_engine.store.sqlite import leases, reads, upkeep
+from everlong_engine.store.sqlite.access import Access
 from everlong_engine.store.sqlite.connection import (
     Durability,
+    FileWatch,
     Hop,
+    WriterHop,
     classify,
     connect_reader,
     connect_writer,
@@ -38,18 +41,18 @@ T = TypeVar("T")
 
 
 class SqliteStore:
-    """Implements `everlong_engine.store.interface.Store` on one file."""
+    """Implements `everlong_engine.store.interface.Store` on one file, or inline (`inline.py`)."""
 
-    def __init__(self, path: Path, durability: Durability, writer: Hop, reader: Hop) -> None:
+    def __init__(self, access: Access) -> None:
         self.shards = 1
         """Not a setting (decision 0001)."""
-        self.path = str(path)
-        self._file = path
-        self._durability = durability
-        self._writer = writer
-        self._reader = reader
-        self._lock = OwnerLock(path)
-        self._watch = connect_reader(path)
+        self.path = str(access.path)
+        self._file = access.path
+        self._writer = access.writer
+        self._reader = access.reader
+        self._lock = access.lock
+        self._watch = access.watch
+        self._aside = access.aside
         self._version = -1
         self._is_engine = False
         self.on_fatal: Callable[[StoreError], None] | None = None
@@ -76,13 +79,23 @@ class SqliteStore:
                 raise
             return connection
 
-        writer = await _open(connect, path)
+        open_reader = partial(_open, partial(connect_reader, path), path)
+        writer = await _open(connect, path, WriterHop)
         try:
-            reader = await _open(partial(connect_reader, path), path)
+            reader = await open_reader()
         except BaseException:
             await writer.close()
             raise
-        return cls(path, durability, writer, reader)
+        return cls(
+            Access(
+                path=path,
+                writer=writer,
+                reader=reader,
+                watch=FileWatch(path),
+                lock=OwnerLock(path),
+                aside=open_reader,
+            )
+        )
 
     async def close(self) -> None:
         self._watch.close()
@@ -106,8 +119,14 @@ class SqliteStore:
     def acquire(self) -> None:
         if not self._lock.held:
             self._lock.acquire()
+            emptied = self._writer.submit(upkeep.empty_log)
+            emptied.add_done_callback(self._log_emptied)
         self._is_engine = True
         self._checkpoint_every(1000)
+
+    def _log_emptied(self, done: "asyncio.Future[None]") -> None:
+        if not done.cancelled() and (error := done.exception()) is not None:
+            self._judge(error)  # A full disk, say, only puts it off.
 
     @property
     def owned(self) -> bool:
@@ -177,6 +196,13 @@ class SqliteStore:
     async def latest(self, target: Target) -> RunRow | None:
         return await self._read(lambda tx: latest_run(tx, target))
 
+    async def newest_run(self) -> bytes | None:
+        def look(tx: sqlite3.Connection) -> bytes | None:
+            found: bytes | None = tx.execute(SQL["newest_run"]).fetchone()[0]
+            return found
+
+        return await self._read(look)
+
     async def run_by_id(self, run_id: bytes) -> RunRow | None:
         def look(tx: sqlite3.Connection) -> RunRow | None:
             found = tx.execute(SQL["run_by_id"], (run_id,)).fetchone()
@@ -212,7 +238,9 @@ class SqliteStore:
 
     def changed(self) -> bool:
         try:
-            version = int(self._watch.execute("PRAGMA data_version").fetchone()[0])
+            version = self._watch.version()
+        except StoreFailed as gone:
+            raise self._judge(gone) from None
         except sqlite3.Error as error:
             raise store_error(error, self._file) from error
         if version == self._version:
@@ -222,7 +250,7 @@ class SqliteStore:
 
     def mail_since(self, position: int, limit: int) -> list[MailRow]:
         try:
-            return reads.mail_since(self._watch, position, limit)
+            return reads.mail_since(self._watch.connection, position, limit)
         except sqlite3.Error as error:
             raise store_error(error, self._file) from error
 
@@ -235,11 +263,11 @@ class SqliteStore:
 
     async def verify(self) -> list[Problem]:
         """Reads everything on a connection of its own, so that nobody waits for it."""
-        hop = await _open(partial(connect_reader, self._file), self._file)
+        line = await self._aside()
         try:
-            return await hop.run(lambda connection: _snapshot(connection, verify))
+            return await line.run(lambda connection: _snapshot(connection, verify))
         finally:
-            await hop.close()
+            await line.close()
 
     async def info(self) -> StoreInfo:
         return await self._writer.run(partial(upkeep.info, self._file))
@@ -249,19 +277,28 @@ class SqliteStore:
     async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
             return await self._writer.submit(lambda connection: transaction(connection, work))
-        except sqlite3.Error as error:
-            trouble, answer = self.classify(error)
-            if trouble is Trouble.FATAL and self.on_fatal is not None:
-                self.on_fatal(answer)
-            raise answer from error
+        except (sqlite3.Error, StoreFailed) as error:
+            raise self._judge(error) from error
+
+    def _judge(self, error: BaseException) -> StoreError:
+        """What an error of the writer means; a fatal one is told."""
+        trouble, answer = self.classify(error)
+        if trouble is Trouble.FATAL and self.on_fatal is not None:
+            self.on_fatal(answer)
+        return answer
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         return await self._reader.run(lambda connection: _snapshot(connection, work))
 
 
-async def _open(connect: Callable[[], sqlite3.Connection], path: Path) -> Hop:
+async def _open(
+    connect: Callable[[], sqlite3.Connection], path: Path, kind: type[Hop] = Hop
+) -> Hop:
     try:
-        return await Hop.open(connect, path)
+        return await kind.open(connect, path)
+    except UnicodeDecodeError as error:
+        # SQLite names what it cannot read, and Python cannot read the name.
+        raise StoreFailed(path=str(path), reason="the schema in it is damaged") from error
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise ForeignFile(path=str(path)) from error

@@ -6,14 +6,31 @@ from pathlib import Path
 from everlong_engine.model.ids import first_id_of
 from everlong_engine.model.runs import RunStatus
 from everlong_engine.store.interface import StoreInfo
+from everlong_engine.store.sqlite.connection import BUSY_TIMEOUT_S
 from everlong_engine.store.sqlite.rows import run_row
 from everlong_engine.store.sqlite.statements import SQL
 
-__all__ = ["info", "prune"]
+__all__ = ["empty_log", "info", "prune"]
 
 _FIXED_WAL_BUG = (3, 51, 3)
 _PROBLEMS_MAX = 1000
 _SHARD = 0  # Of every row in a file.
+_EMPTYING_MS_MAX = 1000
+"""A reader that stays longer only delays it: the log begins anew once it has gone."""
+
+
+def empty_log(connection: sqlite3.Connection) -> None:
+    """Move the whole log into the file, so that the next commit begins it anew.
+
+    After a sync that failed the kernel takes the pages for clean: a process that comes later reads
+    the commit in the log, although it never reached the disk. What is acknowledged behind such a
+    hole would go with it in a power cut; moved into the file, it is written and synced once more.
+    """
+    connection.execute(f"PRAGMA busy_timeout = {_EMPTYING_MS_MAX}")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
 
 
 def prune(
@@ -75,9 +92,8 @@ def info(path: Path, connection: sqlite3.Connection) -> StoreInfo:
     settings["synchronous"] = {"0": "OFF", "1": "NORMAL", "2": "FULL"}.get(
         settings["synchronous"], settings["synchronous"]
     )
-    settings["file_bytes"] = str(path.stat().st_size)
-    log = path.with_name(path.name + "-wal")
-    settings["log_bytes"] = str(log.stat().st_size if log.exists() else 0)
+    settings["file_bytes"] = str(_size(path))
+    settings["log_bytes"] = str(_size(path.with_name(path.name + "-wal")))
     warnings: list[str] = []
     if settings["synchronous"] != "FULL":
         warnings.append("durability is relaxed: a power cut may lose acknowledged work")
@@ -88,3 +104,8 @@ def info(path: Path, connection: sqlite3.Connection) -> StoreInfo:
             "to this file"
         )
     return StoreInfo(str(path), f"SQLite {sqlite3.sqlite_version}", settings, tuple(warnings))
+
+
+def _size(path: Path) -> int:
+    """There need not be such a file: no log yet, or a store in memory."""
+    return path.stat().st_size if path.exists() else 0

@@ -39,9 +39,9 @@ _HANGING: Final = (
 def verify(tx: Connection) -> list[Problem]:
     """What is wrong, up to a thousand problems. Empty: all is well.
 
-    On a connection of its own: it reads bytes that were turned into text, too.
+    It reads bytes that were turned into text, too.
     """
-    tx.text_factory = _text
+    factory, tx.text_factory = tx.text_factory, _text
     found: list[Problem] = []
     try:
         found += [
@@ -55,6 +55,8 @@ def verify(tx: Connection) -> list[Problem]:
         if classify(error, Path())[0] is not Trouble.FATAL:
             raise
         found.append(Problem(None, f"SQLite: {error}; what lies behind that cannot be checked"))
+    finally:
+        tx.text_factory = factory
     return found
 
 

@@ -1,0 +1,1 @@
+"""Plain dictionaries: for simulation, and as the oracle that the SQL is held against."""

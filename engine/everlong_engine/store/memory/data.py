@@ -1,0 +1,193 @@
+"""What is stored, apart from the processes that look at it.
+
+`MemoryData` is the file of a SQLite store: several `MemoryStore`s over it are several processes. It
+survives them, and nothing survives it. Every shard is 0 here, as in a file (decision 0001), so no
+key carries one.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from everlong_engine.model.codec import checksum
+from everlong_engine.model.runs import AttemptRow, MailRow, RunRow, RunStatus, WorkerRow
+from everlong_engine.model.writes import HistoryRow, Target
+from everlong_engine.store.interface import Question
+from everlong_engine.store.memory.tables import Index, Journal, Table
+
+__all__ = ["AskedQuestion", "HostingWorker", "MemoryData", "StoredEvent", "View"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    row: HistoryRow
+    append_id: int | None
+    """On the last row of an append."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostingWorker:
+    row: WorkerRow
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    question: Question
+    asked_us: int
+    answer: tuple[bool, bytes] | None = None
+
+
+class View(Protocol):
+    """What one process sees of the data."""
+
+    closed: bool
+
+
+class MemoryData:
+    """The rows, who owns them, and how many transactions have changed them.
+
+    `before_row` is called before each row is written or removed; what it raises ends the
+    transaction, of which nothing stays.
+    """
+
+    def __init__(self) -> None:
+        self._journal = journal = Journal()
+        # Runs by what they are looked up by.
+        self.of_workflow = Index[bytes, RunRow](lambda _, run: (run.namespace, run.workflow_id))
+        self.open_of_workflow = Index[bytes, RunRow](
+            lambda _, run: (run.namespace, run.workflow_id) if run.status.is_open else None
+        )
+        self.of_request = Index[bytes, RunRow](
+            lambda _, run: (
+                None if run.request_id is None else (run.namespace, run.workflow_id, run.request_id)
+            )
+        )
+        self.of_execution = Index[bytes, RunRow](lambda _, run: run.execution_id)
+        self.of_owner = Index[bytes, RunRow](lambda _, run: run.owner)
+        self.to_wake = Index[bytes, RunRow](
+            lambda _, run: (
+                (run.queue, run.type)
+                if run.wake_us is not None and run.status is RunStatus.RUNNING
+                else None
+            )
+        )
+        self.runs = Table(
+            journal,
+            self.of_workflow,
+            self.open_of_workflow,
+            self.of_request,
+            self.of_execution,
+            self.of_owner,
+            self.to_wake,
+        )
+        # What hangs on a run.
+        self.history_of = Index[tuple[bytes, int], StoredEvent](lambda key, _: key[0])
+        self.history = Table(journal, self.history_of)
+        self.attempts_of = Index[tuple[bytes, int, int], AttemptRow](lambda key, _: key[0])
+        self.attempts = Table(journal, self.attempts_of)
+        # What hangs on an execution.
+        self.mail_of = Index[int, MailRow](lambda _, mail: mail.execution_id)
+        self.mail = Table(journal, self.mail_of)
+        self.requests_of = Index[tuple[bytes, str], bytes](lambda key, _: key[0])
+        self.requests = Table(journal, self.requests_of)
+        # Spilled payloads by digest, and (owner, digest) for each use.
+        self.blobs = Table[bytes, bytes](journal)
+        self.blobs_of_owner = Index[tuple[bytes, bytes], bool](lambda key, _: key[0])
+        self.users_of_blob = Index[tuple[bytes, bytes], bool](lambda key, _: key[1])
+        self.blob_uses = Table(journal, self.blobs_of_owner, self.users_of_blob)
+
+        self.workers = Table[bytes, HostingWorker](journal)
+        self.questions = Table[bytes, AskedQuestion](journal)
+
+        self.last_position = 0
+        """Of mail; a position is never used twice."""
+        self.commits = 0
+        """Transactions that changed something."""
+        self.owner: View | None = None
+
+    @property
+    def before_row(self) -> Callable[[], None] | None:
+        return self._journal.before_row
+
+    @before_row.setter
+    def before_row(self, hook: Callable[[], None] | None) -> None:
+        self._journal.before_row = hook
+
+    def transaction(self, work: Callable[[], T]) -> T:
+        """Run `work`; whatever it raises, nothing of it stays."""
+        last_position = self.last_position
+        try:
+            result = work()
+        except BaseException:
+            self._journal.undo()
+            self.last_position = last_position
+            raise
+        if self._journal:
+            self._journal.forget()
+            self.commits += 1
+        return result
+
+    def kill(self, view: View) -> None:
+        """End the process of `view`, as the system does: its lock is free, and no call of it is
+        answered any more."""
+        view.closed = True
+        if self.owner is view:
+            self.owner = None
+
+    # ---------------------------------------------------------------- what many verbs look for
+
+    def latest(self, target: Target) -> RunRow | None:
+        """The run that a target means: the open one of the workflow id, else the newest; of an
+        execution that no longer has the id, its newest."""
+        name = (target.namespace, target.workflow_id)
+        # Ids grow with time, so the newest is the greatest.
+        candidates = self.open_of_workflow.keys(name) or self.of_workflow.keys(name)
+        if not candidates:
+            return None
+        found = self.runs.rows[max(candidates)]
+        if target.execution_id in (None, found.execution_id):
+            return found
+        earlier = [
+            run_id
+            for run_id in self.of_workflow.keys(name)
+            if self.runs.rows[run_id].execution_id == target.execution_id
+        ]
+        return self.runs.rows[max(earlier)] if earlier else None
+
+    def mail_positions(self, execution_id: bytes) -> Collection[int]:
+        return self.mail_of.keys(execution_id)
+
+    # ------------------------------------------------------------------ what many verbs write
+
+    def put_mail(
+        self, execution_id: bytes, kind: int, body: bytes, blobs: Mapping[bytes, bytes] | None
+    ) -> int:
+        """Leave a message; its position."""
+        self.put_blobs(execution_id, blobs)
+        position = self.last_position = self.last_position + 1
+        row = MailRow(position, execution_id, kind, body, checksum(0, kind, body))
+        self.mail.put(position, row)
+        return position
+
+    def forget_mail(self, execution_id: bytes) -> None:
+        for position in list(self.mail_of.keys(execution_id)):
+            self.mail.remove(position)
+
+    def put_blobs(self, owner_id: bytes, blobs: Mapping[bytes, bytes] | None) -> None:
+        """Keep spilled payloads, once per content, and note who refers to them."""
+        for digest, content in (blobs or {}).items():
+            if digest not in self.blobs.rows:
+                self.blobs.put(digest, content)
+            if (owner_id, digest) not in self.blob_uses.rows:
+                self.blob_uses.put((owner_id, digest), True)
+
+    def drop_blobs(self, owner_id: bytes) -> None:
+        """Forget what an owner refers to, and each payload that was its alone."""
+        for use in list(self.blobs_of_owner.keys(owner_id)):
+            self.blob_uses.remove(use)
+            digest = use[1]
+            if not self.users_of_blob.keys(digest) and digest in self.blobs.rows:
+                self.blobs.remove(digest)

@@ -1,0 +1,256 @@
+"""A group of writes: who goes first, and one function per write of an owner's history.
+
+Every write is judged alone and at once, on the rows as those before it left them. Between writes of
+different kinds any order is a valid one; this is the order that the SQL takes (starts without
+conditions, the other starts, appends, the rest, releases), so that answers can be compared.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from everlong_engine.model.runs import NewRun, RunRow, RunStatus
+from everlong_engine.model.writes import (
+    Answer,
+    Append,
+    AppendResult,
+    Ask,
+    ForgetMail,
+    MarkAttempts,
+    Message,
+    Refusal,
+    Release,
+    Resume,
+    StartResult,
+    StartRun,
+    Target,
+    Terminate,
+    Write,
+    WriteResult,
+)
+from everlong_engine.store.interface import MailGone
+from everlong_engine.store.memory.data import MemoryData, StoredEvent
+from everlong_engine.store.memory.leases import mark_attempts, release
+from everlong_engine.store.memory.messages import (
+    ask,
+    put_answer,
+    put_message,
+    resume_run,
+    terminate_run,
+)
+
+__all__ = ["apply_group"]
+
+_APPEND_TURN: Final = 2
+
+
+def apply_group(data: MemoryData, writes: Sequence[Write]) -> list[WriteResult]:
+    """Apply every write; results in the order of the writes."""
+    results: list[WriteResult] = [None] * len(writes)
+    turns = [_turn(write) for write in writes]
+    for at in sorted(range(len(writes)), key=turns.__getitem__):
+        results[at] = _apply(data, writes[at])
+    return results
+
+
+def _turn(write: Write) -> int:
+    match write:
+        case StartRun():
+            # Both kinds of start decide alike; only the order is another one.
+            conditions = write.if_closed != "allow" or write.run.request_id is not None
+            return 1 if conditions else 0
+        case Append():
+            return _APPEND_TURN
+        case Release():
+            return 4
+        case _:
+            return 3
+
+
+def _apply(data: MemoryData, write: Write) -> WriteResult:
+    match write:
+        case Append():
+            return append_events(data, write)
+        case StartRun():
+            return start_run(data, write)
+        case Message():
+            return put_message(data, write)
+        case MarkAttempts():
+            return mark_attempts(data, write)
+        case Release():
+            return release(data, write)
+        case Terminate():
+            return terminate_run(data, write)
+        case Resume():
+            return resume_run(data, write)
+        case Ask():
+            return ask(data, write)
+        case Answer():
+            put_answer(data, write)
+            return None
+        case ForgetMail():
+            _consume(data, write.position, write.execution_id)
+            return None
+
+
+# ---------------------------------------------------------------------------------------- starts
+
+
+def start_run(data: MemoryData, start: StartRun) -> StartResult:
+    """Begin an execution, or tell who stands in its way."""
+    in_the_way = _in_the_way(data, start)
+    if in_the_way is not None:
+        return in_the_way
+    run, first = start.run, start.first
+    if first is None:
+        data.runs.put(run.run_id, _row(run, wake_us=start.wake_us))
+        data.put_mail(run.execution_id, start.kind, start.body, start.blobs)
+    else:
+        status = RunStatus.RUNNING if first.closed is None else first.closed
+        row = _row(
+            run,
+            status=status,
+            next_seq=first.base + len(first.rows),
+            lease_token=first.token,
+            owner=start.owner if status.is_open else None,
+            closed_us=first.closed_us,
+        )
+        data.runs.put(run.run_id, row)
+        _record(data, first)
+    return StartResult(True, run.run_id, run.execution_id, RunStatus.RUNNING)
+
+
+def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
+    run = start.run
+    if run.request_id is not None:
+        request = (run.namespace, run.workflow_id, run.request_id)
+        for run_id in data.of_request.keys(request):
+            return _taken(data.runs.rows[run_id], same_request=True)
+    latest = data.latest(Target(run.shard, run.namespace, run.workflow_id))
+    if latest is None:
+        return None
+    if latest.status.is_open:
+        return _taken(latest, refused=start.if_open == "fail")
+    match start.if_closed:
+        case "allow":
+            return None
+        case "fail":
+            return _taken(latest, refused=True)
+        case "allow_failed":
+            good_end = latest.status is RunStatus.COMPLETED
+            return _taken(latest, refused=True) if good_end else None
+
+
+def _taken(row: RunRow, *, same_request: bool = False, refused: bool = False) -> StartResult:
+    return StartResult(False, row.run_id, row.execution_id, row.status, same_request, refused)
+
+
+def _row(
+    run: NewRun,
+    *,
+    status: RunStatus = RunStatus.RUNNING,
+    next_seq: int = 1,
+    lease_token: int = 0,
+    owner: bytes | None = None,
+    wake_us: int | None = None,
+    closed_us: int | None = None,
+) -> RunRow:
+    return RunRow(
+        shard=run.shard,
+        run_id=run.run_id,
+        execution_id=run.execution_id,
+        namespace=run.namespace,
+        workflow_id=run.workflow_id,
+        type=run.type,
+        queue=run.queue,
+        status=status,
+        next_seq=next_seq,
+        lease_token=lease_token,
+        owner=owner,
+        wake_us=wake_us,
+        started_us=run.started_us,
+        closed_us=closed_us,
+        losses=0,
+        strikes=0,
+        probation=False,
+        reason=None,
+        request_id=run.request_id,
+    )
+
+
+# --------------------------------------------------------------------------------------- appends
+
+
+def append_events(data: MemoryData, append: Append) -> AppendResult:
+    """Accept a run's next events, if they are just that."""
+    if append.mail_free:
+        waiting = data.mail_positions(append.execution_id)
+        if any(position not in append.consumed for position in waiting):
+            return AppendResult(Refusal.MAIL)
+    run = data.runs.get(append.run_id)
+    if (
+        run is None
+        or not run.status.is_open
+        or run.lease_token != append.token
+        or run.next_seq != append.base
+    ):
+        return AppendResult(Refusal.FENCED)
+    data.runs.put(run.run_id, _advanced(run, append))
+    _record(data, append)
+    for position in append.consumed:
+        if not _consume(data, position, append.execution_id):
+            raise MailGone
+    if append.next_run is not None:
+        return _begin_next_run(data, append)
+    if append.closed is not None:
+        data.forget_mail(append.execution_id)
+    return AppendResult()
+
+
+def _advanced(run: RunRow, append: Append) -> RunRow:
+    next_seq = append.base + len(append.rows)
+    if append.closed is not None:
+        return replace(
+            run,
+            next_seq=next_seq,
+            status=append.closed,
+            closed_us=append.closed_us,
+            owner=None,
+            wake_us=None,
+            losses=0,
+            strikes=0,
+            probation=False,
+            reason=None,
+        )
+    if append.healthy:
+        return replace(run, next_seq=next_seq, losses=0, strikes=0, probation=False)
+    return replace(run, next_seq=next_seq)
+
+
+def _record(data: MemoryData, append: Append) -> None:
+    """Write the events; nothing is ever written over."""
+    last = len(append.rows) - 1
+    for at, row in enumerate(append.rows):
+        key = (append.run_id, row[0])
+        if key in data.history.rows:
+            raise AssertionError(f"event {row[0]} is there already: a history is append-only")
+        data.history.put(key, StoredEvent(row, append.append_id if at == last else None))
+    data.put_blobs(append.run_id, append.blobs)
+
+
+def _consume(data: MemoryData, position: int, execution_id: bytes) -> bool:
+    """Take one message out; False when it is not there."""
+    mail = data.mail.get(position)
+    if mail is None or mail.execution_id != execution_id:
+        return False
+    data.mail.remove(position)
+    return True
+
+
+def _begin_next_run(data: MemoryData, append: Append) -> AppendResult:
+    following = append.next_run
+    assert following is not None
+    row = _row(following.run, lease_token=1, owner=following.owner)
+    data.runs.put(row.run_id, row)
+    position = data.put_mail(append.execution_id, following.kind, following.body, following.blobs)
+    return AppendResult(next_run_mail=position)

@@ -1,0 +1,185 @@
+"""What an owner does under its lease beside appending: claims, attempts, hand-backs, takeovers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from everlong_engine.machine.takeover import judge
+from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.events import CODES, RunTerminated
+from everlong_engine.model.limits import ATTEMPTS_KEPT
+from everlong_engine.model.runs import AttemptRow, LoadedRun, RunRow, RunStatus
+from everlong_engine.model.writes import AppendResult, MarkAttempts, Refusal, Release
+from everlong_engine.store.interface import Wants
+from everlong_engine.store.memory import reads
+from everlong_engine.store.memory.data import MemoryData
+
+__all__ = [
+    "bury",
+    "claim_one",
+    "claim_runs",
+    "mark_attempts",
+    "release",
+    "resume_blocked",
+    "take_over",
+]
+
+
+def claim_runs(data: MemoryData, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
+    """Take what is due, the longest due first, whatever its type."""
+    ripe = [run_id for wake_us, run_id in reads.due(data, wants) if wake_us <= now_us]
+    claimed = [claim_one(data, wants.worker_id, run_id) for run_id in ripe[:limit]]
+    return [loaded for loaded in claimed if loaded is not None]
+
+
+def claim_one(data: MemoryData, worker_id: bytes, run_id: bytes) -> LoadedRun | None:
+    """Take one run, if nobody has it and it can be read; the token moves on."""
+    run = data.runs.get(run_id)
+    if run is None or run.owner is not None or run.status is not RunStatus.RUNNING:
+        return None
+    taken = replace(run, owner=worker_id, lease_token=run.lease_token + 1, wake_us=None)
+    data.runs.put(run_id, taken)
+    try:
+        return reads.load_run(data, taken)
+    except UndecodablePayload as error:
+        _park(data, taken, error)
+        return None
+
+
+def _park(data: MemoryData, run: RunRow, error: UndecodablePayload) -> None:
+    parked = replace(
+        run,
+        owner=None,
+        wake_us=None,
+        status=RunStatus.BLOCKED,
+        reason=f"its history cannot be read: {error}",
+        probation=False,
+    )
+    data.runs.put(run.run_id, parked)
+
+
+# -------------------------------------------------------------------------------------- takeover
+
+
+def bury(data: MemoryData, worker_id: bytes) -> None:
+    """A worker that stopped in order: it is dead, and left nothing."""
+    worker = data.workers.get(worker_id)
+    if worker is not None:
+        dead = replace(worker, row=replace(worker.row, dead=True))
+        data.workers.put(worker_id, dead)
+
+
+def take_over(data: MemoryData, alive: Sequence[bytes], now_us: int, limit: int) -> int:
+    """Mark the dead dead, then judge up to `limit` of their runs and free them."""
+    fallen = [
+        worker_id
+        for worker_id, worker in data.workers.rows.items()
+        if not worker.row.dead and worker_id not in alive
+    ]
+    for worker_id in fallen:
+        bury(data, worker_id)
+    if fallen:  # Notices of terminations were for owners that are dead.
+        notices = [
+            position
+            for position, mail in data.mail.rows.items()
+            if mail.kind == CODES[RunTerminated]
+        ]
+        for position in notices:
+            data.mail.remove(position)
+    dead = sorted(worker_id for worker_id, worker in data.workers.rows.items() if worker.row.dead)
+    orphans = [run_id for worker_id in dead for run_id in sorted(data.of_owner.keys(worker_id))]
+    for run_id in orphans[:limit]:
+        _free(data, data.runs.rows[run_id], now_us)
+    return len(orphans[:limit])
+
+
+def _free(data: MemoryData, run: RunRow, now_us: int) -> None:
+    try:
+        loaded = reads.load_run(data, run)
+    except UndecodablePayload as error:
+        _park(data, run, error)
+        return
+    assert run.owner is not None
+    verdict = judge(loaded, data.workers.rows[run.owner].row.name, now_us)
+    _put_attempts(data, run.run_id, verdict.lost)
+    freed = replace(
+        run,
+        owner=None,
+        lease_token=run.lease_token + 1,
+        wake_us=verdict.wake_us,
+        status=verdict.status,
+        losses=verdict.losses,
+        strikes=verdict.strikes,
+        probation=False,
+        reason=verdict.reason,
+    )
+    data.runs.put(run.run_id, freed)
+
+
+def resume_blocked(data: MemoryData, types: Sequence[str], now_us: int) -> None:
+    """Other code has come: blocked runs of its types are tried again. Suspects are not: other code
+    does not clear a run whose workers died while it was driven alone."""
+    parked = [
+        run
+        for run in data.runs.rows.values()
+        if run.status is RunStatus.BLOCKED and run.type in types and run.strikes == 0
+    ]
+    for run in parked:
+        awake = replace(run, status=RunStatus.RUNNING, wake_us=now_us, reason=None)
+        data.runs.put(run.run_id, awake)
+
+
+# ----------------------------------------------------------------------------------- under a lease
+
+
+def mark_attempts(data: MemoryData, mark: MarkAttempts) -> AppendResult:
+    run = data.runs.get(mark.run_id)
+    if run is None or not run.status.is_open or run.lease_token != mark.token:
+        return AppendResult(Refusal.FENCED)
+    if mark.probation is not None:
+        data.runs.put(run.run_id, replace(run, probation=mark.probation))
+    _put_attempts(data, run.run_id, mark.attempts)
+    return AppendResult()
+
+
+def _put_attempts(data: MemoryData, run_id: bytes, attempts: Iterable[AttemptRow]) -> None:
+    """Write attempts, of which the last few of each activity are kept. What was known of one stays:
+    when it began, and its details unless there are new ones."""
+    for row in attempts:
+        key = (run_id, row.activity_id, row.attempt)
+        before = data.attempts.get(key)
+        if before is not None:
+            details = before.details if row.details is None else row.details
+            row = replace(row, started_us=before.started_us, details=details)  # noqa: PLW2901
+        data.attempts.put(key, row)
+        for old in list(data.attempts_of.keys(run_id)):
+            if old[1] == row.activity_id and old[2] <= row.attempt - ATTEMPTS_KEPT:
+                data.attempts.remove(old)
+
+
+def release(data: MemoryData, release: Release) -> AppendResult:
+    """Hand a run back. To fall asleep over mail is refused; to be parked, or looked at again at
+    once, is not."""
+    falls_asleep = not release.blocked and not release.mail and release.wake_us != 0
+    if falls_asleep and data.mail_positions(release.execution_id):
+        return AppendResult(Refusal.MAIL)
+    run = data.runs.get(release.run_id)
+    if (
+        run is None
+        or not run.status.is_open
+        or run.lease_token != release.token
+        or run.next_seq != release.base
+    ):
+        return AppendResult(Refusal.FENCED)
+    handed_back = replace(
+        run,
+        owner=None,
+        wake_us=release.wake_us,
+        status=RunStatus.BLOCKED if release.blocked else RunStatus.RUNNING,
+        reason=release.reason,
+        probation=False,
+    )
+    data.runs.put(run.run_id, handed_back)
+    _put_attempts(data, run.run_id, release.attempts)
+    for kind, body in release.mail:
+        data.put_mail(release.execution_id, kind, body, release.blobs)
+    return AppendResult()

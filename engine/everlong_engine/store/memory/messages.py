@@ -1,0 +1,104 @@
+"""What clients send: messages, terminations, questions. None of it needs a lease."""
+
+from dataclasses import replace
+
+from everlong_engine.model.codec import checksum
+from everlong_engine.model.errors import StoreError
+from everlong_engine.model.runs import RunStatus
+from everlong_engine.model.writes import Answer, Ask, Message, MessageResult, Resume, Terminate
+from everlong_engine.store.interface import Question
+from everlong_engine.store.memory.data import AskedQuestion, MemoryData, StoredEvent
+
+__all__ = ["ask", "put_answer", "put_message", "resume_run", "terminate_run"]
+
+
+def put_message(data: MemoryData, message: Message) -> MessageResult:
+    """Accept a message once, for an open execution."""
+    run = data.latest(message.target)
+    if run is None:
+        return MessageResult(None)
+    request = None if message.request_id is None else (run.execution_id, message.request_id)
+    if request is not None and request in data.requests.rows:
+        return MessageResult(run.status, run.run_id, run.execution_id, duplicate=True)
+    if not run.status.is_open:
+        return MessageResult(run.status, run.run_id, run.execution_id)
+    position = data.put_mail(run.execution_id, message.kind, message.body, message.blobs)
+    if request is not None:
+        data.requests.put(request, b"accepted")
+    if run.owner is None and run.status is RunStatus.RUNNING:  # A blocked run stays parked.
+        data.runs.put(run.run_id, replace(run, wake_us=message.now_us))
+    return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position)
+
+
+def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
+    """Close from outside; the owner is fenced, and told by a notice in its mail."""
+    run = data.latest(terminate.target)
+    if run is None:
+        return MessageResult(None)
+    if not run.status.is_open:
+        return MessageResult(run.status, run.run_id, run.execution_id)
+    seq, kind, body = run.next_seq, terminate.row_kind, terminate.row_body
+    closed = replace(
+        run,
+        status=terminate.status,
+        closed_us=terminate.now_us,
+        next_seq=seq + 1,
+        lease_token=run.lease_token + 1,
+        owner=None,
+        wake_us=None,
+        probation=False,
+        reason=None,
+    )
+    data.runs.put(run.run_id, closed)
+    row = (seq, kind, terminate.now_us, body, checksum(seq, kind, body))
+    data.history.put((run.run_id, seq), StoredEvent(row, None))
+    data.forget_mail(run.execution_id)
+    if run.owner is not None:
+        data.put_mail(run.execution_id, kind, body, None)
+    return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position=seq)
+
+
+def resume_run(data: MemoryData, resume: Resume) -> MessageResult:
+    """Let a blocked run be tried again; any other stays as it is."""
+    run = data.latest(resume.target)
+    if run is None:
+        return MessageResult(None)
+    if run.status is RunStatus.BLOCKED:
+        awake = replace(
+            run,
+            status=RunStatus.RUNNING,
+            wake_us=resume.now_us,
+            losses=0,
+            strikes=0,
+            probation=False,
+            reason=None,
+        )
+        data.runs.put(run.run_id, awake)
+    return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
+
+
+def ask(data: MemoryData, asked: Ask) -> MessageResult:
+    """Keep a question until it is answered and read; one to nobody is not kept."""
+    run = data.latest(asked.target)
+    if run is None:
+        return MessageResult(None)
+    if asked.question_id in data.questions.rows:
+        raise StoreError("a question with this id was asked before")
+    target = asked.target
+    question = Question(
+        asked.question_id,
+        target.shard,
+        target.namespace,
+        target.workflow_id,
+        asked.query,
+        asked.arguments,
+    )
+    data.questions.put(asked.question_id, AskedQuestion(question, asked.now_us))
+    return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
+
+
+def put_answer(data: MemoryData, answer: Answer) -> None:
+    asked = data.questions.get(answer.question_id)
+    if asked is not None:  # Else whoever asked has given up.
+        answered = replace(asked, answer=(answer.ok, answer.answer))
+        data.questions.put(answer.question_id, answered)

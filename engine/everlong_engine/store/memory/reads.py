@@ -1,0 +1,123 @@
+"""What is read from memory: nothing here writes."""
+
+from hashlib import sha256
+
+from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.events import Recorded
+from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, RunStatus
+from everlong_engine.model.writes import HistoryRow
+from everlong_engine.store.interface import Question, RunFilter, Wants
+from everlong_engine.store.memory.data import MemoryData
+
+__all__ = [
+    "attempts_of",
+    "blobs_of",
+    "due",
+    "events_of",
+    "last_event",
+    "list_runs",
+    "load_run",
+    "mail_of",
+    "mail_since",
+    "open_questions",
+]
+
+
+def load_run(data: MemoryData, run: RunRow) -> LoadedRun:
+    """A run with everything that hangs on it.
+
+    Raises:
+        UndecodablePayload: some of it is damaged.
+    """
+    blobs = blobs_of(data, run)
+    damaged = next((digest for digest in blobs if not _whole(digest, blobs[digest])), None)
+    if damaged is not None:
+        raise UndecodablePayload(f"the spilled payload {damaged.hex()} is damaged")
+    history: list[Recorded] = []
+    size = 0
+    for row in events_of(data, run.run_id):
+        if row[0] != len(history) + 1:
+            raise UndecodablePayload(f"event {len(history) + 1} of the history is missing")
+        history.append(_recorded(row, blobs))
+        size += len(row[3])
+    attempts = attempts_of(data, run.run_id)
+    return LoadedRun(run, history, mail_of(data, run.execution_id), attempts, size, blobs)
+
+
+def _recorded(row: HistoryRow, blobs: dict[bytes, bytes]) -> Recorded:
+    seq, kind, at_us, body, stored = row
+    if checksum(seq, kind, body) != stored:
+        raise UndecodablePayload(f"event {seq} of the history has a wrong checksum")
+    return Recorded(seq, at_us, decode_event(kind, body, blobs))
+
+
+def _whole(digest: bytes, content: bytes) -> bool:
+    return sha256(content).digest() == digest
+
+
+def events_of(data: MemoryData, run_id: bytes) -> list[HistoryRow]:
+    """A run's events as they lie there."""
+    return [data.history.rows[key].row for key in sorted(data.history_of.keys(run_id))]
+
+
+def last_event(data: MemoryData, run: RunRow) -> Recorded | None:
+    keys = data.history_of.keys(run.run_id)
+    if not keys:
+        return None
+    return _recorded(data.history.rows[max(keys)].row, blobs_of(data, run))
+
+
+def blobs_of(data: MemoryData, run: RunRow) -> dict[bytes, bytes]:
+    """Spilled payloads of a run and of its execution's mail, as far as they are there."""
+    uses = (*data.blobs_of_owner.keys(run.run_id), *data.blobs_of_owner.keys(run.execution_id))
+    return {digest: data.blobs.rows[digest] for _, digest in uses if digest in data.blobs.rows}
+
+
+def mail_of(data: MemoryData, execution_id: bytes) -> list[MailRow]:
+    """What waits for one execution, in the order in which it was accepted."""
+    return [data.mail.rows[position] for position in sorted(data.mail_of.keys(execution_id))]
+
+
+def mail_since(data: MemoryData, position: int, limit: int) -> list[MailRow]:
+    later = sorted(found for found in data.mail.rows if found > position)
+    return [data.mail.rows[found] for found in later[:limit]]
+
+
+def attempts_of(data: MemoryData, run_id: bytes) -> list[AttemptRow]:
+    """By activity, then by number."""
+    return [data.attempts.rows[key] for key in sorted(data.attempts_of.keys(run_id))]
+
+
+def due(data: MemoryData, wants: Wants) -> list[tuple[int, bytes]]:
+    """(when, run id) of all that sleeps with an alarm set and that the worker hosts, the earliest
+    first; of two that are due together, the older run."""
+    found: list[tuple[int, bytes]] = []
+    for kind in wants.types:
+        for run_id in data.to_wake.keys((wants.queue, kind)):
+            wake_us = data.runs.rows[run_id].wake_us
+            assert wake_us is not None, "the index holds nothing else"
+            found.append((wake_us, run_id))
+    return sorted(found)
+
+
+def list_runs(data: MemoryData, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
+    """Newest first, from behind `after`."""
+    status = None if wanted.status is None else RunStatus[wanted.status.upper()]
+    found = [
+        run
+        for run in data.runs.rows.values()
+        if run.namespace == wanted.namespace
+        and (status is None or run.status is status)
+        and (wanted.type is None or run.type == wanted.type)
+        and (wanted.workflow_id is None or run.workflow_id == wanted.workflow_id)
+        and (after is None or run.run_id < after)
+    ]
+    return sorted(found, key=lambda run: run.run_id, reverse=True)[:limit]
+
+
+def open_questions(data: MemoryData, limit: int) -> list[Question]:
+    """Those without an answer, the oldest first."""
+    waiting = [asked for asked in data.questions.rows.values() if asked.answer is None]
+    waiting.sort(key=lambda asked: (asked.asked_us, asked.question.question_id))
+    return [asked.question for asked in waiting[:limit]]

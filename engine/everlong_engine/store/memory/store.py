@@ -1,0 +1,201 @@
+"""The memory store: what one process sees of a `MemoryData`.
+
+Every verb is done when it returns, so nothing ever waits, and the order of calls is the order of
+transactions.
+
+    data = MemoryData()
+    one, two = MemoryStore(data), MemoryStore(data)     # two processes on the same data
+    data.kill(one)                                      # as SIGKILL: its lock is free at once
+
+An `Exception` that `data.before_row` raises fails the verb that was at work; `Fault` says as what a
+store would fail. Any other `BaseException`, such as a simulator's own for a death in the middle of
+a transaction, passes through to the caller. Nothing stays of the transaction in either case.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final, TypeVar
+
+from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
+from everlong_engine.model.events import Recorded
+from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.writes import Target, Write, WriteResult
+from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
+from everlong_engine.store.memory import leases, reads, upkeep
+from everlong_engine.store.memory.data import HostingWorker, MemoryData
+from everlong_engine.store.memory.group import apply_group
+
+__all__ = ["Fault", "MemoryStore"]
+
+T = TypeVar("T")
+
+_PATH: Final = ":memory:"
+
+
+class Fault(Exception):
+    """A failure of the store itself, as a simulator wants it."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.name)
+        self.trouble = trouble
+
+
+class MemoryStore:
+    """Implements `everlong_engine.store.interface.Store` on dictionaries."""
+
+    def __init__(self, data: MemoryData) -> None:
+        self.shards = 1
+        self.path = _PATH
+        self.closed = False
+        self.on_fatal: Callable[[StoreError], None] | None = None
+        self._data = data
+        self._seen = -1
+
+    async def close(self) -> None:
+        self._data.kill(self)
+
+    # ------------------------------------------------------------------------------ writes
+
+    def submit(self, writes: Sequence[Write]) -> "asyncio.Future[list[WriteResult]]":
+        future: asyncio.Future[list[WriteResult]] = asyncio.get_running_loop().create_future()
+        try:
+            data = self._open_data()
+            future.set_result(data.transaction(lambda: apply_group(data, writes)))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def classify(self, error: BaseException) -> tuple[Trouble, StoreError]:
+        if isinstance(error, StoreError):
+            return Trouble.REPEAT, error
+        trouble = error.trouble if isinstance(error, Fault) else Trouble.REPEAT
+        if trouble is Trouble.FULL:
+            return trouble, StoreFull(path=_PATH)
+        return trouble, StoreFailed(path=_PATH, reason=f"{type(error).__name__}: {error}")
+
+    async def forget_question(self, question_id: bytes) -> None:
+        def forget(data: MemoryData) -> None:
+            if question_id in data.questions.rows:
+                data.questions.remove(question_id)
+
+        self._write(forget)
+
+    # --------------------------------------------------------------------------- ownership
+
+    @property
+    def owned(self) -> bool:
+        return self._data.owner is self
+
+    def acquire(self) -> None:
+        data = self._open_data()
+        if data.owner not in (None, self):
+            raise StoreOwned(path=_PATH)
+        data.owner = self
+
+    async def abandon(self) -> None:
+        if self.owned:
+            self._data.owner = None
+
+    async def register(self, worker: WorkerRow, queue: str) -> None:
+        def put(data: MemoryData) -> None:
+            if worker.worker_id in data.workers.rows:
+                raise StoreFailed(path=_PATH, reason="a worker with this id was registered before")
+            alive = replace(worker, dead=False)
+            data.workers.put(worker.worker_id, HostingWorker(alive, queue))
+
+        self._write(put)
+
+    async def bury(self, worker_id: bytes) -> None:
+        self._write(lambda data: leases.bury(data, worker_id))
+
+    async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
+        return self._write(lambda data: leases.take_over(data, alive, now_us, limit))
+
+    async def resume_blocked(self, types: Sequence[str], now_us: int) -> None:
+        self._write(lambda data: leases.resume_blocked(data, types, now_us))
+
+    async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
+        return self._write(lambda data: leases.claim_runs(data, wants, now_us, limit))
+
+    async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
+        return self._write(lambda data: leases.claim_one(data, worker_id, run_id))
+
+    async def next_wake(self, wants: Wants) -> int | None:
+        return next((wake_us for wake_us, _ in reads.due(self._open_data(), wants)), None)
+
+    # ------------------------------------------------------------------------------- reads
+
+    async def load(self, shard: int, run_id: bytes) -> LoadedRun | None:
+        data = self._open_data()
+        run = data.runs.get(run_id)
+        return None if run is None else reads.load_run(data, run)
+
+    async def latest(self, target: Target) -> RunRow | None:
+        return self._open_data().latest(target)
+
+    async def newest_run(self) -> bytes | None:
+        return max(self._open_data().runs.rows, default=None)
+
+    async def run_by_id(self, run_id: bytes) -> RunRow | None:
+        return self._open_data().runs.get(run_id)
+
+    async def last_event(self, shard: int, run_id: bytes) -> Recorded | None:
+        data = self._open_data()
+        run = data.runs.get(run_id)
+        return None if run is None else reads.last_event(data, run)
+
+    async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]:
+        return reads.attempts_of(self._open_data(), run_id)
+
+    async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
+        return reads.list_runs(self._open_data(), wanted, limit, after)
+
+    async def workers(self) -> list[WorkerRow]:
+        return [worker.row for _, worker in sorted(self._open_data().workers.rows.items())]
+
+    async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
+        asked = self._open_data().questions.get(question_id)
+        return None if asked is None else asked.answer
+
+    async def open_questions(self, limit: int) -> list[Question]:
+        return reads.open_questions(self._open_data(), limit)
+
+    def changed(self) -> bool:
+        seen, self._seen = self._seen, self._open_data().commits
+        return seen != self._seen
+
+    def mail_since(self, position: int, limit: int) -> list[MailRow]:
+        return reads.mail_since(self._open_data(), position, limit)
+
+    # ------------------------------------------------------------------------------ upkeep
+
+    async def prune(
+        self, cursor: tuple[int, bytes], horizon_us: int, limit: int
+    ) -> tuple[tuple[int, bytes] | None, int]:
+        return self._write(lambda data: upkeep.prune(data, cursor, horizon_us, limit))
+
+    async def verify(self) -> list[Problem]:
+        return upkeep.verify(self._open_data())
+
+    async def info(self) -> StoreInfo:
+        data = self._open_data()
+        settings = {"runs": str(len(data.runs.rows)), "events": str(len(data.history.rows))}
+        return StoreInfo(_PATH, "memory", settings, ("nothing outlives this process",))
+
+    # ----------------------------------------------------------------------------- private
+
+    def _open_data(self) -> MemoryData:
+        if self.closed:
+            raise StoreError(f"{_PATH} is closed", path=_PATH)
+        return self._data
+
+    def _write(self, work: Callable[[MemoryData], T]) -> T:
+        data = self._open_data()
+        try:
+            return data.transaction(lambda: work(data))
+        except Fault as error:
+            trouble, answer = self.classify(error)
+            if trouble is Trouble.FATAL and self.on_fatal is not None:
+                self.on_fatal(answer)
+            raise answer from error

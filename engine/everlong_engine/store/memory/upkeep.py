@@ -1,0 +1,146 @@
+"""Sweeping and checking what is stored."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+from itertools import islice
+from typing import Final
+
+from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.events import CLOSING, INPUTS, KINDS
+from everlong_engine.model.ids import first_id_of, id_text
+from everlong_engine.model.runs import RunRow, RunStatus
+from everlong_engine.store.interface import Problem
+from everlong_engine.store.memory import reads
+from everlong_engine.store.memory.data import MemoryData
+
+__all__ = ["prune", "verify"]
+
+_PROBLEMS_MAX: Final = 1000
+
+
+def prune(
+    data: MemoryData, cursor: tuple[int, bytes], horizon_us: int, limit: int
+) -> tuple[tuple[int, bytes] | None, int]:
+    """Look at up to `limit` runs that began before the horizon, from behind the cursor on, and
+    delete those that closed before it too, once their execution is over."""
+    if cursor[0] < 0:  # A sweep begins.
+        _forget_the_dead(data, horizon_us)
+    end = (0, first_id_of(horizon_us))
+    candidates = sorted(run_id for run_id in data.runs.rows if cursor < (0, run_id) < end)[:limit]
+    pruned = 0
+    for run_id in candidates:
+        run = data.runs.rows[run_id]
+        if run.closed_us is not None and run.closed_us < horizon_us and _is_over(data, run):
+            _delete(data, run)
+            pruned += 1
+    return ((0, candidates[-1]) if len(candidates) == limit else None), pruned
+
+
+def _is_over(data: MemoryData, run: RunRow) -> bool:
+    """Whether no run of the execution lives: request ids and children refer to it until then."""
+    return not any(
+        data.runs.rows[run_id].status.is_open for run_id in data.of_execution.keys(run.execution_id)
+    )
+
+
+def _delete(data: MemoryData, run: RunRow) -> None:
+    """With all that hangs on it; an execution's things go with the run that ended it."""
+    data.runs.remove(run.run_id)
+    for event in list(data.history_of.keys(run.run_id)):
+        data.history.remove(event)
+    for attempt in list(data.attempts_of.keys(run.run_id)):
+        data.attempts.remove(attempt)
+    data.drop_blobs(run.run_id)
+    if run.status is not RunStatus.CONTINUED_AS_NEW:
+        for request in list(data.requests_of.keys(run.execution_id)):
+            data.requests.remove(request)
+        data.forget_mail(run.execution_id)
+        data.drop_blobs(run.execution_id)
+
+
+def _forget_the_dead(data: MemoryData, horizon_us: int) -> None:
+    """Workers that own nothing any more, and questions whose askers are gone."""
+    for worker_id, worker in list(data.workers.rows.items()):
+        idle = not data.of_owner.keys(worker_id)
+        if worker.row.dead and worker.row.beat_us < horizon_us and idle:
+            data.workers.remove(worker_id)
+    for question_id, asked in list(data.questions.rows.items()):
+        if asked.asked_us < horizon_us:
+            data.questions.remove(question_id)
+
+
+# ---------------------------------------------------------------------------------------- verify
+
+
+def verify(data: MemoryData) -> list[Problem]:
+    """What is wrong, up to a thousand problems. Empty: all is well."""
+    return list(islice(_problems(data), _PROBLEMS_MAX))
+
+
+def _problems(data: MemoryData) -> Iterator[Problem]:
+    yield from _of_blobs(data)
+    for position, mail in sorted(data.mail.rows.items()):
+        if checksum(0, mail.kind, mail.body) != mail.checksum:
+            yield Problem(mail.execution_id, f"message {position} has a wrong checksum")
+    yield from _of_orphans(data)
+    for _, run in sorted(data.runs.rows.items()):
+        name = f"{run.workflow_id} ({id_text(run.run_id)})"
+        for text in _of_history(data, run):
+            yield Problem(run.run_id, f"{name}: {text}")
+        waits_to_begin = run.status.is_open and run.next_seq == 1
+        if waits_to_begin and not data.mail_positions(run.execution_id):
+            yield Problem(run.run_id, f"{name}: it has not begun, and its start is missing")
+
+
+def _of_history(data: MemoryData, run: RunRow) -> Iterator[str]:
+    blobs = reads.blobs_of(data, run)
+    last, closed = 0, False
+    for seq, kind, _, body, stored in reads.events_of(data, run.run_id):
+        if seq != last + 1:
+            yield f"events {last + 1} to {seq - 1} are missing"
+        last = seq
+        if checksum(seq, kind, body) != stored:
+            yield f"event {seq} has a wrong checksum"
+            continue
+        try:
+            event = decode_event(kind, body, blobs)
+        except UndecodablePayload as error:
+            yield f"event {seq} cannot be read: {error}"
+            continue
+        if closed:
+            yield f"event {seq} stands behind the end of the run"
+        if seq == 1 and type(event) not in INPUTS and type(event) not in CLOSING:
+            yield "the history does not begin with an input"
+        closed = closed or KINDS[kind] in CLOSING
+    if run.next_seq != last + 1:
+        yield f"the run expects event {run.next_seq}, its history ends at {last}"
+    if run.status.is_open is closed:
+        yield f"the run is {run.status.text}, its history says otherwise"
+
+
+def _of_orphans(data: MemoryData) -> Iterator[Problem]:
+    executions = {run.execution_id for run in data.runs.rows.values()}
+    hanging = {
+        "history": {key[0] for key in data.history.rows} - data.runs.rows.keys(),
+        "attempts": {key[0] for key in data.attempts.rows} - data.runs.rows.keys(),
+        "inbox": {mail.execution_id for mail in data.mail.rows.values()} - executions,
+        "requests": {key[0] for key in data.requests.rows} - executions,
+    }
+    for table, owners in hanging.items():
+        for owner in sorted(owners):
+            yield Problem(owner, f"rows in {table} without a run")
+    users = {owner for owner, _ in data.blob_uses.rows}
+    for owner in sorted(users - executions - data.runs.rows.keys()):
+        yield Problem(owner, "a spilled payload is noted for a run that is not there")
+
+
+def _of_blobs(data: MemoryData) -> Iterator[Problem]:
+    for owner, digest in sorted(data.blob_uses.rows):
+        if digest not in data.blobs.rows:
+            yield Problem(owner, "a spilled payload is missing")
+    for digest, content in sorted(data.blobs.rows.items()):
+        if not data.users_of_blob.keys(digest):
+            yield Problem(None, f"the spilled payload {digest.hex()} belongs to nobody")
+        if sha256(content).digest() != digest:
+            yield Problem(None, f"the spilled payload {digest.hex()} is damaged")
