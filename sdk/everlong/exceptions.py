@@ -10,6 +10,9 @@ handler reads `error.workflow_id` and never parses a text.
     │   ├── NotSerializable (also TypeError)
     │   ├── PayloadTooLarge
     │   └── UndecodablePayload
+    │       ├── MissingKey
+    │       ├── TamperedPayload
+    │       └── PlainPayload
     ├── ApplicationError            for you to raise, in an activity or a workflow
     ├── ActivityError               stands for an exception whose class cannot be rebuilt
     │   ├── ActivityTimeout (also TimeoutError)
@@ -68,6 +71,7 @@ __all__ = [
     "ForbiddenCall",
     "ForeignFile",
     "InvalidArguments",
+    "MissingKey",
     "NetworkFileSystem",
     "NewerSchema",
     "NoAnswer",
@@ -75,11 +79,13 @@ __all__ = [
     "NotSerializable",
     "PayloadError",
     "PayloadTooLarge",
+    "PlainPayload",
     "QueryFailed",
     "StoreError",
     "StoreFailed",
     "StoreFull",
     "StoreOwned",
+    "TamperedPayload",
     "UndecodablePayload",
     "UnregisteredException",
     "WorkflowAlreadyStarted",
@@ -105,6 +111,26 @@ class InvalidArguments(EverlongError, TypeError):
 
     owner: str | None = None
     parameter: str | None = None
+
+
+class MissingKey(UndecodablePayload):
+    """A payload is encrypted with the key {key_id!r}, which was not given. Give it to the client
+    with codecs=[Encrypt(…)], or to a command with --codecs; then the run goes on."""
+
+    key_id: str = "?"
+
+
+class TamperedPayload(UndecodablePayload):
+    """A payload that was encrypted with the key {key_id!r} was changed, or taken from another
+    place. Restore the file from a backup."""
+
+    key_id: str = "?"
+
+
+class PlainPayload(UndecodablePayload):
+    """A payload is not encrypted, and this client reads only encrypted ones. If the store was
+    begun without encryption, connect with Encrypt(…, accept_plain=True); otherwise somebody has
+    put it there."""
 
 
 class ApplicationError(EverlongError):

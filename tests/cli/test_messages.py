@@ -33,6 +33,11 @@ def test_messages_reach_a_worker_in_another_process(here: Here, tmp_path: Path) 
         assert f"{facts['name']} has it" in shown.out
         rejected = here("signal", "p3", "approve", "maybe")
         assert rejected.code == 0  # whether it fits is for the worker, which knows the type
+        for _ in range(400):
+            if (shown := here("show", "p3")).out.count("rejected"):
+                break
+        assert "rejected approve; history tells why" in shown.out
+        assert here("show", "p3", "--json").document["rejected"] == ["approve"]
     assert "none is here for purchase" in here("show", "p3").out
 
 

@@ -15,7 +15,7 @@ from everlong import registry
 from everlong.cli._documents import document
 from everlong.cli._durations import ago, now
 from everlong.cli._exits import ExitCode, exit_code_of
-from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import Cell, Screen, out, write
 from everlong.cli._sources import load
 from everlong.cli._workers import is_there
@@ -45,6 +45,7 @@ def doctor(
         typer.Argument(metavar="[FILE…]", help="Files with workflows, to look at their options."),
     ] = None,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -52,7 +53,7 @@ def doctor(
     for file in files or ():
         load(file)
     findings = _Findings(_versions())
-    code = asyncio.run(_examine(connect(db, namespace), db, findings))
+    code = asyncio.run(_examine(connect(db, namespace, codecs), db, findings))
     if files:
         findings.warnings += _definition_warnings()
     if as_json:
@@ -107,10 +108,22 @@ async def _examine_store(client: Client, findings: _Findings) -> None:
         for one in workers
         if not is_there(one)
     ]
+    findings.warnings += await _locked(client)
     blocked = await client.list(status="blocked", limit=_BLOCKED_SHOWN_MAX)
     if blocked.items:
         count = f"{len(blocked.items)}{'+' if blocked.next else ''}"
         findings.warnings.append(f"{count} blocked: everlong list --status blocked")
+
+
+async def _locked(client: Client) -> list[str]:
+    """Whether the newest run has payloads that this command has no key for."""
+    newest = await client.list(limit=1)
+    for run in newest.items:
+        seen = (await client.get_handle(run.workflow_id).describe()).input
+        # Arguments are a map; only a note is a text.
+        if isinstance(seen, str) and seen.startswith("<encrypted"):
+            return [f"payloads are {seen.strip('<>')}: --codecs FILE gives it to a command"]
+    return []
 
 
 def _worker_facts(one: WorkerRow) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 from everlong.cli._documents import document, one_line
 from everlong.cli._durations import clock_time, instant, span
 from everlong.cli._exits import ExitCode
-from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, WorkflowId, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
 from everlong.cli._screen import Screen, cropped, out, write
 from everlong.cli._steps import error_text
 from everlong.client import Attempt, Client, HistoryEvent
@@ -47,6 +47,7 @@ def history(
     ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", "-t", help="With tracebacks.")] = False,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -56,12 +57,15 @@ def history(
         async with client:
             return await client.get_handle(workflow_id).history(run)
 
-    every = asyncio.run(look(connect(db, namespace)))
+    every = asyncio.run(look(connect(db, namespace, codecs)))
     events = every[-last:] if last else every
     if as_json:
         write(document({"workflow_id": workflow_id, "events": events}))
         return ExitCode.OK
     screen = out()
+    if not every:
+        screen.say((workflow_id, "bold"), ("  no events; its start waits in the inbox", "dim"))
+        return ExitCode.OK
     screen.say((workflow_id, "bold"), (f"  {len(every)} events from {instant(every[0].at)}", "dim"))
     _Drawing(screen, every[0].at, len(str(len(every))), tracebacks=traceback).draw(events)
     return ExitCode.OK

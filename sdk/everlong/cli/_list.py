@@ -8,7 +8,7 @@ import typer
 from everlong.cli._documents import document
 from everlong.cli._durations import ago, now, span
 from everlong.cli._exits import ExitCode, Mistake
-from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import STATUS, Cell, cropped, out, write
 from everlong.client import Client, ExecutionSummary, Page
 
@@ -33,6 +33,7 @@ def list_(
         str | None, typer.Option(metavar="CURSOR", help="What the page before gave as its next.")
     ] = None,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -47,7 +48,7 @@ def list_(
             except ValueError as error:
                 raise Mistake(str(error)) from error
 
-    page = asyncio.run(look(connect(db, namespace)))
+    page = asyncio.run(look(connect(db, namespace, codecs)))
     if as_json:
         write(document(page))
     else:

@@ -13,7 +13,7 @@ import typer
 from everlong.cli._arguments import Arg, JsonArgs, given, loose, plain_call
 from everlong.cli._documents import document, for_people
 from everlong.cli._exits import ExitCode, Mistake
-from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, WorkflowId, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
 from everlong.cli._screen import out, write
 from everlong.client import WorkflowHandle
 
@@ -37,6 +37,7 @@ def signal(
     ] = None,
     request_id: RequestId = None,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -48,6 +49,7 @@ def signal(
     _with_handle(
         db,
         namespace,
+        codecs,
         workflow_id,
         lambda handle: handle.signal(name, payload, request_id=request_id),
     )
@@ -74,6 +76,7 @@ def query(
         float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for a worker.")
     ] = 10.0,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -85,7 +88,11 @@ def query(
     if "timeout" in values:
         raise Mistake("a query's argument cannot be called timeout on the command line")
     answer = _with_handle(
-        db, namespace, workflow_id, lambda handle: handle.query(name, timeout=timeout, **values)
+        db,
+        namespace,
+        codecs,
+        workflow_id,
+        lambda handle: handle.query(name, timeout=timeout, **values),
     )
     if as_json:
         write(document({"workflow_id": workflow_id, "query": name, "answer": answer}))
@@ -99,6 +106,7 @@ def cancel(
     reason: Reason = "",
     request_id: RequestId = None,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -107,7 +115,11 @@ def cancel(
     The request is stored, and delivered once; a worker must run the workflow.
     """
     _with_handle(
-        db, namespace, workflow_id, lambda handle: handle.cancel(reason, request_id=request_id)
+        db,
+        namespace,
+        codecs,
+        workflow_id,
+        lambda handle: handle.cancel(reason, request_id=request_id),
     )
     return _done(as_json, workflow_id, "asked to cancel", action="cancel")
 
@@ -116,33 +128,36 @@ def terminate(
     workflow_id: WorkflowId,
     reason: Reason = "",
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
     """Close an execution at once, without clean-up. Needs no worker."""
-    _with_handle(db, namespace, workflow_id, lambda handle: handle.terminate(reason))
+    _with_handle(db, namespace, codecs, workflow_id, lambda handle: handle.terminate(reason))
     return _done(as_json, workflow_id, "terminated", action="terminate")
 
 
 def resume(
     workflow_id: WorkflowId,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
     """Let a blocked run be tried again."""
-    _with_handle(db, namespace, workflow_id, lambda handle: handle.resume())
+    _with_handle(db, namespace, codecs, workflow_id, lambda handle: handle.resume())
     return _done(as_json, workflow_id, "will be tried again:", action="resume")
 
 
 def _with_handle(
     db: str,
     namespace: str,
+    codecs: str | None,
     workflow_id: str,
     act: Callable[[WorkflowHandle[Any]], Awaitable[Any]],
 ) -> Any:
     async def main() -> Any:
-        async with connect(db, namespace) as client:
+        async with connect(db, namespace, codecs) as client:
             return await act(client.get_handle(workflow_id))
 
     return asyncio.run(main())

@@ -6,9 +6,11 @@ import typer
 
 from everlong.cli._exits import Mistake
 from everlong.client import Client
+from everlong.codec import codecs_from_file
 
 __all__ = [
     "DEFAULT_STORE",
+    "Codecs",
     "Db",
     "Json",
     "Namespace",
@@ -28,6 +30,16 @@ Db = Annotated[
         rich_help_panel="Store and output",
     ),
 ]
+Codecs = Annotated[
+    str | None,
+    typer.Option(
+        "--codecs",
+        envvar="EVERLONG_CODECS",
+        metavar="FILE",
+        help="A TOML file with the keys of encrypted payloads.",
+        rich_help_panel="Store and output",
+    ),
+]
 Namespace = Annotated[
     str,
     typer.Option(
@@ -43,13 +55,16 @@ Json = Annotated[
 WorkflowId = Annotated[str, typer.Argument(metavar="ID", help="The workflow id.")]
 
 
-def connect(db: str, namespace: str, *, create: bool = False) -> Client:
+def connect(db: str, namespace: str, codecs: str | None, *, create: bool = False) -> Client:
     """A client, not yet open. Commands that only look never make a file.
 
+    Keys come out of a file, never out of an argument, which every process of the machine may read.
+
     Raises:
-        Mistake: the URL makes no sense.
+        Mistake: the URL, or the file with the codecs, makes no sense.
     """
     try:
-        return Client.connect(db, namespace=namespace, create=create)
-    except ValueError as error:
+        used = () if codecs is None else codecs_from_file(codecs)
+        return Client.connect(db, namespace=namespace, create=create, codecs=used)
+    except (ValueError, OSError, ImportError) as error:
         raise Mistake(str(error)) from error

@@ -15,7 +15,7 @@ from everlong.cli._durations import span
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._following import Follower
 from everlong.cli._logs import log_to
-from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._outcomes import Outcome
 from everlong.cli._progress import Progress
 from everlong.cli._screen import STATUS, Screen, err, out, output_kept_for_document, write
@@ -49,6 +49,7 @@ def run(
     execution_timeout: ExecutionTimeout = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -66,7 +67,9 @@ def run(
         "execution_timeout": execution_timeout,
     }
     start = Start(workflow, *call_of(workflow.definition, values), options)
-    command = _Run(connect(db, namespace, create=True), workflow, start, has_arguments=bool(values))
+    command = _Run(
+        connect(db, namespace, codecs, create=True), workflow, start, has_arguments=bool(values)
+    )
     with output_kept_for_document(as_json):
         last, outcome = asyncio.run(command.until_the_end(None if quiet or as_json else err()))
     if as_json:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 from everlong.cli._documents import as_plain, document, for_people, one_line
 from everlong.cli._durations import ago, instant, now, span
 from everlong.cli._exits import ExitCode
-from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, WorkflowId, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
 from everlong.cli._outcomes import Outcome, outcome_of
 from everlong.cli._screen import STATUS, Cell, Part, Screen, cropped, out, write
 from everlong.cli._workers import hosting
@@ -25,11 +26,12 @@ _OPEN_SHOWN_MAX: Final = 40
 def show(
     workflow_id: WorkflowId,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
     """Show how an execution stands, and what it waits for."""
-    view = asyncio.run(_look(connect(db, namespace), workflow_id))
+    view = asyncio.run(_look(connect(db, namespace, codecs), workflow_id))
     if as_json:
         write(document(view.document()))
     else:
@@ -102,6 +104,8 @@ class _View:
         signals, waiting = self._signals()
         if signals:
             facts.append(("signals", signals))
+        if found.rejected:
+            facts.append(("rejected", (f"{_counted(found.rejected)}; history tells why", "yellow")))
         if waiting:
             facts.append(("inbox", (f"{waiting} waiting to be fed", "yellow")))
         for name, value in facts:
@@ -128,10 +132,9 @@ class _View:
     def _signals(self) -> tuple[str, int]:
         """Those that the journal has, by name; how many messages the inbox still has."""
         waiting = sum(one == "(in the inbox)" for one in self.found.signals)
-        come = Counter(one for one in self.found.signals if one != "(in the inbox)")
-        words = [f"{name} × {count}" if count > 1 else name for name, count in come.items()]
+        come = _counted(one for one in self.found.signals if one != "(in the inbox)")
         # The first message of an execution is its start.
-        return ", ".join(words), waiting - (0 if self._has_begun else 1)
+        return come, waiting - (0 if self._has_begun else 1)
 
     def _draw_outcome(self, screen: Screen) -> None:
         outcome = self.outcome
@@ -180,3 +183,9 @@ class _View:
             instant(one.due_at),
             (one.where, "dim"),
         ]
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(
+        f"{name} × {count}" if count > 1 else name for name, count in Counter(names).items()
+    )

@@ -33,15 +33,19 @@ async def until_signalled(work: Coroutine[Any, Any, T], on_signal: Callable[[], 
     task = loop.create_task(work)
     came: list[ExitCode] = []
 
-    def stop(number: signal.Signals) -> None:
-        if came:
-            os._exit(_CODES[number])
-        came.append(_CODES[number])
+    def stop_in_order() -> None:
         on_signal()
         task.cancel()
 
-    for number in _CODES:
-        loop.add_signal_handler(number, stop, number)
+    def stop(number: int, _: object) -> None:
+        # Not through the loop: a workflow that never yields would keep the second one out too.
+        code = _CODES[signal.Signals(number)]
+        if came:
+            os._exit(code)
+        came.append(code)
+        loop.call_soon_threadsafe(stop_in_order)
+
+    before = {number: signal.signal(number, stop) for number in _CODES}
     try:
         return await task
     except asyncio.CancelledError:
@@ -49,5 +53,5 @@ async def until_signalled(work: Coroutine[Any, Any, T], on_signal: Callable[[], 
             raise Interrupted(came[0]) from None
         raise
     finally:
-        for number in _CODES:
-            loop.remove_signal_handler(number)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

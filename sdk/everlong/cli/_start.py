@@ -8,7 +8,7 @@ import typer
 from everlong.cli._arguments import Arg, Given, JsonArgs, call_of, given, plain_call
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode
-from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import err, out, write
 from everlong.cli._sources import load_workflow, names_a_source
 from everlong.cli._starting import ExecutionTimeout, IfClosed, IfOpen, RunTimeout, Start
@@ -40,6 +40,7 @@ def start(
         typer.Option(metavar="TEXT", help="Repeating the same start has one effect."),
     ] = None,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -53,7 +54,7 @@ def start(
         "request_id": request_id,
     }
     wanted = _wanted(target, given(arg, json_args), options)
-    described, hosts = asyncio.run(_start(connect(db, namespace, create=True), wanted))
+    described, hosts = asyncio.run(_start(connect(db, namespace, codecs, create=True), wanted))
     if as_json:
         write(document(described))
         return ExitCode.OK

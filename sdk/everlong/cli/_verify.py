@@ -24,7 +24,7 @@ def verify(db: Db = DEFAULT_STORE, as_json: Json = False) -> int:
         async with client:
             return await client.verify()
 
-    problems = asyncio.run(look(connect(db, "default")))
+    problems = asyncio.run(look(connect(db, "default", None)))
     if as_json:
         found: list[dict[str, Any]] = [
             {"run_id": _run(one), "problem": one.text} for one in problems

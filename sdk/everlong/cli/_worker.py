@@ -10,7 +10,7 @@ from everlong import registry
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode
 from everlong.cli._logs import log_to
-from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import Part, err, out, write
 from everlong.cli._sources import load
 from everlong.client import Client
@@ -34,6 +34,7 @@ def worker(
         typer.Option(min=0, metavar="SECONDS", help="What running activities get when it stops."),
     ] = 10.0,
     db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
@@ -46,7 +47,7 @@ def worker(
     for file in files:
         load(file)
     log_to(err(), retries=True)
-    client = connect(db, namespace, create=True)
+    client = connect(db, namespace, codecs, create=True)
     asyncio.run(
         _serve(
             client,

@@ -1,0 +1,385 @@
+"""Which parts of an event are secret, to what place each is bound, and how they are sealed.
+
+Sealed is what people and programs put in: arguments, results, signals, side effects, carried state,
+everything of a failure but its class, and reasons. Not sealed is what the engine works with: names,
+numbers, times, options, source lines.
+
+    part                      sealed as                                  bound to
+    payload                   codec bytes                                run, number, kind, subject
+    failure                   codec bytes of [message, traceback, data]  likewise, and its class
+    text (a reason)           `everlong-sealed:` and base64              likewise
+    message to an execution   as above                                   workflow id, kind, subject
+
+Bound means: the bytes open nowhere else, nor in a run whose row names another workflow. The subject
+is what the readable part says (the number of an activity, the name of a signal), so it cannot be
+exchanged either. A message is bound to a workflow id only, because a sender does not know which run
+will take it; the worker opens it and seals it anew in its place in the history.
+
+Events are sealed when they leave for the store and opened when they come from it, once. Nothing in
+between knows of it: a replay compares what the code made with what it made then, never ciphertexts,
+and no digest of anything secret is stored.
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, TypeVar, assert_never, cast
+
+from everlong.codec import COMPRESSED, ENCRYPTED, Codec, decompress, in_order, split_header
+from everlong.exceptions import (
+    MissingKey,
+    PlainPayload,
+    TamperedPayload,
+    UndecodablePayload,
+)
+from everlong_engine import (
+    CODES,
+    ActivityCancelRequested,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityLost,
+    ActivityScheduled,
+    ActivityTimedOut,
+    CancelRequested,
+    Event,
+    Failure,
+    PatchMarked,
+    RunCancelled,
+    RunCompleted,
+    RunContinuedAsNew,
+    RunFailed,
+    RunStarted,
+    RunTerminated,
+    RunTimedOut,
+    SideEffectRecorded,
+    SignalReceived,
+    SignalRejected,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+    pack,
+    unpack,
+)
+
+__all__ = ["Place", "Sealing", "is_sealed", "note_of", "place_of"]
+
+E = TypeVar("E", bound=Event)
+
+_TEXT: Final = "everlong-sealed:"
+_SEALED_TEXT: Final = re.compile(f"{_TEXT}([A-Za-z0-9_-]+={{0,2}})")
+_SURROGATES: Final = "surrogatepass"
+
+MESSAGES: Final = (SignalReceived, CancelRequested, RunTerminated)
+"""What is sent to an execution and not to a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where sealed bytes belong. `owner` is a run's id, or a workflow id for messages."""
+
+    namespace: str
+    owner: bytes | str
+    where: tuple[int | str | bytes, ...]
+
+    def scope(self) -> bytes:
+        """What has a key of its own."""
+        return pack([self.namespace, self.owner])
+
+    def detail(self, part: str) -> bytes:
+        """A part of what lies there, as bytes that no other part or place has."""
+        return pack([self.namespace, self.owner, list(self.where), part])
+
+
+def place_of(namespace: str, owner: bytes | str, where: str, seq: int, event: Event) -> Place:
+    """The place of an event, with what its readable part says."""
+    return Place(namespace, owner, (where, seq, CODES[type(event)], *_subject(event)))
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether a codec has made it: no packed value begins so."""
+    return data[:1] == COMPRESSED[:1]
+
+
+class Sealing:
+    """The codecs of one client, applied to the secret parts of events."""
+
+    def __init__(self, codecs: Sequence[Codec] = ()) -> None:
+        self._compress, self._encrypt = in_order(codecs)
+        self.is_on = bool(codecs)
+        """Whether anything is done to what is written."""
+
+    @property
+    def conceals(self) -> bool:
+        """Whether what is secret must not appear in logs and other readable places either."""
+        return self._encrypt is not None
+
+    def leaves(self, event: Event) -> bool:
+        """Whether an event from the store is what it looks like: nothing is to be opened."""
+        return self._encrypt is None and not _holds_sealed(event)
+
+    # ------------------------------------------------------------------------------- events
+
+    def seal(self, event: E, place: Place) -> E:
+        return cast("E", _changed(event, _Seal(self, place)))
+
+    def open(self, event: E, place: Place, *, plain_text: bool = False) -> E:
+        """Undo `seal`. `plain_text` lets a reason pass that is not encrypted.
+
+        Raises:
+            MissingKey, TamperedPayload, PlainPayload, UndecodablePayload
+        """
+        return cast("E", _changed(event, _Open(self, place, plain_text)))
+
+    def show(self, event: E, place: Place) -> E:
+        """Undo `seal` for people: what cannot be read is a note that says why."""
+        return cast("E", _changed(event, _Show(self, place)))
+
+    # -------------------------------------------------------------------------------- bytes
+
+    def seal_bytes(self, data: bytes, place: Place, part: str) -> bytes:
+        if self._compress is not None:
+            data = self._compress.encode(data)
+        if self._encrypt is not None:
+            data = self._encrypt.encode(data, place.scope(), place.detail(part))
+        return data
+
+    def open_bytes(self, data: bytes, place: Place, part: str) -> bytes:
+        """Peel off what the first bytes name: encryption outside, compression inside."""
+        if data.startswith(ENCRYPTED):
+            if self._encrypt is None:
+                raise MissingKey(key_id=split_header(data)[0])
+            data = self._encrypt.decode(data, place.scope(), place.detail(part))
+        elif self._encrypt is not None and not self._encrypt.accept_plain:
+            raise PlainPayload
+        if data.startswith(COMPRESSED):
+            data = decompress(data)
+        if is_sealed(data):
+            raise UndecodablePayload(reason="no codec of this version made it")
+        return data
+
+    # --------------------------------------------------------------------------------- texts
+
+    def seal_text(self, text: str, place: Place, part: str) -> str:
+        if self._encrypt is None:
+            return text
+        data = text.encode("utf-8", _SURROGATES)
+        return _TEXT + urlsafe_b64encode(self.seal_bytes(data, place, part)).decode()
+
+    def open_text(self, text: str, place: Place, part: str, *, plain: bool = False) -> str:
+        """`plain` lets pass what is not encrypted: operators without a key give reasons, too.
+
+        Without a key a text is left as it is: anybody may write one that looks sealed.
+        """
+        if self._encrypt is None:
+            return text
+        found = _SEALED_TEXT.fullmatch(text)
+        if found is None:
+            if plain or self._encrypt.accept_plain:
+                return text
+            raise PlainPayload
+        return self.open_bytes(_from_base64(found[1]), place, part).decode("utf-8", _SURROGATES)
+
+    def show_text(self, text: str, place: Place, part: str) -> str:
+        """For people: opened where it is sealed, also behind readable words; or a note."""
+
+        def opened(found: re.Match[str]) -> str:
+            data = b""
+            try:
+                data = _from_base64(found[1])
+                if not data.startswith(ENCRYPTED):
+                    return found[0]
+                return self.open_bytes(data, place, part).decode("utf-8", _SURROGATES)
+            except UndecodablePayload as error:
+                return note_of(error)
+
+        return _SEALED_TEXT.sub(opened, text)
+
+    # ------------------------------------------------------------------------------ failures
+
+    def seal_failure(self, failure: Failure, place: Place) -> Failure:
+        part = f"failure {failure.type}"
+        if self._encrypt is None:
+            return replace(failure, data=self.seal_bytes(failure.data, place, part))
+        texts = [one.encode("utf-8", _SURROGATES) for one in (failure.message, failure.traceback)]
+        data = self.seal_bytes(pack([*texts, failure.data]), place, part)
+        return replace(failure, message="", traceback="", data=data)
+
+    def open_failure(self, failure: Failure, place: Place) -> Failure:
+        part = f"failure {failure.type}"
+        encrypted = failure.data.startswith(ENCRYPTED)
+        if not encrypted and not failure.data and not self.conceals:
+            return failure
+        data = self.open_bytes(failure.data, place, part)
+        if not encrypted:
+            return replace(failure, data=data)
+        match unpack(data):
+            case [bytes(message), bytes(trace), bytes(inner)]:
+                return replace(
+                    failure,
+                    message=message.decode("utf-8", _SURROGATES),
+                    traceback=trace.decode("utf-8", _SURROGATES),
+                    data=inner,
+                )
+            case _:
+                raise UndecodablePayload(reason="it is not a failure's data")
+
+
+def note_of(error: UndecodablePayload) -> str:
+    """What stands for a part that cannot be read."""
+    match error:
+        case MissingKey():
+            return f"<encrypted with key {error.key_id!r}>"
+        case TamperedPayload():
+            return f"<encrypted with key {error.key_id!r}, and tampered with>"
+        case PlainPayload():
+            return "<not encrypted, so not trusted>"
+        case _:
+            return f"<unreadable: {error.reason}>"
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return urlsafe_b64decode(text)
+    except ValueError:
+        raise UndecodablePayload(reason="a sealed text is damaged") from None
+
+
+# --------------------------------------------------------------------------- what is done to a part
+
+
+class _Change(Protocol):
+    def payload(self, part: str, data: bytes) -> bytes: ...
+    def text(self, part: str, text: str) -> str: ...
+    def failure(self, failure: Failure) -> Failure: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    by: Sealing
+    place: Place
+
+    def payload(self, part: str, data: bytes) -> bytes:
+        return self.by.seal_bytes(data, self.place, part)
+
+    def text(self, part: str, text: str) -> str:
+        return self.by.seal_text(text, self.place, part)
+
+    def failure(self, failure: Failure) -> Failure:
+        return self.by.seal_failure(failure, self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    by: Sealing
+    place: Place
+    plain_text: bool
+
+    def payload(self, part: str, data: bytes) -> bytes:
+        return self.by.open_bytes(data, self.place, part)
+
+    def text(self, part: str, text: str) -> str:
+        return self.by.open_text(text, self.place, part, plain=self.plain_text)
+
+    def failure(self, failure: Failure) -> Failure:
+        return self.by.open_failure(failure, self.place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Show:
+    by: Sealing
+    place: Place
+
+    def payload(self, part: str, data: bytes) -> bytes:
+        try:
+            return self.by.open_bytes(data, self.place, part)
+        except UndecodablePayload as error:
+            return pack(note_of(error))
+
+    def text(self, part: str, text: str) -> str:
+        return self.by.show_text(text, self.place, part)
+
+    def failure(self, failure: Failure) -> Failure:
+        try:
+            return self.by.open_failure(failure, self.place)
+        except UndecodablePayload as error:
+            return replace(failure, message=note_of(error), traceback="", data=b"")
+
+
+def _changed(event: Event, by: _Change) -> Event:
+    """The event with its secret parts changed. A new kind must say here what of it is secret."""
+    match event:
+        case RunStarted():
+            arguments = by.payload("arguments", event.arguments)
+            return replace(event, arguments=arguments, carried=_carried(event.carried, by))
+        case RunContinuedAsNew():
+            arguments = by.payload("arguments", event.arguments)
+            return replace(event, arguments=arguments, carried=_carried(event.carried, by))
+        case ActivityScheduled():
+            return replace(event, arguments=by.payload("arguments", event.arguments))
+        case ActivityCompleted() | RunCompleted():
+            return replace(event, result=by.payload("result", event.result))
+        case SideEffectRecorded():
+            return replace(event, value=by.payload("value", event.value))
+        case SignalReceived():
+            return replace(event, payload=by.payload("payload", event.payload))
+        case SignalRejected():
+            payload, error = by.payload("payload", event.payload), by.text("error", event.error)
+            return replace(event, payload=payload, error=error)
+        case ActivityFailed() | RunFailed():
+            return replace(event, failure=by.failure(event.failure))
+        case CancelRequested() | RunCancelled() | RunTerminated():
+            return replace(event, reason=by.text("reason", event.reason))
+        case (
+            ActivityTimedOut()
+            | ActivityLost()
+            | ActivityCancelRequested()
+            | TimerStarted()
+            | TimerFired()
+            | TimerCancelled()
+            | PatchMarked()
+            | RunTimedOut()
+        ):
+            return event
+        case _:
+            assert_never(event)
+
+
+def _carried(carried: Any, by: _Change) -> tuple[tuple[str, bytes], ...]:
+    return tuple(
+        (name, by.payload(f"carried {number} {name}", payload))
+        for number, (name, payload) in enumerate(carried)
+    )
+
+
+def _holds_sealed(event: Event) -> bool:
+    match event:
+        case RunStarted() | RunContinuedAsNew():
+            return is_sealed(event.arguments) or any(is_sealed(one) for _, one in event.carried)
+        case ActivityScheduled():
+            return is_sealed(event.arguments)
+        case ActivityCompleted() | RunCompleted():
+            return is_sealed(event.result)
+        case SideEffectRecorded():
+            return is_sealed(event.value)
+        case SignalReceived() | SignalRejected():
+            return is_sealed(event.payload)
+        case ActivityFailed() | RunFailed():
+            return is_sealed(event.failure.data)
+        case _:
+            return False
+
+
+def _subject(event: Event) -> tuple[int | str, ...]:
+    """What the readable part says a secret is about."""
+    match event:
+        case RunStarted():
+            return (event.workflow, event.workflow_id)
+        case ActivityScheduled():
+            return (event.activity_id, event.activity)
+        case ActivityCompleted() | ActivityFailed():
+            return (event.activity_id,)
+        case SignalReceived() | SignalRejected():
+            return (event.signal,)
+        case _:
+            return ()
