@@ -1,10 +1,12 @@
 """`run`: a workflow from a plain script, with everything it needs in one process."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 from everlong.client import Client, WorkflowHandle
+from everlong.codec import Codec
 from everlong.exceptions import WorkflowFault
 from everlong.worker import Worker
 from everlong.workflow import Workflow
@@ -23,6 +25,7 @@ def run(
     *args: Any,
     db: str | Path = "everlong.db",
     id: str | None = None,
+    codecs: Sequence[Codec] = (),
     **kwargs: Any,
 ) -> R:
     """Run a workflow to its end and return its result. For scripts; not inside a running loop.
@@ -39,7 +42,7 @@ def run(
     """
 
     async def main() -> R:
-        async with Client.connect(db) as client, Worker(client):
+        async with Client.connect(db, codecs=codecs) as client, Worker(client):
             name = id or workflow.definition.name
             handle = await client.start(workflow, *args, id=name, **kwargs)
             return await _result_or_fault(handle)

@@ -131,7 +131,7 @@ def _options(
             max_attempts=retry.max_attempts,
             delay_us=seconds_us(retry.delay, "delay"),
             backoff=float(retry.backoff),
-            delay_max_us=seconds_us(retry.delay_max, "delay_max"),
+            delay_max_us=retry.delay_max_us,
             jitter=float(retry.jitter),
             non_retryable=retry.names,
         )

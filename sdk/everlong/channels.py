@@ -1,20 +1,28 @@
 """Typed channels of a workflow, declared once at module level: signals in, queries out."""
 
 import builtins
+import inspect
 from collections.abc import AsyncIterator, Callable
 from types import CodeType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 from everlong import registry
 from everlong._context import QueryHandler, current_run
 from everlong._values import Parameters, Value
-from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments
+from everlong.exceptions import (
+    DefinitionError,
+    EverlongError,
+    InvalidArguments,
+    WorkflowFault,
+)
 
 __all__ = ["Query", "Signal"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
+
+_ANSWERS_LATER: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 class Signal(Generic[T]):
@@ -102,13 +110,24 @@ class Query(Generic[T_co]):
 
     def handler(self, function: F) -> F:
         """Answer the query with this function from now on; in a workflow only."""
+        run = _run_of(self.name)
+        if _ANSWERS_LATER & function.__code__.co_flags:
+            # Told here, not to the first who asks, which may be in a month. A fault, so that the
+            # run is parked and goes on once its code is mended.
+            run.stop_with(
+                WorkflowFault(
+                    f"the handler of query {self.name!r} must be a plain def without yield: it "
+                    "answers at once from the state, and may not await. Keep what it needs in a "
+                    "variable of the workflow"
+                )
+            )
         code: CodeType = function.__code__
         parameters = self._parameters.get(code)
         if parameters is None:
             # Once per source place, not once per run.
             parameters = self._parameters[code] = Parameters(function, owner=f"query {self.name}")
         handler = QueryHandler(function, parameters, self.value)
-        _run_of(self.name).handle_query(self.name, handler)
+        run.handle_query(self.name, handler)
         return function
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from everlong import (
     info,
     workflow,
 )
-from tests.support.hosting import described, hosting, kinds, of_kind
+from tests.support.hosting import described, hosting, kinds, of_kind, until
 from tests.support.other_process import other_process
 
 go_on: Signal[int] = Signal("go on", int)
@@ -183,6 +183,28 @@ async def test_terminate_closes_at_once_without_clean_up(path: Path) -> None:
             await client.get_handle("nobody").terminate()
         assert list(await client.verify()) == []
     assert ran == []
+
+
+async def test_a_termination_leaves_nothing_in_the_inbox(path: Path) -> None:
+    """Where anything lies there, each append that must not overtake it looks twice."""
+
+    @workflow
+    async def flow() -> None:
+        await go_on.receive()
+
+    async with hosting(path) as client, other_process(path) as other:
+        # Many, since now and then the owner happens to look before it is told.
+        for handle in [await client.start(flow) for _ in range(20)]:
+            await handle.terminate()
+        far = await client.start(flow, id="far")
+        await other.do("terminate", id="far", reason="from afar")
+        with pytest.raises(WorkflowTerminated):
+            await far.result()
+
+        async def nothing_is_left() -> bool:
+            return client.engine.store.mail_since(0, 10) == []
+
+        await until(nothing_is_left)
 
 
 async def test_terminate_needs_no_worker(path: Path) -> None:

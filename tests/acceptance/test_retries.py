@@ -220,8 +220,16 @@ async def test_a_non_retryable_class_ends_the_attempts(
         assert await client.run(flow) == "at once"
 
 
-async def test_the_delays_follow_the_policy_and_are_told(path: Path) -> None:
-    @activity(retry=Retry(delay=100, delay_max=1000, jitter=0.1))
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Retry(delay=100, delay_max=1000, jitter=0.1),
+        Retry(delay=100, jitter=0.1),  # The longest delay is not shorter than the first one.
+        Retry(delay=timedelta(seconds=100), jitter=0.1),
+    ],
+)
+async def test_the_delays_follow_the_policy_and_are_told(path: Path, policy: Retry) -> None:
+    @activity(retry=policy)
     async def flaky() -> None:
         raise ConnectionError("closed")
 

@@ -19,6 +19,7 @@ from everlong import (
     continue_as_new,
     workflow,
 )
+from everlong_engine import LoadedRun, MailRow, Wants
 from tests.support.hosting import described, hosting, kinds, of_kind
 from tests.support.other_process import other_process
 
@@ -157,6 +158,8 @@ async def test_an_unfit_value_from_a_stranger_is_recorded_as_rejected(path: Path
         (rejected,) = await of_kind(handle, "SignalRejected")
         assert rejected.fields["payload"] == "many"
         assert "signal number" in rejected.fields["error"]
+        description = await handle.describe()
+        assert (description.rejected, description.signals) == (("number",), ("number",))
 
 
 async def test_other_processes_signal_through_the_file(path: Path) -> None:
@@ -301,3 +304,77 @@ async def test_a_signal_reaches_a_run_that_is_being_cancelled(path: Path) -> Non
         await handle.signal(number, 9)
         with pytest.raises(WorkflowCancelled):
             await handle.result()
+
+
+async def test_a_signal_that_arrives_while_its_run_is_being_claimed_is_delivered_in_order(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the claim's commit and its adoption: too late for one, too early for the other."""
+    flow = workflow(name="sums_while_claimed")(sums)
+    async with Client.connect(path) as client:
+        handle = await client.start(flow, 2, id="one")
+        worker = Worker(client, workflows=[flow])
+        claim, deliver = client.engine.store.claim, worker.deliver
+        came = asyncio.Event()
+
+        async def claim_and_let_one_arrive(wants: Wants, now_us: int, room: int) -> list[LoadedRun]:
+            loaded = await claim(wants, now_us, room)
+            if loaded:
+                await handle.signal(number, 1, request_id="r-1")
+                await came.wait()
+            return loaded
+
+        def deliver_and_tell(mail: MailRow) -> bool:
+            if mail.position > 1:  # The first is the start.
+                came.set()
+            return deliver(mail)
+
+        monkeypatch.setattr(client.engine.store, "claim", claim_and_let_one_arrive)
+        monkeypatch.setattr(worker, "deliver", deliver_and_tell)
+        async with asyncio.timeout(10), worker:
+            await came.wait()
+            await handle.signal(number, 2, request_id="r-2")
+            assert await handle.result() == [1, 2]
+
+
+@pytest.mark.parametrize("cache_size", [1000, 0])
+async def test_a_signal_that_begins_the_run_anew_does_not_overtake_the_inbox(
+    path: Path, cache_size: int
+) -> None:
+    """With a request id a signal goes through the inbox, without one straight to the run: what one
+    sender was told to be stored keeps its order, whatever way it took."""
+
+    @workflow
+    async def flow(got: tuple[int, ...] = ()) -> list[int]:
+        got = (*got, await number.receive())
+        if len(got) < 12:
+            continue_as_new(got=got)
+        return list(got)
+
+    async with hosting(path, cache_size=cache_size) as client:
+        handle = await client.start(flow)
+        for each in range(0, 12, 3):
+            # Its owner has not yet looked into the inbox when the second one is there.
+            await handle.signal(number, each, request_id=f"{each}")
+            await handle.signal(number, each + 1)
+            await handle.signal(number, each + 2)
+        assert await handle.result() == list(range(12))
+
+
+async def test_order_holds_over_roll_overs_from_this_process_and_another(path: Path) -> None:
+    """Each sends only behind the other's acknowledgement."""
+
+    @workflow
+    async def flow(got: tuple[int, ...] = ()) -> list[int]:
+        got = (*got, await number.receive(), await number.receive())
+        if len(got) < 30:
+            continue_as_new(got=got)
+        return list(got)
+
+    async with hosting(path) as client, other_process(path) as other:
+        handle = await client.start(flow, id="both")
+        for each in range(0, 30, 3):
+            await other.do("signal", id="both", name="number", value=each)
+            await handle.signal(number, each + 1)
+            await handle.signal(number, each + 2, request_id=f"{each}")
+        assert await handle.result() == list(range(30))

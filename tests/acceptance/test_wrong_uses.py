@@ -7,7 +7,8 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,37 @@ async def test_signals_and_queries_are_used_inside_a_workflow_only() -> None:
             return 1
 
 
+async def async_handler(question: Query[int]) -> None:
+    @question.handler
+    async def _() -> int:
+        return 1
+
+
+async def handler_that_yields(question: Query[int]) -> None:
+    @question.handler
+    def _() -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize("register", [async_handler, handler_that_yields])
+async def test_a_query_handler_that_cannot_answer_at_once_is_refused_before_anyone_asks(
+    path: Path, register: Callable[[Query[int]], Awaitable[None]]
+) -> None:
+    question = Query("question", int)
+
+    @workflow
+    async def flow() -> None:
+        with suppress(Exception):  # Not to be swallowed.
+            await register(question)
+        await word.receive()
+
+    async with hosting(path) as client:
+        handle = await client.start(flow)
+        blocked = await described(handle, lambda d: d.status == "blocked")
+        assert blocked.reason is not None
+        assert "the handler of query 'question' must be a plain def" in blocked.reason
+
+
 # ------------------------------------------------------------------------------ bad declarations
 
 
@@ -473,6 +505,7 @@ def test_a_bad_declaration_is_refused_where_it_stands(
         ({"jitter": 2}, ValueError, "give a share from 0 to 1"),
         ({"delay": -1}, ValueError, "must be between 0 seconds and 100 years"),
         ({"delay_max": "1m"}, TypeError, "must be seconds"),
+        ({"delay": 100, "delay_max": 99}, ValueError, "shorter than delay=100"),
         ({"non_retryable": "ValueError"}, TypeError, "give a tuple of exception classes or names"),
     ],
 )

@@ -7,7 +7,7 @@ write the file anew: mend the code, or give the stored form a version and an upc
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 from zlib import decompress
@@ -18,6 +18,7 @@ from everlong import registry
 from everlong_engine import CLOSING, Event, Recorded, checksum, decode_event
 from everlong_engine.model.events import KINDS
 from tests.histories.record import FOLDER, SCENARIOS, record
+from tests.proof.tally import Tally
 from tests.support.run_by_hand import discard_all, pairs, replayed
 
 FILES = sorted(FOLDER.glob("*/*.jsonl"))
@@ -40,6 +41,19 @@ def recorded(line: Mapping[str, Any]) -> Recorded:
     return Recorded(line["seq"], line["at_us"], decode_event(line["kind"], body, blobs))
 
 
+@pytest.fixture(name="tally", scope="module")
+def tally_of_this_file() -> Generator[Tally]:
+    tally = Tally()
+    tally.figures["histories"] = len(FILES)
+    yield tally
+    tally.record(
+        "recorded histories of released versions",
+        invariants=[7],
+        tried="prefixes of recorded histories replayed by this code",
+        reproduce="make test ARGS=tests/histories",
+    )
+
+
 @golden
 def test_it_replays(path: Path) -> None:
     workflow, history = read(path)
@@ -49,10 +63,11 @@ def test_it_replays(path: Path) -> None:
 
 
 @golden
-def test_it_replays_from_every_prefix(path: Path) -> None:
+def test_it_replays_from_every_prefix(path: Path, tally: Tally) -> None:
     workflow, history = read(path)
     for end in pairs(history):
-        replayed(registry.workflows[workflow], history[:end]).discard()
+        with tally.trying():
+            replayed(registry.workflows[workflow], history[:end]).discard()
     discard_all()
 
 

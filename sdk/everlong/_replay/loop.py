@@ -164,6 +164,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
 
     def __init__(self, run: LoopOwner, callbacks_max: int) -> None:
         self.everlong_run: LoopOwner = run
+        self.conceals = False
+        """Payloads are encrypted: logs leave out what could quote them."""
         self.seed = 0
         self.start_us = 0
         self.now_us = 0
@@ -246,7 +248,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
                 self.call_exception_handler(
                     {"message": f"exception in {handle!r}", "exception": error}
                 )
-        ready.extend(parked)
+        if parked:
+            ready.extend(parked)
 
     def endless(self, handle: asyncio.Handle) -> NoReturn:
         """More callbacks in one drive than any sane program needs."""
@@ -353,10 +356,12 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         """An exception that nobody will see otherwise: logged, as asyncio does."""
         if self.discarded:
             return
+        error = context.get("exception")
+        if self.conceals:
+            logger.error("in a workflow: nobody saw a %s (encrypted)", type(error).__name__)
+            return
         logger.error(
-            "in a workflow: %s",
-            context.get("message", "unhandled exception"),
-            exc_info=context.get("exception"),
+            "in a workflow: %s", context.get("message", "unhandled exception"), exc_info=error
         )
 
     async def shutdown_asyncgens(self) -> None:

@@ -16,8 +16,10 @@ from urllib.parse import unquote, urlsplit
 
 from everlong import registry
 from everlong._definitions import WorkflowDefinition
+from everlong._records import Records
 from everlong.client._handle import WorkflowHandle
 from everlong.client._views import ExecutionSummary, Page, summary
+from everlong.codec import Codec
 from everlong.exceptions import (
     EverlongError,
     InvalidArguments,
@@ -42,7 +44,6 @@ from everlong_engine import (
     StoreInfo,
     Target,
     WorkerRow,
-    encode_event,
     id_from_text,
     limits,
     pack,
@@ -93,6 +94,7 @@ class Client:
         durability: str,
         retention_us: int | None,
         create: bool,
+        codecs: Sequence[Codec],
     ) -> None:
         self.namespace = namespace
         self._path = path
@@ -100,6 +102,7 @@ class Client:
         self._retention_us = retention_us
         self._create = create
         self._engine: Engine | None = None
+        self.records = Records(codecs)
 
     @classmethod
     def connect(
@@ -110,6 +113,7 @@ class Client:
         durability: str = "full",
         retention: timedelta | float | None = timedelta(microseconds=limits.RETENTION_US),
         create: bool = True,
+        codecs: Sequence[Codec] = (),
     ) -> Self:
         """A client of a store; `async with` opens it, and closes it at the end.
 
@@ -120,6 +124,8 @@ class Client:
                 a power cut may lose the last acknowledged work.
             retention: how long closed runs are kept, once a worker runs; None keeps them for ever.
             create: make the file if it does not exist.
+            codecs: what is done to payloads: `Compress()`, `Encrypt(…)` or both, in this order.
+                Those of a worker's client decide how its runs are stored.
 
         Raises:
             ValueError: an option that makes no sense, named.
@@ -135,6 +141,7 @@ class Client:
             durability=durability,
             retention_us=retention_us,
             create=create,
+            codecs=codecs,
         )
 
     async def __aenter__(self) -> Self:
@@ -153,17 +160,24 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.close()
+        if self._engine is None:
+            return
+        engine = self.engine  # Refused on another loop.
+        self._engine = None
+        await engine.close()
 
     @property
     def engine(self) -> Engine:
-        """Not public: the engine beneath."""
+        """Not public: the engine beneath.
+
+        Raises:
+            EverlongError: the client is not open, or is used on another event loop than its own.
+        """
         if self._engine is None:
             raise EverlongError(
                 "this client is not open: use `async with Client.connect(…) as client`"
             )
+        self._engine.require_its_loop()
         return self._engine
 
     # ------------------------------------------------------------------------------- starting
@@ -293,7 +307,7 @@ class Client:
             worker.begin(new, started, if_open, if_closed, done)
             return await future
         blobs: Blobs = {}
-        kind, body = encode_event(started, blobs)
+        kind, body = self.records.start(new, started, blobs)
         start = StartRun(
             new, if_open, if_closed, kind, body, blobs=blobs, wake_us=engine.clock.now_us()
         )
@@ -384,7 +398,7 @@ class Client:
             raise ValueError(f"after={after!r} is no cursor: pass a page's `next`") from error
         wanted = RunFilter(self.namespace, status, type, workflow_id)
         rows = await self.engine.store.list_runs(wanted, limit + 1, cursor)
-        items = [summary(row) for row in rows[:limit]]
+        items = [summary(row, self.records.shown_reason(row)) for row in rows[:limit]]
         return Page(items, items[-1].run_id if len(rows) > limit else None)
 
     async def run_row(self, run_id: str) -> RunRow | None:

@@ -1,6 +1,7 @@
 """`WorkflowHandle`: one execution, seen from outside."""
 
 import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from everlong import registry
@@ -12,6 +13,7 @@ from everlong.exceptions import (
     EverlongError,
     NoAnswer,
     QueryFailed,
+    StoreError,
     WorkflowCancelled,
     WorkflowClosed,
     WorkflowFailed,
@@ -24,6 +26,7 @@ from everlong_engine import (
     Blobs,
     CancelRequested,
     Closing,
+    Engine,
     Input,
     Message,
     MessageResult,
@@ -39,7 +42,6 @@ from everlong_engine import (
     SignalReceived,
     Target,
     Terminate,
-    encode_event,
     id_text,
     pack,
     unpack,
@@ -71,7 +73,7 @@ class WorkflowHandle(Generic[R]):
         definition: Any = None,
     ) -> None:
         self._client = client
-        self._engine = client.engine
+        _ = client.engine  # A handle of a client that is not open is of no use.
         self._execution_id = execution_id
         self._run_id = run_id
         self._definition = definition
@@ -84,6 +86,11 @@ class WorkflowHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<WorkflowHandle {self.workflow_id}>"
+
+    @property
+    def _engine(self) -> Engine:
+        """Looked up at each use: the client may have been closed."""
+        return self._client.engine
 
     def _target(self) -> Target:
         return self._engine.target(self._client.namespace, self.workflow_id, self._execution_id)
@@ -138,7 +145,7 @@ class WorkflowHandle(Generic[R]):
         recorded = await self._engine.store.last_event(row.shard, row.run_id)
         if recorded is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
-        return recorded.event  # type: ignore[return-value]
+        return self._client.records.closing(row, recorded)
 
     def _outcome(self, event: Closing) -> R:
         match event:
@@ -216,7 +223,7 @@ class WorkflowHandle(Generic[R]):
             await future
             return
         blobs: Blobs = {}
-        kind, body = encode_event(event, blobs)
+        kind, body = self._client.records.message(target, event, blobs)
         message = Message(target, kind, body, self._engine.clock.now_us(), request_id, blobs)
         result = await self._engine.commits.put(message)
         assert isinstance(result, MessageResult)
@@ -261,7 +268,9 @@ class WorkflowHandle(Generic[R]):
         engine = self._engine
         now_us = engine.clock.now_us()
         question_id = engine.ids.next(now_us)
-        ask = Ask(question_id, self._target(), name, arguments, now_us)
+        target, records = self._target(), self._client.records
+        sent = records.question(target, question_id, name, arguments)
+        ask = Ask(question_id, target, name, sent, now_us)
         result = await engine.commits.put(ask)
         assert isinstance(result, MessageResult)
         if result.status is None:
@@ -269,7 +278,7 @@ class WorkflowHandle(Generic[R]):
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
-                    changed = engine.changed()
+                    changed = self._engine.changed()
                     found = await engine.store.answer(question_id)
                     if found is not None:
                         changed.cancel()
@@ -278,11 +287,13 @@ class WorkflowHandle(Generic[R]):
         except TimeoutError as error:
             raise NoAnswer(workflow_id=self.workflow_id, timeout_s=timeout_s) from error
         finally:
-            await engine.store.forget_question(question_id)
+            with suppress(StoreError):  # Closed, say. Whoever sweeps the store forgets it too.
+                await engine.store.forget_question(question_id)
         ok, answer = found
         if not ok:
-            raise QueryFailed(str(unpack(answer)), workflow_id=self.workflow_id, query=name)
-        return answer
+            refusal = records.refused(target, question_id, name, answer)
+            raise QueryFailed(refusal, workflow_id=self.workflow_id, query=name)
+        return records.answered(target, question_id, name, answer)
 
     # --------------------------------------------------------------------------------- the end
 
@@ -293,10 +304,11 @@ class WorkflowHandle(Generic[R]):
             WorkflowClosed, WorkflowNotFound: there is nothing to terminate.
         """
         event = RunTerminated(reason or "no reason was given")
-        kind, body = encode_event(event, {})
+        target = self._target()
+        kind, body = self._client.records.message(target, event, {})
         now_us = self._engine.clock.now_us()
         result = await self._engine.commits.put(
-            Terminate(self._target(), kind, body, RunStatus.TERMINATED, now_us)
+            Terminate(target, kind, body, RunStatus.TERMINATED, now_us)
         )
         assert isinstance(result, MessageResult)
         self._require_accepted(result)
@@ -326,10 +338,12 @@ class WorkflowHandle(Generic[R]):
         loaded = await store.load(row.shard, row.run_id)
         if loaded is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
+        records = self._client.records
         workers = await store.workers()
         owner = next((one.name for one in workers if one.worker_id == loaded.row.owner), None)
         hosted = any(row.type in one.types for one in workers if not one.dead)
-        return describe(loaded, owner, hosted=hosted)
+        reason = records.shown_reason(loaded.row)
+        return describe(records.shown(loaded), owner, reason, hosted=hosted)
 
     async def history(self, run_id: str | None = None) -> list[HistoryEvent]:
         """The events of the current run (or of an earlier one), with the attempts of activities."""
@@ -337,6 +351,7 @@ class WorkflowHandle(Generic[R]):
         loaded = await self._engine.store.load(row.shard, row.run_id)
         if loaded is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
+        loaded = self._client.records.shown(loaded)
         return view_history(loaded.history, loaded.attempts)
 
     async def _row(self, run_id: str | None = None) -> RunRow:

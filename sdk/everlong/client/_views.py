@@ -22,6 +22,7 @@ from everlong_engine import (
     Recorded,
     RunRow,
     SignalReceived,
+    SignalRejected,
     fold,
     id_text,
     latest_attempts,
@@ -123,6 +124,8 @@ class ExecutionDescription(ExecutionSummary):
     timers: tuple[PendingTimer, ...]
     signals: tuple[str, ...]
     """Signals in the order of the journal; those that wait in the inbox have a mark behind."""
+    rejected: tuple[str, ...] = ()
+    """Signals whose values did not fit: recorded with the reason, never delivered."""
     cancel_requested: bool
     owner: str | None
     """The worker that has it; None while it sleeps."""
@@ -143,11 +146,11 @@ class HistoryEvent:
     """Attempts of the activity that this event scheduled, as far as they are kept."""
 
 
-def summary(row: RunRow) -> ExecutionSummary:
-    return ExecutionSummary(**_summary(row))
+def summary(row: RunRow, reason: str | None) -> ExecutionSummary:
+    return ExecutionSummary(**_summary(row, reason))
 
 
-def _summary(row: RunRow) -> dict[str, Any]:
+def _summary(row: RunRow, reason: str | None) -> dict[str, Any]:
     return {
         "workflow_id": row.workflow_id,
         "run_id": id_text(row.run_id),
@@ -156,11 +159,13 @@ def _summary(row: RunRow) -> dict[str, Any]:
         "started_at": instant(row.started_us),
         "closed_at": None if row.closed_us is None else instant(row.closed_us),
         "history_events": row.next_seq - 1,
-        "reason": row.reason,
+        "reason": reason,
     }
 
 
-def describe(loaded: LoadedRun, owner: str | None, *, hosted: bool) -> ExecutionDescription:
+def describe(
+    loaded: LoadedRun, owner: str | None, reason: str | None, *, hosted: bool
+) -> ExecutionDescription:
     state = fold(loaded.history)
     newest = latest_attempts(loaded.attempts)
     activities = tuple(
@@ -178,16 +183,18 @@ def describe(loaded: LoadedRun, owner: str | None, *, hosted: bool) -> Execution
         PendingTimer(timer_id=one.timer_id, due_at=instant(one.due_us), where=one.where)
         for one in state.timers.values()
     )
+    rejected = [one.event.signal for one in loaded.history if isinstance(one.event, SignalRejected)]
     received = [one.event.signal for one in loaded.history if isinstance(one.event, SignalReceived)]
     started = state.started
     return ExecutionDescription(
-        **_summary(loaded.row),
+        **_summary(loaded.row, reason),
         input=None if started is None else plain(started.arguments),
         code="" if started is None else started.code,
         python="" if started is None else started.python,
         activities=activities if loaded.row.status.is_open else (),
         timers=timers if loaded.row.status.is_open else (),
         signals=(*received, *("(in the inbox)" for _ in loaded.mail)),
+        rejected=tuple(rejected),
         cancel_requested=state.cancel_requested,
         owner=owner,
         hosted=hosted,
@@ -202,7 +209,9 @@ def _pending(
     next_at = None
     if newest is not None:
         attempt = newest.attempt
-        if newest.state is not AttemptState.STARTED:
+        if newest.state is AttemptState.NOT_BEGUN:
+            state = "waiting"
+        elif newest.state is not AttemptState.STARTED:
             state = "backing off"
             error = f"{newest.error_type}: {newest.error}"
             next_at = None if newest.retry_us is None else instant(newest.retry_us)
@@ -223,7 +232,9 @@ def _pending(
 def view_history(history: list[Recorded], attempts: list[AttemptRow]) -> list[HistoryEvent]:
     by_activity: dict[int, dict[int, Attempt]] = {}
     for row in attempts:
-        by_activity.setdefault(row.activity_id, {})[row.attempt] = _attempt(row)
+        known = by_activity.setdefault(row.activity_id, {})
+        if row.state is not AttemptState.NOT_BEGUN:
+            known[row.attempt] = _attempt(row)
     for one in history:
         _end_last_attempt(by_activity, one)
     return [

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from random import Random
@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from everlong._context import activity_context
 from everlong._definitions import ActivityDefinition
+from everlong._records import Records
 from everlong.exceptions import StoreError
 from everlong.worker._attempts import (
     AttemptContext,
@@ -28,7 +29,8 @@ from everlong.worker._attempts import (
 )
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
-from everlong.worker._pool import spawned_pool
+from everlong.worker._pool import end_pool, spawned_pool
+from everlong.worker._threads import DaemonThreads
 from everlong_engine import (
     ActivityCompleted,
     ActivityFailed,
@@ -61,6 +63,7 @@ class ActivityRunner:
     def __init__(
         self,
         engine: Engine,
+        records: Records,
         worker_name: str,
         deadlines: Deadlines,
         deliver: Callable[[OwnedRun, Incoming], None],
@@ -70,6 +73,7 @@ class ActivityRunner:
         processes: int,
     ) -> None:
         self._engine = engine
+        self._records = records
         self._worker = worker_name
         self._deadlines = deadlines
         self._deliver = deliver
@@ -78,9 +82,11 @@ class ActivityRunner:
         self._waiting: deque[OpenAttempt] = deque()
         self._threads_max = threads
         self._processes_max = processes
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: DaemonThreads | None = None
         self._processes: ProcessPoolExecutor | None = None
         self._at_work: set[OpenAttempt] = set()
+        self._outliving: set[Future[Any]] = set()
+        """Work in processes that goes on although its attempt is over."""
         self.stopping = False
         self._handing_back = False
         self._quiet = asyncio.Event()
@@ -136,6 +142,9 @@ class ActivityRunner:
             return
         attempt.attempt = 1 if newest is None else newest.attempt
         attempt.previous_details = None if newest is None else newest.details
+        if newest is not None and newest.state is AttemptState.NOT_BEGUN:
+            self._queue(attempt)
+            return
         if newest is not None and newest.state is not AttemptState.STARTED:
             self._after_row(attempt, newest.retry_us)
         elif may_repeat_lost(attempt.scheduled.options, attempt.attempt):
@@ -201,7 +210,7 @@ class ActivityRunner:
         self._engine.commits.add(MarkAttempts(run.shard, run.run_id, run.token, (row,)), settled)
 
     def _row(self, attempt: OpenAttempt, state: AttemptState, **more: Any) -> AttemptRow:
-        return AttemptRow(
+        row = AttemptRow(
             activity_id=attempt.scheduled.activity_id,
             attempt=attempt.attempt,
             state=state,
@@ -209,6 +218,7 @@ class ActivityRunner:
             worker=self._worker,
             **more,
         )
+        return self._records.attempt(attempt.run, row)
 
     # ---------------------------------------------------------------------------- one attempt
 
@@ -225,7 +235,7 @@ class ActivityRunner:
             task = loop.create_task(perform_elsewhere(self._process_pool(), attempt, activity))
         else:
             activity.loop = loop
-            work = self._thread_pool().submit(context.run, perform_in_thread, attempt)
+            work = self._thread_pool().submit(lambda: context.run(perform_in_thread, attempt))
             activity.work = work
             task = asyncio.wrap_future(work)
         attempt.task = task
@@ -273,16 +283,19 @@ class ActivityRunner:
         attempt.has_slot = False
         if not (attempt.abandoned or attempt.run.dropped):
             self._judge(attempt, outcome)
-        self._give_back_behind(activity.work)
+        self._give_back_behind(activity.work, attempt.definition.process)
 
-    def _give_back_behind(self, work: "Future[Any] | None") -> None:
+    def _give_back_behind(self, work: "Future[Any] | None", in_process: bool) -> None:
         """A thread or a process cannot be stopped: its slot stays taken until it ends by itself."""
         if work is None or work.done():
             self.give_back()
             return
         loop = asyncio.get_running_loop()
+        if in_process:
+            self._outliving.add(work)
 
         def ended(_: "Future[Any]") -> None:
+            self._outliving.discard(work)
             with suppress(RuntimeError):  # The loop is closed: so is the worker.
                 loop.call_soon_threadsafe(self.give_back)
 
@@ -346,7 +359,7 @@ class ActivityRunner:
             attempt.definition.name,
             attempt.run.workflow_id,
             failure.type,
-            failure.message,
+            "its message is encrypted" if self._records.conceals else failure.message,
             delay_us / 1e6,
         )
         attempt.retry_us = now_us + delay_us
@@ -388,7 +401,7 @@ class ActivityRunner:
         now_us = self._engine.clock.now_us()
         rows: list[AttemptRow] = []
         for attempt in run.attempts.values():
-            if attempt.has_slot or attempt.task is not None:
+            if attempt.task is not None:
                 again = may_repeat_lost(attempt.scheduled.options, attempt.attempt)
                 rows.append(
                     self._row(
@@ -401,6 +414,10 @@ class ActivityRunner:
                         details=attempt.details,
                     )
                 )
+            elif attempt.has_slot:
+                # What is committed says that it may have begun; here one knows better.
+                details = attempt.previous_details
+                rows.append(self._row(attempt, AttemptState.NOT_BEGUN, details=details))
         self.drop(run)
         return tuple(rows)
 
@@ -420,9 +437,11 @@ class ActivityRunner:
         self._handing_back = True
 
     def close(self) -> None:
-        for pool in (self._threads, self._processes):
-            if pool is not None:
-                pool.shutdown(wait=False, cancel_futures=True)
+        """What still runs was handed back: threads end by themselves, processes are ended."""
+        if self._threads is not None:
+            self._threads.shutdown()
+        if self._processes is not None:
+            end_pool(self._processes, at_work=bool(self._outliving))
 
     # ----------------------------------------------------------------------------- private
 
@@ -452,9 +471,9 @@ class ActivityRunner:
         row = self._row(attempt, AttemptState.STARTED, details=attempt.details)
         self._mark(attempt, row, None)
 
-    def _thread_pool(self) -> ThreadPoolExecutor:
+    def _thread_pool(self) -> DaemonThreads:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._threads_max, "everlong-activity")
+            self._threads = DaemonThreads(self._threads_max, "everlong-activity")
         return self._threads
 
     def _process_pool(self) -> ProcessPoolExecutor:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 from everlong._definitions import WorkflowDefinition
+from everlong._records import Records
 from everlong.worker._owned import OwnedRun, Step
 from everlong_engine import (
     CLOSING,
@@ -14,7 +15,6 @@ from everlong_engine import (
     Blobs,
     Closing,
     Engine,
-    Event,
     HistoryRow,
     NewRun,
     NextRun,
@@ -27,8 +27,6 @@ from everlong_engine import (
     RunTerminated,
     RunTimedOut,
     SignalReceived,
-    checksum,
-    encode_event,
 )
 
 __all__ = ["Appends"]
@@ -43,6 +41,9 @@ _STATUS: Final[Mapping[type[Closing], RunStatus]] = {
     RunTimedOut: RunStatus.TIMED_OUT,
 }
 
+_RETURNS: Final = frozenset({RunCompleted, RunFailed, RunCancelled})
+"""How the code itself ends its run."""
+
 
 class Appends:
     """Builds what goes into the group commit for one worker's runs."""
@@ -50,11 +51,13 @@ class Appends:
     def __init__(
         self,
         engine: Engine,
+        records: Records,
         worker_id: bytes,
         workflows: Mapping[str, WorkflowDefinition],
         reserve: Callable[[], bool],
     ) -> None:
         self._engine = engine
+        self._records = records
         self._worker_id = worker_id
         self._workflows = workflows
         self._reserve = reserve
@@ -68,11 +71,12 @@ class Appends:
         incoming, decisions = step.incoming, step.decisions
         blobs: Blobs = {}
         base = run.next_seq
-        rows = [_row(base, incoming.event, at_us, blobs)]
+        row = self._records.row
+        rows = [row(run, base, incoming.event, at_us, blobs)]
         for index, made in enumerate(decisions):
             decision = made
-            if isinstance(made, RunCompleted | RunFailed | RunCancelled):
-                decision = decisions[index] = _with_unread(made, run)
+            if type(made) in _RETURNS:  # Not isinstance with a union: that builds it each time.
+                decision = decisions[index] = _with_unread(made, run)  # type: ignore[arg-type]
             if type(made) is ActivityScheduled and self._reserve():
                 decision = decisions[index] = ActivityScheduled(
                     made.activity_id,
@@ -82,7 +86,7 @@ class Appends:
                     made.where,
                     began=True,
                 )
-            rows.append(_row(base + 1 + index, decision, at_us, blobs))
+            rows.append(row(run, base + 1 + index, decision, at_us, blobs))
         last = decisions[-1] if decisions else None
         closing: Closing | None = None
         if last is not None and type(last) in CLOSING:
@@ -99,16 +103,17 @@ class Appends:
             at_us,
             blobs,
             consumed=consumed,
-            # A message that came directly must not overtake what lies in the inbox. The inbox is
-            # the execution's: a run that begins anew leaves it to the next one.
-            mail_free=not continued and (closing is not None or incoming.on_done is not None),
+            # A message that came directly must not overtake what lies in the inbox, whatever it
+            # leads to. The inbox is the execution's: a run that begins anew for another reason
+            # leaves it to the next one.
+            mail_free=incoming.on_done is not None or (closing is not None and not continued),
             closing=closing,
         )
 
     def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
         """A closing event that the code did not decide."""
         blobs: Blobs = {}
-        rows = [_row(run.next_seq, event, at_us, blobs)]
+        rows = [self._records.row(run, run.next_seq, event, at_us, blobs)]
         return self._append(run, rows, at_us, blobs, consumed=(), mail_free=False, closing=event)
 
     def _append(
@@ -168,8 +173,7 @@ class Appends:
             carried=event.carried,
             cancel_requested=run.code.cancel_requested,
         )
-        blobs: Blobs = {}
-        kind, body = encode_event(started, blobs)
+        self._engine.ids.follow(run.run_id)
         new = NewRun(
             shard=run.shard,
             run_id=self._engine.ids.next(now_us),
@@ -180,6 +184,8 @@ class Appends:
             queue=run.queue,
             started_us=now_us,
         )
+        blobs: Blobs = {}
+        kind, body = self._records.start(new, started, blobs)
         return NextRun(new, self._worker_id, kind, body, blobs)
 
 
@@ -193,8 +199,3 @@ def _with_unread(
         if one.position is not None and isinstance(one.event, SignalReceived)
     )
     return replace(closing, unread=closing.unread + names) if names else closing
-
-
-def _row(seq: int, event: Event, at_us: int, blobs: Blobs) -> HistoryRow:
-    kind, body = encode_event(event, blobs)
-    return seq, kind, at_us, body, checksum(seq, kind, body)

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any, Final
 
 from everlong._definitions import WorkflowDefinition
+from everlong._records import Records
 from everlong._replay.run import WorkflowRun
 from everlong.exceptions import (
     EverlongError,
@@ -31,7 +32,7 @@ from everlong.worker._appends import Appends
 from everlong.worker._cache import RunCache
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._leaving import RunReleaser
-from everlong.worker._loading import RunLoader, incoming
+from everlong.worker._loading import RunLoader
 from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun, Step, Superseded
 from everlong_engine import (
     CLOSING,
@@ -47,7 +48,6 @@ from everlong_engine import (
     Closing,
     Decision,
     Engine,
-    ForgetMail,
     IfClosed,
     IfOpen,
     Input,
@@ -65,8 +65,6 @@ from everlong_engine import (
     TimerFired,
     TimerStarted,
     WriteResult,
-    decode_event,
-    encode_event,
     id_text,
     limits,
 )
@@ -94,6 +92,7 @@ class RunKeeper:
     def __init__(
         self,
         engine: Engine,
+        records: Records,
         worker_id: bytes,
         workflows: Mapping[str, WorkflowDefinition],
         signals: dict[str, Any],
@@ -101,6 +100,7 @@ class RunKeeper:
         make_runner: Callable[[Deadlines, Callable[[OwnedRun, Incoming], None]], ActivityRunner],
     ) -> None:
         self.engine = engine
+        self.records = records
         self.worker_id = worker_id
         self.cache = RunCache(cache_size)
         self.deadlines = Deadlines(engine.clock)
@@ -114,7 +114,7 @@ class RunKeeper:
         """Called with the instant at which a run that fell asleep wants to be woken."""
         self._workflows = workflows
         self._signals = signals
-        self._appends = Appends(engine, worker_id, workflows, self.activities.reserve)
+        self._appends = Appends(engine, records, worker_id, workflows, self.activities.reserve)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -138,7 +138,9 @@ class RunKeeper:
 
     def new_code(self, kind: str, run_id: bytes) -> WorkflowRun:
         """A run's code before its first input."""
-        return WorkflowRun(self._workflows[kind], id_text(run_id), self._signals)
+        code = WorkflowRun(self._workflows[kind], id_text(run_id), self._signals)
+        code.loop.conceals = self.records.conceals
+        return code
 
     # --------------------------------------------------------------------------------- begin
 
@@ -198,7 +200,7 @@ class RunKeeper:
         on_result: Callable[[StartResult | StoreError], None],
     ) -> None:
         blobs: Blobs = {}
-        kind, body = encode_event(started, blobs)
+        kind, body = self.records.start(new, started, blobs)
         now_us = self.engine.clock.now_us()
 
         def settled(result: WriteResult | StoreError) -> None:
@@ -224,12 +226,12 @@ class RunKeeper:
         """Mail that another process left; False when the run is not here."""
         run = self.cache.get(mail.execution_id)
         if run is None or run.dropped:
+            self.loading.keep_stray(mail)
             return False
         if mail.kind == _TERMINATED:
-            self.engine.commits.add(ForgetMail(mail.position, mail.execution_id), lambda _: None)
+            self.engine.forget_mail(mail)
             self.terminated(mail.execution_id)
-            event = decode_event(mail.kind, mail.body, {})
-            assert isinstance(event, RunTerminated)
+            event = self.records.termination(run, mail)
             self.engine.closed(mail.execution_id, run.run_id, event)
             return True
         if run.releasing:
@@ -240,7 +242,7 @@ class RunKeeper:
         if mail.position in run.positions:
             return True
         try:
-            one = incoming(mail, {})
+            one = Incoming(self.records.input(run, mail, {}), mail.position)
         except EverlongError:
             # It spilled, or is damaged: loading decides, with everything at hand.
             run.when_settled(partial(self.loading.reload, run))

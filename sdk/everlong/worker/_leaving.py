@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from everlong.exceptions import EverlongError, StoreError
 from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun
-from everlong_engine import AppendResult, Blobs, Release, WriteResult, encode_event
+from everlong_engine import AppendResult, Blobs, Release, WriteResult
 
 if TYPE_CHECKING:
     from everlong.worker._keeper import RunKeeper
@@ -54,12 +54,13 @@ class RunReleaser:
 
     def block(self, run: OwnedRun, fault: EverlongError) -> None:
         """Park a run whose code, or whose history, has a fault. It goes on after a fix."""
-        reason = f"{type(fault).__name__}: {fault}"
-        logger.error("%s (%s) is blocked: %s", run.workflow_id, run.type, reason)
+        records = self._keeper.records
+        stored, reason = records.reason(run, fault), f"{type(fault).__name__}: {fault}"
+        logger.error("%s (%s) is blocked: %s", run.workflow_id, run.type, records.logged(fault))
         for one in run.mailbox:
             if one.on_done is not None:
                 one.on_done(EverlongError(f"{run.workflow_id} is blocked: {reason}"))
-        run.when_settled(partial(self.release, run, None, blocked=True, reason=reason))
+        run.when_settled(partial(self.release, run, None, blocked=True, reason=stored))
 
     def release(
         self,
@@ -76,7 +77,7 @@ class RunReleaser:
         run.code.discard()
         blobs: Blobs = {}
         mail = tuple(
-            encode_event(one.event, blobs)
+            self._keeper.records.outcome(run, one.event, blobs)
             for one in run.mailbox
             if isinstance(one.event, OUTCOMES) and one.position is None
         )
@@ -124,14 +125,14 @@ class RunReleaser:
 
     async def _claim_for(self, run: OwnedRun, waiting: list[Incoming]) -> None:
         keeper = self._keeper
-        try:
-            loaded = await self._engine.store.claim_run(keeper.worker_id, run.shard, run.run_id)
-        except StoreError as error:
-            for one in waiting:
-                assert one.on_done is not None
-                one.on_done(error)
-            return
-        with keeper.cache.pinned(run.execution_id):
+        with keeper.loading.claiming(), keeper.cache.pinned(run.execution_id):
+            try:
+                loaded = await self._engine.store.claim_run(keeper.worker_id, run.shard, run.run_id)
+            except StoreError as error:
+                for one in waiting:
+                    assert one.on_done is not None
+                    one.on_done(error)
+                return
             if loaded is not None:
                 keeper.loading.adopt(loaded)
             current = keeper.cache.get(run.execution_id)

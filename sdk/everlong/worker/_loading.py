@@ -7,17 +7,16 @@ under a mark in the store that outlives this process, until it has come through.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from everlong._replay.run import replay
-from everlong.exceptions import EverlongError, StoreError, WorkflowFault
+from everlong.exceptions import EverlongError, StoreError
 from everlong.worker._owned import OUTCOMES, Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
-    INPUTS,
     AppendResult,
     AttemptState,
-    Input,
     LoadedRun,
     MailRow,
     MarkAttempts,
@@ -25,8 +24,6 @@ from everlong_engine import (
     RunStarted,
     RunStatus,
     WriteResult,
-    checksum,
-    decode_event,
     fold,
     latest_attempts,
     limits,
@@ -35,7 +32,7 @@ from everlong_engine import (
 if TYPE_CHECKING:
     from everlong.worker._keeper import RunKeeper
 
-__all__ = ["RunLoader", "incoming"]
+__all__ = ["RunLoader"]
 
 logger = logging.getLogger("everlong")
 
@@ -52,8 +49,30 @@ class RunLoader:
         self.suspected: deque[LoadedRun] = deque()
         """On probation, waiting for their turn."""
         self._on_trial: OwnedRun | None = None
+        self._claims = 0
+        self._strays: dict[bytes, list[MailRow]] = {}
 
     # -------------------------------------------------------------------------------- claimed
+
+    @contextmanager
+    def claiming(self) -> Generator[None, None, None]:
+        """From before a claim until what it brought is adopted.
+
+        Mail that is committed in between was not read by the claim, and would find nobody: it would
+        lie there until the run is loaded again, while later mail overtakes it.
+        """
+        self._claims += 1
+        try:
+            yield
+        finally:
+            self._claims -= 1
+            if self._claims == 0:
+                self._strays.clear()
+
+    def keep_stray(self, mail: MailRow) -> None:
+        """Mail for a run that nobody here has: perhaps of one that is being claimed."""
+        if self._claims:
+            self._strays.setdefault(mail.execution_id, []).append(mail)
 
     def adopt(self, loaded: LoadedRun) -> None:
         """A claimed run: replay it, arm what it waits for, feed what lies in its inbox."""
@@ -62,6 +81,7 @@ class RunLoader:
             self._next_trial()
             return
         run = self._fresh(loaded.row)
+        run.late_mail = self._strays.pop(run.execution_id, [])
         if self._load(run, loaded):
             self._keeper.pump(run)
 
@@ -75,9 +95,13 @@ class RunLoader:
         """Bring fresh code to where the history ends. False: it met a fault and is parked."""
         run.next_seq = loaded.row.next_seq
         run.code.history_bytes = loaded.history_bytes
+        records = self._keeper.records
         try:
+            loaded = records.opened(loaded)
             replay(run.code, loaded.history)
-            mail = [incoming(row, loaded.blobs) for row in loaded.mail]
+            mail = [
+                Incoming(records.input(run, row, loaded.blobs), row.position) for row in loaded.mail
+            ]
             # Of a run that began anew: what came before its start waits for it.
             mail.sort(key=lambda one: not isinstance(one.event, RunStarted))
         except EverlongError as fault:
@@ -96,6 +120,9 @@ class RunLoader:
         local = [one for one in run.mailbox if one.position is None]
         run.mailbox = deque([*mail, *local])
         self._arm(run, state.started, state.started_us)
+        for number in sorted(run.attempts.keys() - state.activities.keys()):
+            # Closed by an append that was stored, though this worker was told otherwise.
+            self._keeper.activities.cancel(run, number)
         answered = {one.event.activity_id for one in run.mailbox if isinstance(one.event, OUTCOMES)}
         for number, activity in state.activities.items():
             # Those still at work here lost only their code; of some the outcome waits to be fed.
@@ -269,18 +296,3 @@ class RunLoader:
 
 def _is_here(run: OwnedRun) -> bool:
     return not run.dropped
-
-
-def incoming(mail: MailRow, blobs: Mapping[bytes, bytes]) -> Incoming:
-    """A message of the inbox as an input to feed.
-
-    Raises:
-        EverlongError: it is damaged, or needs a payload that spilled and is not in `blobs`.
-    """
-    if checksum(0, mail.kind, mail.body) != mail.checksum:
-        raise WorkflowFault(f"message {mail.position} of the inbox has a wrong checksum")
-    event = decode_event(mail.kind, mail.body, blobs)
-    if type(event) not in INPUTS:
-        raise WorkflowFault(f"message {mail.position} of the inbox is no input")
-    found: Input = event  # type: ignore[assignment]
-    return Incoming(found, mail.position)

@@ -36,6 +36,7 @@ from everlong.worker._owned import Incoming, OwnedRun, Superseded
 from everlong.workflow import Workflow
 from everlong_engine import (
     Answer,
+    Engine,
     IfClosed,
     IfOpen,
     Input,
@@ -49,7 +50,6 @@ from everlong_engine import (
     WorkerRow,
     id_text,
     limits,
-    pack,
     seconds_us,
 )
 
@@ -82,7 +82,8 @@ class Worker:
         cache_size: how many runs stay in memory; the others sleep in the store.
         name: how `doctor` and histories call it.
         stop_timeout: seconds (or timedelta) that running activities get to end when it stops;
-            what has not ended then is handed back and begins again elsewhere.
+            what has not ended then is handed back and begins again elsewhere. (A thread cannot be
+            stopped: it goes on until the process ends, and does not keep it alive.)
 
     Raises:
         StoreOwned: another process has workers on the file.
@@ -120,6 +121,7 @@ class Worker:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._workflows: dict[str, WorkflowDefinition] = {}
         self._keeper: RunKeeper | None = None
+        self._held: Engine | None = None
         self._worker_id = b""
         self._wake = asyncio.Event()
         self._next_look_us = 0
@@ -151,11 +153,12 @@ class Worker:
         guard.install()
         asyncio_adapter.install_as_completed()
         anyio_adapter.install()
-        engine = self._client.engine
+        engine = self._held = self._client.engine
         now_us = engine.clock.now_us()
         self._worker_id = engine.ids.next(now_us)
         self._failed = asyncio.get_running_loop().create_future()
         engine.attach(self)
+        engine.share()
         try:
             alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
             while await engine.store.take_over(alive, now_us, limits.CLAIM_RUNS_MAX):
@@ -163,10 +166,11 @@ class Worker:
             await engine.store.register(self._as_row(now_us), _QUEUE)
             await engine.store.resume_blocked(tuple(self._workflows), now_us)
         except BaseException:
-            await engine.detach(self)
+            await self._leave(engine)
             raise
         self._keeper = RunKeeper(
             engine,
+            self._client.records,
             self._worker_id,
             self._workflows,
             registry.signals,
@@ -182,24 +186,41 @@ class Worker:
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
-        engine = self._client.engine
+        engine = self._engine
         if self._claims is not None:
             self._claims.cancel()
             await asyncio.wait([self._claims])
-        if engine.commits.failed is None:
-            # Still reachable for outcomes while activities end.
-            await keeper.activities.finish_or_time_out(self._stop_timeout_s)
-            await keeper.release_all()
-            await engine.store.bury(self._worker_id)
-            # A claim that was cut off, or a suspect that waited for its turn, is freed for others.
-            alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
-            alive.remove(self._worker_id)
-            while await engine.store.take_over(alive, engine.clock.now_us(), limits.CLAIM_RUNS_MAX):
-                pass
-        else:
+        try:
+            await self._hand_back(keeper, engine)
+        finally:
+            keeper.activities.close()
+            await self._leave(engine)
+
+    async def _hand_back(self, keeper: RunKeeper, engine: Engine) -> None:
+        if engine.commits.failed is not None:
             keeper.abandon()
-        keeper.activities.close()
-        await engine.detach(self)
+            return
+        # Still reachable for outcomes while activities end.
+        await keeper.activities.finish_or_time_out(self._stop_timeout_s)
+        await keeper.release_all()
+        await engine.store.bury(self._worker_id)
+        # A claim that was cut off, or a suspect that waited for its turn, is freed for others.
+        alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
+        alive.remove(self._worker_id)
+        while await engine.store.take_over(alive, engine.clock.now_us(), limits.CLAIM_RUNS_MAX):
+            pass
+
+    async def _leave(self, engine: Engine) -> None:
+        try:
+            await engine.detach(self)
+        finally:
+            await engine.close()
+
+    @property
+    def _engine(self) -> Engine:
+        """Its own hold on it: the client may be closed while the worker still runs."""
+        assert self._held is not None, "a worker that has not started asks nothing"
+        return self._held
 
     async def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
         """Serve until SIGTERM or SIGINT; the first ends in order, the second at once.
@@ -285,7 +306,8 @@ class Worker:
         self, deadlines: Deadlines, deliver: Callable[[OwnedRun, Incoming], None]
     ) -> ActivityRunner:
         return ActivityRunner(
-            self._client.engine,
+            self._engine,
+            self._client.records,
             self.name,
             deadlines,
             deliver,
@@ -298,7 +320,7 @@ class Worker:
 
     async def _claim_for_ever(self) -> None:
         wants = Wants(self._worker_id, _QUEUE, tuple(self._workflows))
-        store, clock = self._client.engine.store, self._client.engine.clock
+        store, clock = self._engine.store, self._engine.clock
         while True:
             wait_s = _POLL_S
             self._wake.clear()
@@ -341,16 +363,16 @@ class Worker:
         self._full = room <= 0
         if self._full:
             return 0
-        loaded = await self._client.engine.store.claim(
-            wants, self._client.engine.clock.now_us(), room
-        )
-        for run in loaded:
-            try:
-                keeper.loading.adopt(run)
-            except Exception:
-                # Ours, not the user's. It must not stop the other runs; a restart tries it again.
-                logger.exception("%s could not be taken in hand", run.row.workflow_id)
-            await asyncio.sleep(0)  # Replays are work: let what is running have its turn.
+        engine = self._engine
+        with keeper.loading.claiming():
+            loaded = await engine.store.claim(wants, engine.clock.now_us(), room)
+            for run in loaded:
+                try:
+                    keeper.loading.adopt(run)
+                except Exception:
+                    # Ours, not the user's. It must not stop the other runs; a restart tries again.
+                    logger.exception("%s could not be taken in hand", run.row.workflow_id)
+                await asyncio.sleep(0)  # Replays are work: let what is running have its turn.
         return len(loaded)
 
     # ----------------------------------------------------------------- what the engine asks of it
@@ -380,15 +402,17 @@ class Worker:
         task.add_done_callback(self._questions.discard)
 
     async def _answer(self, question: Question) -> None:
+        records = self._client.records
         try:
+            arguments = records.asked(question)
             answer = await self.query(
-                question.namespace, question.workflow_id, None, question.query, question.arguments
+                question.namespace, question.workflow_id, None, question.query, arguments
             )
-            reply = Answer(question.question_id, True, answer)
+            reply = Answer(question.question_id, True, records.answer(question, answer))
         except EverlongError as error:
-            reply = Answer(question.question_id, False, pack(str(error)))
+            reply = Answer(question.question_id, False, records.refusal(question, error))
         try:
-            await self._client.engine.commits.put(reply)
+            await self._engine.commits.put(reply)
         except StoreError as error:
             logger.warning("an answer could not be stored: %s", error)
 
@@ -440,7 +464,7 @@ class Worker:
         Raises:
             QueryFailed: there is no such query, its handler raised, or the run is blocked.
         """
-        engine = self._client.engine
+        engine = self._engine
         for _ in range(_QUERY_TRIES):
             keeper = self._keeper
             if keeper is None:
@@ -460,21 +484,22 @@ class Worker:
                     return await other.query(namespace, workflow_id, execution_id, name, arguments)
                 if row.status is not RunStatus.RUNNING:
                     return await self._query_at_rest(row.shard, row.run_id, name, arguments)
-                loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
-                if loaded is not None:
-                    with keeper.cache.pinned(row.execution_id):
+                with keeper.loading.claiming(), keeper.cache.pinned(row.execution_id):
+                    loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
+                    if loaded is not None:
                         keeper.loading.adopt(loaded)
                         run = keeper.cache.get(row.execution_id)
                         if run is not None and run.may_be_fed():
                             with suppress(Superseded):
                                 return await keeper.query(run, name, arguments)
+                if loaded is not None:
                     continue
             await asyncio.sleep(0.01)
         raise QueryFailed(workflow_id=workflow_id, query=name, reason="the run is busy; ask again")
 
     def _neighbour_for(self, kind: str, workflow_id: str, query: str) -> "Worker":
         """Another worker of this process, which hosts what this one does not."""
-        for host in self._client.engine.hosts:
+        for host in self._engine.hosts:
             if isinstance(host, Worker) and kind in host._workflows:
                 return host
         raise QueryFailed(
@@ -483,12 +508,13 @@ class Worker:
 
     async def _query_at_rest(self, shard: int, run_id: bytes, name: str, arguments: bytes) -> bytes:
         """A closed run still answers, from a replay; so does a blocked one, if it replays."""
-        loaded = await self._client.engine.store.load(shard, run_id)
+        loaded = await self._engine.store.load(shard, run_id)
         assert loaded is not None
         definition = self._workflows[loaded.row.type]
         code = WorkflowRun(definition, id_text(run_id), registry.signals)
+        code.loop.conceals = self._client.records.conceals
         try:
-            replay(code, loaded.history)
+            replay(code, self._client.records.opened(loaded).history)
             return code.answer(name, arguments)
         except QueryFailed:
             raise
