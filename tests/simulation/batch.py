@@ -1,0 +1,99 @@
+"""Many seeds on several cores, and what they came to together."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Final
+
+from tests.simulation.plan import draw
+from tests.simulation.seed import Verdict, run_plan
+
+__all__ = ["MUST_BE_REACHED", "Batch", "run_seeds"]
+
+_SLICE: Final = 25
+
+MUST_BE_REACHED: Final = (
+    "Append refused: FENCED",
+    "Append refused: MAIL",
+    "MarkAttempts refused: FENCED",
+    "Release refused: MAIL",
+    "acknowledged: cancel",
+    "acknowledged: letter",
+    "acknowledged: start",
+    "acknowledged: terminate",
+    "answer to a killed process dropped",
+    "bomb",
+    "cancelled",
+    "claim with mail",
+    "completed",
+    "letter unread",
+    "lock of a stopped owner given away",
+    "query answered",
+    "request applied twice",
+    "request applied, and its answer lost",
+    "request late",
+    "request lost before it was applied",
+    "request of a killed process dropped",
+    "request of a partitioned process",
+    "request refused: no room",
+    "request refused: the disk failed",
+    "request torn in its middle",
+    "rolled over",
+    "second owner refused",
+    "set clock",
+    "store failed: process ended",
+    "takeover in mid-activity",
+    "terminated",
+    "zombie refused",
+)
+"""A batch that never came here has shown nothing about it."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What many seeds came to."""
+
+    seeds: int = 0
+    accepted: int = 0
+    simulated_s: float = 0.0
+    seconds: float = 0.0
+    counters: Counter[str] = field(default_factory=Counter[str])
+    broken: list[Verdict] = field(default_factory=list[Verdict])
+
+    def add(self, verdicts: Iterable[Verdict]) -> None:
+        for verdict in verdicts:
+            self.seeds += 1
+            self.accepted += verdict.accepted
+            self.simulated_s += verdict.simulated_s
+            self.counters += verdict.counters
+            if verdict.broken:
+                self.broken.append(verdict)
+
+    @property
+    def never_reached(self) -> list[str]:
+        return [what for what in MUST_BE_REACHED if not self.counters[what]]
+
+
+def run_seeds(seeds: range, workers: int) -> Batch:
+    """Run them all, in slices of fresh processes, so that nothing grows over a long batch."""
+    batch = Batch()
+    began = time.perf_counter()
+    slices = [seeds[at : at + _SLICE] for at in range(0, len(seeds), _SLICE)]
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=40) as pool:
+        for verdicts in pool.map(_slice, slices):
+            batch.add(verdicts)
+    batch.seconds = time.perf_counter() - began
+    return batch
+
+
+def _slice(seeds: range) -> list[Verdict]:
+    return list(_verdicts(seeds))
+
+
+def _verdicts(seeds: range) -> Iterator[Verdict]:
+    for seed in seeds:
+        yield run_plan(draw(seed, "sqlite"))

@@ -1,0 +1,306 @@
+"""A second book of everything that the store accepted, and the rules that it must never break.
+
+It is written from the requests and their answers, not from the store's rows, and shares no code
+with the engine but the decoding of events. Every rule is checked at the moment at which it could
+break; at the end the store's histories are held against this book, event by event.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.events import (
+    CLOSING,
+    ActivityCancelRequested,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityLost,
+    ActivityScheduled,
+    ActivityTimedOut,
+    CancelRequested,
+    Closing,
+    Event,
+    RunContinuedAsNew,
+    RunStarted,
+    RunTerminated,
+    RunTimedOut,
+    SignalReceived,
+    TimerCancelled,
+    TimerFired,
+    TimerStarted,
+)
+from everlong_engine.model.runs import LoadedRun, RunStatus
+from everlong_engine.model.writes import (
+    Append,
+    AppendResult,
+    MarkAttempts,
+    MessageResult,
+    StartResult,
+    StartRun,
+    Terminate,
+    Write,
+    WriteResult,
+)
+
+__all__ = ["Journal", "RunBook"]
+
+_OUTCOMES: Final = (ActivityCompleted, ActivityFailed, ActivityTimedOut, ActivityLost)
+_FORCED: Final = (RunTerminated, RunTimedOut)
+
+
+@dataclass(slots=True)
+class RunBook:
+    """What was accepted of one run."""
+
+    run_id: bytes
+    execution_id: bytes
+    workflow_id: str
+    token: int
+    owner: str | None
+    events: list[tuple[int, Event]] = field(default_factory=list[tuple[int, Event]])
+    """(at_us, event)"""
+    append_ids: list[int] = field(default_factory=list[int])
+    scheduled: dict[int, ActivityScheduled] = field(default_factory=dict[int, ActivityScheduled])
+    over: set[int] = field(default_factory=set[int])
+    """Activities whose outcome is recorded, or that are not wanted any more."""
+    timers: dict[int, int] = field(default_factory=dict[int, int])
+    closing: Closing | None = None
+    cancels: int = 0
+    marked: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    """(activity, attempt) to the state of its last row."""
+
+    @property
+    def last_us(self) -> int:
+        return self.events[-1][0] if self.events else 0
+
+
+class Journal:
+    """The book of one seed. `broken` collects what should never have happened."""
+
+    def __init__(self) -> None:
+        self.runs: dict[bytes, RunBook] = {}
+        self.executions: dict[bytes, list[RunBook]] = {}
+        self.broken: list[str] = []
+        self.accepted = 0
+        self.refused = 0
+
+    def must(self, right: bool, rule: str) -> None:
+        if not right:
+            self.broken.append(rule)
+
+    # ------------------------------------------------------------------------------- from writes
+
+    def group(
+        self, process: str, now_us: int, writes: Sequence[Write], results: Sequence[WriteResult]
+    ) -> None:
+        """A group that the store says it has committed: starts, then appends, then the rest."""
+        for write, result in sorted(zip(writes, results, strict=True), key=_phase):
+            match write, result:
+                case StartRun(), StartResult(created=True):
+                    self._started(process, now_us, write)
+                case Append(), AppendResult(refusal=None):
+                    self._appended(process, now_us, write)
+                case Append(), AppendResult():
+                    self.refused += 1
+                case Terminate(), MessageResult(position=int() as seq):
+                    self._terminated(result.run_id, seq, write)
+                case MarkAttempts(), AppendResult(refusal=None):
+                    book = self.runs[write.run_id]
+                    for row in write.attempts:
+                        book.marked[row.activity_id, row.attempt] = int(row.state)
+                case _:
+                    pass
+
+    def claimed(self, process: str, loaded: LoadedRun) -> None:
+        """A lease was granted."""
+        row = loaded.row
+        book = self.runs.get(row.run_id)
+        if book is None:
+            self.must(False, f"{row.workflow_id}: claimed, and never started")
+            return
+        self.must(
+            row.lease_token > book.token,
+            f"{row.workflow_id}: claimed with token {row.lease_token} behind {book.token}",
+        )
+        book.token = row.lease_token
+        book.owner = process
+        self.must(book.closing is None, f"{row.workflow_id}: claimed, and closed")
+
+    def _book(self, start: StartRun, process: str | None, token: int) -> RunBook:
+        run = start.run
+        others = self.executions.setdefault(run.execution_id, [])
+        for book in self.runs.values():
+            if book.workflow_id == run.workflow_id and book.closing is None:
+                self.must(False, f"{run.workflow_id}: two open executions")
+        book = RunBook(run.run_id, run.execution_id, run.workflow_id, token, process)
+        self.runs[run.run_id] = book
+        others.append(book)
+        return book
+
+    def _started(self, process: str, now_us: int, start: StartRun) -> None:
+        if start.run.run_id in self.runs:
+            return  # Repeated after an answer that was lost, and answered as done.
+        if start.first is None:
+            self._book(start, None, 0)
+        else:
+            self._book(start, process, start.first.token)
+            self._appended(process, now_us, start.first)
+
+    def _appended(self, process: str, now_us: int, append: Append) -> None:
+        book = self.runs.get(append.run_id)
+        if book is None:
+            self.must(False, "an append to a run that never started was accepted")
+            return
+        name = book.workflow_id
+        if append.append_id in book.append_ids:
+            return  # Repeated after an ambiguous commit, and answered as done.
+        book.append_ids.append(append.append_id)
+        self.accepted += 1
+        self.must(book.closing is None, f"{name}: an append behind the end was accepted")
+        self.must(
+            append.token == book.token,
+            f"{name}: an append with token {append.token} was accepted, {book.token} was granted",
+        )
+        self.must(
+            append.base == len(book.events) + 1,
+            f"{name}: an append at {append.base} was accepted behind event {len(book.events)}",
+        )
+        self.must(
+            book.owner in (None, process), f"{name}: {process} appended, {book.owner} owns it"
+        )
+        for seq, kind, at_us, body, check in append.rows:
+            self.must(check == checksum(seq, kind, body), f"{name}: a checksum is wrong")
+            self._event(book, now_us, at_us, decode_event(kind, body, append.blobs or {}))
+        if append.next_run is not None:
+            following = append.next_run.run
+            successor = RunBook(
+                following.run_id, following.execution_id, following.workflow_id, 1, process
+            )
+            self.runs[following.run_id] = successor
+            self.executions[following.execution_id].append(successor)
+
+    def _terminated(self, run_id: bytes, seq: int, write: Terminate) -> None:
+        book = self.runs[run_id]
+        self.must(book.closing is None, f"{book.workflow_id}: terminated behind its end")
+        self.must(seq == len(book.events) + 1, f"{book.workflow_id}: a gap before its termination")
+        book.token += 1
+        book.owner = None
+        self._event(
+            book, write.now_us, write.now_us, decode_event(write.row_kind, write.row_body, {})
+        )
+
+    # ------------------------------------------------------------------------- the rules of events
+
+    def _event(self, book: RunBook, now_us: int, at_us: int, event: Event) -> None:
+        name, seq = book.workflow_id, len(book.events) + 1
+        self.must(book.closing is None, f"{name}: event {seq} behind the end")
+        if type(event) not in _FORCED:
+            self.must(at_us >= book.last_us, f"{name}: event {seq} is before the one ahead of it")
+        # One that is terminated before it was ever driven has nothing but its end.
+        begins = type(event) is RunStarted or type(event) in _FORCED
+        self.must(begins or seq > 1, f"{name}: it begins with {type(event).__name__}")
+        self.must(seq == 1 or type(event) is not RunStarted, f"{name}: started again at {seq}")
+        book.events.append((at_us, event))
+        match event:
+            case ActivityScheduled():
+                self.must(
+                    event.activity_id not in book.scheduled,
+                    f"{name}: activity {event.activity_id} scheduled twice",
+                )
+                book.scheduled[event.activity_id] = event
+                if event.began:
+                    book.marked[event.activity_id, 1] = 0
+            case ActivityCompleted() | ActivityFailed() | ActivityTimedOut() | ActivityLost():
+                self._outcome(book, event)
+            case ActivityCancelRequested():
+                book.over.add(event.activity_id)
+            case TimerStarted():
+                book.timers[event.timer_id] = event.due_us
+            case TimerCancelled():
+                self.must(
+                    book.timers.pop(event.timer_id, None) is not None,
+                    f"{name}: timer {event.timer_id} cancelled, and not pending",
+                )
+            case TimerFired():
+                due_us = book.timers.pop(event.timer_id, None)
+                self.must(due_us is not None, f"{name}: timer {event.timer_id} fired twice")
+                self.must(
+                    due_us is None or (at_us >= due_us and now_us >= due_us),
+                    f"{name}: timer {event.timer_id} fired early",
+                )
+            case CancelRequested():
+                book.cancels += 1
+            case _ if type(event) in CLOSING:
+                book.closing = event  # type: ignore[assignment]
+            case _:
+                pass
+
+    def _outcome(
+        self,
+        book: RunBook,
+        event: ActivityCompleted | ActivityFailed | ActivityTimedOut | ActivityLost,
+    ) -> None:
+        number, name = event.activity_id, book.workflow_id
+        scheduled = book.scheduled.get(number)
+        self.must(scheduled is not None, f"{name}: an outcome of activity {number}, not scheduled")
+        self.must(number not in book.over, f"{name}: a second outcome of activity {number}")
+        book.over.add(number)
+        if scheduled is not None and not isinstance(event, ActivityCompleted):
+            most = scheduled.options.max_attempts
+            self.must(
+                most is None or event.attempts <= most,
+                f"{name}: {event.attempts} attempts of activity {number}, at most {most}",
+            )
+
+    # ---------------------------------------------------------------------------------- at the end
+
+    def compare(self, loaded: LoadedRun) -> None:
+        """A run as the store has it."""
+        book = self.runs.get(loaded.row.run_id)
+        name = loaded.row.workflow_id
+        if book is None:
+            self.must(False, f"{name}: the store has a run that was never accepted")
+            return
+        for expected_seq, recorded in enumerate(loaded.history, 1):
+            self.must(recorded.seq == expected_seq, f"{name}: a gap at event {expected_seq}")
+        stored = [(one.at_us, one.event) for one in loaded.history]
+        if stored != book.events:
+            at = next(
+                (n for n, (a, b) in enumerate(zip(stored, book.events, strict=False)) if a != b),
+                min(len(stored), len(book.events)),
+            )
+            self.must(
+                False, f"{name}: the store's history differs from what was accepted at {at + 1}"
+            )
+        closed = loaded.row.status is not RunStatus.BLOCKED and not loaded.row.status.is_open
+        self.must(
+            closed == (book.closing is not None), f"{name}: row and history differ about its end"
+        )
+
+    def letters_of(self, execution_id: bytes, decode: Callable[[bytes], object]) -> list[str]:
+        """Signals that were fed to an execution, in order."""
+        return [
+            str(decode(event.payload))
+            for book in self.executions.get(execution_id, [])
+            for _, event in book.events
+            if isinstance(event, SignalReceived)
+        ]
+
+    def last_run(self, execution_id: bytes) -> RunBook:
+        return self.executions[execution_id][-1]
+
+    def is_over(self, execution_id: bytes) -> bool:
+        closing = self.last_run(execution_id).closing
+        return closing is not None and not isinstance(closing, RunContinuedAsNew)
+
+
+def _phase(entry: tuple[Write, WriteResult]) -> int:
+    """In which order a store applies what stands in one group."""
+    match entry[0]:
+        case StartRun():
+            return 0
+        case Append():
+            return 1
+        case _:
+            return 2

@@ -1,0 +1,212 @@
+"""What one seed brings: programs, what clients send, what goes wrong and when. Plain data.
+
+Everything is drawn before the first step, from a source of chance for each part, so that a part
+can be taken away (to shrink a failure) without changing the others. Each kind of fault is absent
+in about a third of the seeds: faults that always come together hide each other.
+"""
+
+from dataclasses import dataclass, field, fields
+from random import Random
+from typing import Final, Literal, TypeAlias
+
+from tests.simulation.language import Program, random_program
+from tests.simulation.line import Rates
+
+__all__ = ["FAULT_S", "Errand", "Mishap", "MishapKind", "Plan", "draw"]
+
+FAULT_S: Final = 30.0
+"""How long faults go on; then everything is healed, and must come to its end."""
+
+MishapKind: TypeAlias = Literal[
+    "kill worker",
+    "kill client",
+    "stop worker",
+    "slow worker",
+    "cut off worker",
+    "cut off client",
+    "set clock",
+    "fill disk",
+    "evict",
+    "restart worker",
+    "change code",
+]
+MISHAPS: Final[tuple[MishapKind, ...]] = (
+    "kill worker",
+    "kill client",
+    "stop worker",
+    "slow worker",
+    "cut off worker",
+    "cut off client",
+    "set clock",
+    "fill disk",
+    "evict",
+    "restart worker",
+    "change code",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mishap:
+    at_s: float
+    kind: MishapKind
+    length_s: float
+    amount: float
+    """-1 to 1: how far a clock is set, and the like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One thing that a client does, `after_s` behind the one before."""
+
+    after_s: float
+    what: Literal["start", "letter", "cancel", "terminate", "query", "look", "list", "result"]
+    workflow_id: str
+    text: str = ""
+    """What a letter says; the request id of a start that has one."""
+    if_open: Literal["use", "fail", "terminate"] = "use"
+    if_closed: Literal["allow", "fail", "allow_failed"] = "allow"
+    named: bool = True
+    """Whether it has a request id, so that it may be repeated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    seed: int
+    store: Literal["sqlite", "memory"]
+    workers: int
+    clients: int
+    slots: int
+    cache_size: int
+    checkpoint_events: int
+    steal: bool
+    """Whether a stopped owner's lock may be given away, so that it comes back as a zombie."""
+    rates: Rates
+    programs: dict[str, Program]
+    errands: tuple[tuple[Errand, ...], ...]
+    """One sender each. The first of a process that also has a worker goes straight to it."""
+    mishaps: tuple[Mishap, ...]
+    bombs: frozenset[str] = field(default=frozenset())
+    mistakes: frozenset[str] = field(default=frozenset())
+
+    def options(self) -> str:
+        """The swarm options, for people."""
+        rates = " ".join(
+            f"{one.name}={getattr(self.rates, one.name):.3f}"
+            for one in fields(self.rates)
+            if getattr(self.rates, one.name)
+        )
+        kinds = sorted({one.kind for one in self.mishaps})
+        return (
+            f"store={self.store} workers={self.workers} clients={self.clients} slots={self.slots} "
+            f"cache={self.cache_size} checkpoint={self.checkpoint_events} steal={self.steal} "
+            f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
+            f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
+        )
+
+
+def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
+    """The plan of a seed."""
+    shape = _chance(seed, "shape")
+    count = 2 + shape.randrange(5)
+    names = [f"w{n}" for n in range(count)]
+    bombs = frozenset(names[:1]) if shape.random() < 0.08 else frozenset[str]()
+    mistakes = frozenset(names[-1:]) if shape.random() < 0.15 else frozenset[str]()
+    work = _chance(seed, "work")
+    programs = {
+        name: random_program(work, name, bomb=name in bombs, mistake=name in mistakes)
+        for name in names
+    }
+    workers = shape.choice((1, 1, 2))
+    clients = shape.choice((0, 1, 1, 2))
+    senders = max(clients, 1) + shape.randrange(2)
+    return Plan(
+        seed=seed,
+        store=store or ("memory" if shape.random() < 0.25 else "sqlite"),
+        workers=workers,
+        clients=clients,
+        slots=shape.choice((1, 2, 200)),
+        cache_size=shape.choice((0, 1, 2, 1000, 1000)),
+        checkpoint_events=shape.choice((0, 4, 12, 1000)),
+        steal=shape.random() < 0.4,
+        rates=_rates(_chance(seed, "rates")),
+        programs=programs,
+        errands=tuple(_errands(_chance(seed, f"sender {n}"), names, n) for n in range(senders)),
+        mishaps=_mishaps(_chance(seed, "mishaps")),
+        bombs=bombs,
+        mistakes=mistakes,
+    )
+
+
+def _chance(seed: int, part: str) -> Random:
+    return Random(f"{seed}/{part}")
+
+
+def _rates(chance: Random) -> Rates:
+    def rate(most: float) -> float:
+        return 0.0 if chance.random() < 0.45 else most * chance.random() ** 2
+
+    return Rates(
+        lost_before=rate(0.1),
+        lost_behind=rate(0.1),
+        twice=rate(0.1),
+        torn=rate(0.1),
+        late=rate(0.1),
+        full=0.0,
+        broken=rate(0.004),
+    )
+
+
+def _mishaps(chance: Random) -> tuple[Mishap, ...]:
+    kinds: list[MishapKind] = [kind for kind in MISHAPS if chance.random() < 0.6]
+    if not kinds:
+        return ()
+    made = [
+        Mishap(
+            at_s=round(chance.random() * FAULT_S, 3),
+            kind=chance.choice(kinds),
+            length_s=round(0.2 + 8 * chance.random() ** 2, 3),
+            amount=round(2 * chance.random() - 1, 3),
+        )
+        for _ in range(chance.randrange(9))
+    ]
+    return tuple(sorted(made, key=lambda one: one.at_s))
+
+
+def _errands(chance: Random, names: list[str], sender: int) -> tuple[Errand, ...]:
+    """A sender starts some executions first, then writes to any of them."""
+    mine = [name for n, name in enumerate(names) if n % 2 == sender % 2] or names
+    made = [_start(chance, name, f"s{sender}-{name}") for name in mine]
+    for number in range(3 + chance.randrange(8)):
+        name = chance.choice(names)
+        after_s = chance.choice((0.0, 0.0, 0.1, 0.5, 2.0, 4.0))
+        draw = chance.random()
+        if draw < 0.5:
+            text = f"{sender}:{number}"
+            made.append(Errand(after_s, "letter", name, text, named=chance.random() < 0.7))
+        elif draw < 0.6:
+            made.append(Errand(after_s, "cancel", name, f"c{sender}:{number}"))
+        elif draw < 0.65:
+            made.append(Errand(after_s, "terminate", name))
+        elif draw < 0.75:
+            made.append(Errand(after_s, "query", name))
+        elif draw < 0.8:
+            made.append(Errand(after_s, "look", name))
+        elif draw < 0.83:
+            made.append(Errand(after_s, "list", name))
+        elif draw < 0.93:
+            made.append(_start(chance, name, f"a{sender}:{number}"))
+        else:
+            made.append(Errand(after_s, "result", name))
+    return tuple(made)
+
+
+def _start(chance: Random, name: str, request: str) -> Errand:
+    return Errand(
+        chance.choice((0.0, 0.0, 0.3, 1.0)),
+        "start",
+        name,
+        request,
+        if_open=chance.choices(("use", "fail", "terminate"), (6, 2, 1))[0],
+        if_closed=chance.choices(("allow", "fail", "allow_failed"), (4, 2, 2))[0],
+        named=chance.random() < 0.7,
+    )

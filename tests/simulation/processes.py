@@ -1,0 +1,241 @@
+"""What runs inside simulated processes: the real Worker and Client over a faulty store."""
+
+# tidy: this file sleeps because its clock is the simulation's
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any, Final
+
+from everlong import (
+    Client,
+    EverlongError,
+    QueryFailed,
+    StoreError,
+    StoreOwned,
+    Worker,
+    WorkflowAlreadyStarted,
+    WorkflowCancelled,
+    WorkflowClosed,
+    WorkflowFailed,
+    WorkflowHandle,
+    WorkflowNotFound,
+    WorkflowTerminated,
+    WorkflowTimedOut,
+)
+from everlong_engine import Engine
+from tests.simulation.language import act, carry_out, letters, position
+from tests.simulation.plan import Errand
+
+if TYPE_CHECKING:
+    from tests.simulation.world import Process, World
+
+__all__ = [
+    "Acknowledged",
+    "Sender",
+    "client_of",
+    "client_process",
+    "stop_in_order",
+    "worker_process",
+]
+
+_AGAIN_S: Final = 0.5
+_TRIES: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """Something that a client was told is done."""
+
+    errand: Errand
+    sender: int
+    execution_id: bytes
+
+
+def client_of(process: "Process") -> Client:
+    """A client over the process's own engine, as `Client.connect` makes it over a file."""
+    chance = Random(f"{process.world.plan.seed}/{process.name}/engine")
+    engine = process.loop.run_inline(lambda: Engine(process.store, process.clock, chance))
+    engine._users = 1  # pyright: ignore[reportPrivateUsage]
+    client = Client.connect("simulated")
+    client._engine = engine  # pyright: ignore[reportPrivateUsage]
+    return client
+
+
+class SimulatedWorker(Worker):
+    """A worker whose process ends when it can no longer trust the store, as the CLI's does."""
+
+    on_store_failed: Callable[[], None]
+
+    def store_failed(self, error: StoreError) -> None:
+        super().store_failed(error)
+        self.on_store_failed()
+
+
+def worker_process(process: "Process", senders: "list[Sender]") -> None:
+    """Begin a worker in a process, and with it the senders of a program that embeds it."""
+    world = process.world
+    client = client_of(process)
+    worker = SimulatedWorker(
+        client,
+        workflows=[carry_out],
+        activities=[act],
+        activity_slots=world.plan.slots,
+        cache_size=world.plan.cache_size,
+        name=process.name,
+        stop_timeout=1.0,
+    )
+    process.worker = worker
+
+    def failed() -> None:
+        world.reached("store failed: process ended")
+        world.later(0, process.kill)
+
+    worker.on_store_failed = failed
+    process.loop.spawn(_serve(process, worker))
+    for sender in senders:
+        process.loop.spawn(sender.go(process, client))
+
+
+async def _serve(process: "Process", worker: SimulatedWorker) -> None:
+    world = process.world
+    while True:
+        try:
+            await worker.start()
+        except StoreOwned:
+            world.reached("second owner refused")
+            await asyncio.sleep(_AGAIN_S)
+        except StoreError:
+            world.reached("worker could not start yet")
+            await asyncio.sleep(_AGAIN_S)
+        else:
+            world.told(process, "serves")
+            return
+
+
+async def stop_in_order(process: "Process", worker: Worker) -> None:
+    """What SIGTERM does."""
+    try:
+        await worker.stop()
+    except StoreError:
+        process.world.reached("worker could not stop in order")
+    process.world.later(0, process.kill)
+
+
+def client_process(process: "Process", senders: "list[Sender]") -> None:
+    client = client_of(process)
+    for sender in senders:
+        process.loop.spawn(sender.go(process, client))
+
+
+class Sender:
+    """One client's list of errands, done one after the other. Outlives the processes it runs in: a
+    killed one is begun anew where it was, with the same request ids."""
+
+    def __init__(self, world: "World", number: int, errands: tuple[Errand, ...]) -> None:
+        self.world = world
+        self.number = number
+        self.errands = errands
+        self.at = 0
+        self.done = False
+        self.acknowledged: list[Acknowledged] = []
+
+    async def go(self, process: "Process", client: Client) -> None:
+        while self.at < len(self.errands):
+            errand = self.errands[self.at]
+            await asyncio.sleep(errand.after_s)
+            await self._do(process, client, errand)
+            self.at += 1
+        self.done = True
+
+    async def _do(self, process: "Process", client: Client, errand: Errand) -> None:
+        for _ in range(_TRIES if errand.named else 1):
+            try:
+                await self._once(process, client, errand)
+            except StoreError as error:
+                self.world.reached("client told: not stored")
+                self.world.told(process, f"{errand.what} {errand.workflow_id}: {error}")
+                await asyncio.sleep(_AGAIN_S)
+            except (WorkflowNotFound, WorkflowClosed, WorkflowAlreadyStarted) as error:
+                self.world.reached(f"client told: {type(error).__name__}")
+                return
+            except (QueryFailed, TimeoutError):
+                self.world.reached("query not answered")
+                return
+            except EverlongError as error:
+                self.world.reached(f"client told: {type(error).__name__}")
+                return
+            else:
+                return
+
+    async def _once(self, process: "Process", client: Client, errand: Errand) -> None:
+        request = errand.text if errand.named else None
+        if errand.what == "start":
+            await self._start(process, client, errand, request)
+            return
+        handle = client.get_handle(errand.workflow_id, carry_out)
+        if errand.what == "result":
+            await self._result(handle, errand)
+        elif errand.what == "query":
+            found = await handle.query(position, timeout=3.0)
+            self.world.reached("query answered")
+            self.world.told(process, f"{errand.workflow_id} is at {found}")
+        elif errand.what == "look":
+            await handle.describe()
+            self.world.reached("description read")
+        elif errand.what == "list":
+            await client.list(limit=10)
+            self.world.reached("list read")
+        else:
+            await self._send(process, handle, errand, request)
+
+    async def _start(
+        self, process: "Process", client: Client, errand: Errand, request: str | None
+    ) -> None:
+        handle = await client.start(
+            carry_out,
+            list(self.world.plan.programs[errand.workflow_id]),
+            id=errand.workflow_id,
+            if_open=errand.if_open,
+            if_closed=errand.if_closed,
+            request_id=request,
+        )
+        self._acknowledge(process, errand, handle)
+
+    async def _send(
+        self, process: "Process", handle: WorkflowHandle[Any], errand: Errand, request: str | None
+    ) -> None:
+        # First by name, then that very execution: an acknowledgement must say whose it is.
+        row = await handle._row()  # pyright: ignore[reportPrivateUsage]
+        execution: WorkflowHandle[Any] = WorkflowHandle(
+            handle._client,  # pyright: ignore[reportPrivateUsage]
+            errand.workflow_id,
+            execution_id=row.execution_id,
+        )
+        match errand.what:
+            case "letter":
+                await execution.signal(letters, errand.text, request_id=request)
+            case "cancel":
+                await execution.cancel("simulated", request_id=request)
+            case _:
+                await execution.terminate("simulated")
+        self._acknowledge(process, errand, execution)
+
+    async def _result(self, handle: WorkflowHandle[Any], errand: Errand) -> None:
+        try:
+            async with asyncio.timeout(8.0):
+                await handle.result()
+        except TimeoutError:
+            self.world.reached("result not there in time")
+            return
+        except (WorkflowFailed, WorkflowCancelled, WorkflowTerminated, WorkflowTimedOut):
+            pass
+        self.world.reached("result seen")
+
+    def _acknowledge(self, process: "Process", errand: Errand, handle: WorkflowHandle[Any]) -> None:
+        execution_id = handle._execution_id  # pyright: ignore[reportPrivateUsage]
+        assert execution_id is not None
+        self.world.told(process, f"acknowledged: {errand.what} {errand.workflow_id} {errand.text}")
+        self.world.reached(f"acknowledged: {errand.what}")
+        self.acknowledged.append(Acknowledged(errand, self.number, execution_id))

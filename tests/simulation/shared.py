@@ -1,0 +1,50 @@
+"""The store that all processes of a world share, and how a transaction of it is torn."""
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from everlong_engine.store.interface import Store
+from everlong_engine.store.sqlite.inline import InlineDatabase
+
+__all__ = ["SharedStore", "shared_store"]
+
+
+class SharedStore(Protocol):
+    def open(self) -> Store:
+        """The store as one more process sees it."""
+        ...
+
+    def tear(self, steps: int, work: Callable[[], Any]) -> Any:
+        """Run `work`, and break its transaction off after so many small steps, if it is that
+        long."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SharedSqlite:
+    """The production SQL on one in-memory database."""
+
+    def __init__(self) -> None:
+        self._database = InlineDatabase()
+
+    def open(self) -> Store:
+        return self._database.open()
+
+    def tear(self, steps: int, work: Callable[[], Any]) -> Any:
+        # SQLite asks after so many instructions of its machine whether to go on, and takes back
+        # the transaction if not. Asked once: the ROLLBACK behind it must not be broken off too.
+        answers = iter([1])
+        connection = self._database.connection
+        connection.set_progress_handler(lambda: next(answers, 0), steps)
+        try:
+            return work()
+        finally:
+            connection.set_progress_handler(None, 0)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def shared_store(kind: Literal["sqlite", "memory"]) -> SharedStore:
+    return SharedSqlite()

@@ -1,0 +1,296 @@
+"""One seed's world: processes on a schedule, a shared store, books of what happened, mishaps."""
+
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from hashlib import blake2b
+from random import Random
+from typing import Any, Final
+
+from everlong import ActivityInfo, Worker
+from everlong_engine.model.events import KINDS
+from everlong_engine.model.ids import id_from_text
+from everlong_engine.model.runs import LoadedRun
+from everlong_engine.model.writes import (
+    Append,
+    MarkAttempts,
+    Message,
+    Release,
+    StartRun,
+    Write,
+)
+from everlong_engine.store.interface import RunFilter, Store
+from tests.simulation.journal import Journal
+from tests.simulation.ledger import Ledger
+from tests.simulation.line import FaultyStore, Rates
+from tests.simulation.loop import Call, ProcessLoop, Schedule
+from tests.simulation.plan import Plan
+from tests.simulation.shared import SharedStore, shared_store
+
+__all__ = ["Process", "World"]
+
+START_US: Final = 1_700_000_000_000_000
+_EMPTY: Final = Context()
+
+
+class Dead(BaseException):
+    """Raised in a process that has just been killed by what it runs, to leave its line."""
+
+
+class Process:
+    """A simulated operating system process."""
+
+    def __init__(self, world: "World", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.loop: ProcessLoop = world.schedule.new_loop(self._problem)
+        self.clock = ProcessClock(world)
+        self.cut_off = False
+        self.version = world.code_version
+        self.worker: Worker | None = None
+        self.store: Store = FaultyStore(
+            world, self, world.shared.open(), Random(f"{world.plan.seed}/{name}/line")
+        )
+        self.on_death: Callable[[], None] = lambda: None
+
+    def _problem(self, text: str, error: BaseException | None) -> None:
+        self.world.journal.must(False, f"{self.name}: {text}: {type(error).__name__}: {error}")
+
+    def kill(self) -> None:
+        """SIGKILL: no line of it runs again, and its lock is free."""
+        if self.loop.dead:
+            return
+        self.world.told(self, "is killed")
+        self.loop.kill()
+        if self.world.owner is self:
+            self.world.owner = None
+        self.on_death()
+
+    def bury(self) -> None:
+        """Close the code of a killed process without running a line of it."""
+        keeper = None if self.worker is None else self.worker._keeper  # pyright: ignore[reportPrivateUsage]
+        for run in [] if keeper is None else list(keeper.cache):
+            run.code.discard()
+
+
+class ProcessClock:
+    """The machine's clock as one process reads it: never backwards within the process."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._last = 0
+
+    def now_us(self) -> int:
+        self._last = max(self._last, self._world.clock_reads())
+        return self._last
+
+
+class World:
+    """Implements `language.Stage`: what simulated code sees of it."""
+
+    def __init__(self, plan: Plan, trace_lines: int) -> None:
+        self.plan = plan
+        self.schedule = Schedule(Random(f"{plan.seed}/schedule"), START_US)
+        self.rates: Rates = plan.rates
+        self.journal = Journal()
+        self.ledger = Ledger(self.journal)
+        self.shared: SharedStore = shared_store(plan.store)
+        self.counters: Counter[str] = Counter()
+        self.owner: Process | None = None
+        self.disk_is_full = False
+        self.clock_us = 0
+        self.highest_us = 0
+        self.code_version = 1
+        self.bombs_are_live = True
+        self.stolen_from: set[Process] = set()
+        self.processes: list[Process] = []
+        self._by_loop: dict[ProcessLoop | None, Process] = {}
+        self.trace: deque[str] = deque(maxlen=trace_lines)
+        self._digest = blake2b(digest_size=16)
+        self._tearing = Random(f"{plan.seed}/tearing")
+        self._births: Counter[str] = Counter()
+        self._hub = self.schedule.new_loop(self._hub_problem)
+        self._inner: Store = self.shared.open()
+
+    def _hub_problem(self, text: str, error: BaseException | None) -> None:
+        raise AssertionError(text) from error
+
+    # ---------------------------------------------------------------------------- time and talk
+
+    def later(self, delay_us: int, do: Callable[[], None]) -> None:
+        """Do something, as the world, so many microseconds from now."""
+        due_us = self.schedule.now_us + max(delay_us, 0)
+        self.schedule.at(due_us, self._hub, Call(do, (), _EMPTY, due_us))
+
+    def reached(self, what: str) -> None:
+        self.counters[what] += 1
+
+    def told(self, process: "Process | None", what: str) -> None:
+        """One line of the trace."""
+        name = "world" if process is None else process.name
+        line = f"{(self.schedule.now_us - START_US) / 1e6:10.4f} {name:10} {what}"
+        self.trace.append(line)
+        self._digest.update(line.encode())
+
+    @property
+    def digest(self) -> str:
+        return self._digest.hexdigest()
+
+    def new_process(self, kind: str) -> Process:
+        """`kind` and how many there were of it are its name."""
+        self._births[kind] += 1
+        process = Process(self, f"{kind}.{self._births[kind]}")
+        self.processes.append(process)
+        self._by_loop[process.loop] = process
+        return process
+
+    def may_steal(self, owner: Process) -> bool:
+        """Whether the lock of an owner is given away: only of one that stands still."""
+        if not (self.plan.steal and owner.loop.stopped):
+            return False
+        self.stolen_from.add(owner)
+        return True
+
+    # -------------------------------------------------------------------------------- the store
+
+    def applied(
+        self,
+        process: Process,
+        verb: str,
+        writes: Sequence[Write],
+        outcome: Any,
+        *,
+        again: bool = False,
+    ) -> None:
+        """The shared store has carried something out; `again` for a repeated request."""
+        if verb == "submit":
+            kinds = ", ".join(self._written(write) for write in writes)
+            if isinstance(outcome, Exception):
+                self.told(process, f"submit {kinds}: {type(outcome).__name__}")
+                self.reached("group refused")
+                return
+            self.told(process, f"submit {kinds}{' again' if again else ''}: {_short(outcome)}")
+            self.clock_reads()
+            self.journal.group(process.name, self.highest_us, writes, outcome)
+            self._count(process, writes, outcome)
+        elif isinstance(outcome, Exception):
+            self.told(process, f"{verb}: {type(outcome).__name__}: {outcome}")
+        elif verb == "claim":
+            for loaded in outcome:
+                self._claimed(process, loaded)
+        elif verb == "claim_run" and outcome is not None:
+            self._claimed(process, outcome)
+        elif verb == "take_over":
+            self.told(process, f"take_over: {outcome}")
+            if outcome:
+                self.reached("takeover")
+                self._tokens_moved()
+        elif verb not in ("load", "latest", "next_wake"):
+            self.told(process, verb)
+
+    def clock_reads(self) -> int:
+        """The machine's clock, which may have been set."""
+        now = self.schedule.now_us + self.clock_us
+        self.highest_us = max(self.highest_us, now)
+        return now
+
+    def _written(self, write: Write) -> str:
+        """A write, for the trace."""
+        kind = type(write).__name__
+        match write:
+            case Append():
+                kinds = "+".join(KINDS[row[1]].__name__ for row in write.rows)
+                return f"{kind} {self._name(write.run_id)}#{write.base} {kinds}"
+            case MarkAttempts():
+                marks = [
+                    f"{one.activity_id}/{one.attempt} {one.state.name}" for one in write.attempts
+                ]
+                return f"{kind} {self._name(write.run_id)} {' '.join(marks)}"
+            case Release():
+                return f"{kind} {self._name(write.run_id)}#{write.base}"
+            case StartRun():
+                return f"{kind} {write.run.workflow_id}{' driven' if write.first else ''}"
+            case Message():
+                return f"{kind} {write.target.workflow_id} {KINDS[write.kind].__name__}"
+            case _:
+                return kind
+
+    def _name(self, run_id: bytes) -> str:
+        book = self.journal.runs.get(run_id)
+        return "?" if book is None else book.workflow_id
+
+    def _claimed(self, process: Process, loaded: LoadedRun) -> None:
+        self.told(process, f"claim {loaded.row.workflow_id} token {loaded.row.lease_token}")
+        self.journal.claimed(process.name, loaded)
+        self.reached("claim")
+        if loaded.mail:
+            self.reached("claim with mail")
+
+    def _tokens_moved(self) -> None:
+        """A takeover gives nothing back that tells the tokens: look."""
+        for row in self.read(self._inner.list_runs(RunFilter("default"), 1000, None)):
+            book = self.journal.runs.get(row.run_id)
+            if book is not None and row.lease_token > book.token:
+                book.token, book.owner = row.lease_token, None
+                if any(state == 0 for (_, _), state in book.marked.items()):
+                    self.reached("takeover in mid-activity")
+
+    def tear(self, work: Callable[[], Any]) -> Any:
+        """Break the transaction of `work` off in its middle, if it is long enough."""
+        return self.shared.tear(1 + int(400 * self._tearing.random() ** 2), work)
+
+    def read(self, work: Awaitable[Any]) -> Any:
+        """What a verb of the shared store gives, for the books."""
+        steps = work.__await__()
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+        raise AssertionError("a verb of the shared store waited")
+
+    def _count(self, process: Process, writes: Sequence[Write], outcome: Sequence[Any]) -> None:
+        for write, result in zip(writes, outcome, strict=True):
+            refusal = getattr(result, "refusal", None)
+            if refusal is None:
+                continue
+            self.reached(f"{type(write).__name__} refused: {refusal.name}")
+            if process in self.stolen_from:
+                self.reached("zombie refused")
+
+    # --------------------------------------------------------------------------- what code sees
+
+    @property
+    def running(self) -> Process:
+        """The process whose line runs now."""
+        return self._by_loop[self.schedule.running]
+
+    def attempt_begins(self, about: ActivityInfo, label: str, once: bool) -> None:
+        process = self.running
+        self.told(process, f"attempt {about.attempt} of {label}")
+        zombie = process in self.stolen_from
+        self.ledger.begins(process.clock.now_us(), id_from_text(about.run_id), about, once, zombie)
+
+    def attempt_fails(self, about: ActivityInfo) -> None:
+        self.ledger.fails(self.running.clock.now_us(), about)
+
+    def attempt_ends(self, label: str) -> None:
+        self.ledger.ends(label)
+
+    def version(self) -> int:
+        return self.running.version
+
+    def explode(self) -> None:
+        if not self.bombs_are_live:
+            return
+        self.reached("bomb")
+        self.told(self.running, "explodes")
+        self.running.kill()
+        raise Dead
+
+
+def _short(outcome: Sequence[Any]) -> str:
+    """Results for the trace: only what was not simply done."""
+    told = [
+        result.refusal.name for result in outcome if getattr(result, "refusal", None) is not None
+    ]
+    return " ".join(told) or "ok"
