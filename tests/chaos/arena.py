@@ -12,12 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tests.chaos.cast import lines
+from tests.chaos.customer import lines, parsed
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FULL: Final = os.environ.get("EVERLONG_CHAOS") == "full"
@@ -41,8 +41,10 @@ class Child:
     def kill(self) -> None:
         """With all that it started, and wait until it is gone."""
         if self.is_alive:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # It may be too young to have a group of its own.
                 os.killpg(self.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                self.signal(signal.SIGKILL)
         assert self.wait(PATIENCE_S)
 
     def wait(self, seconds: float) -> bool:
@@ -55,7 +57,8 @@ class Child:
 
 
 class Arena:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, through: Sequence[str] = (), **environment: str) -> None:
+        """`through`: a program that starts the nursery in its own way, with its arguments."""
         self.db = folder / "everlong.db"
         self.ledger = folder / "ledger"
         self.log = folder / "acknowledged"
@@ -65,9 +68,9 @@ class Arena:
         self._read = 0
         self._entries: list[dict[str, Any]] = []
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.chaos.cast"],
+            [*through, sys.executable, "-m", "tests.chaos.cast"],
             cwd=ROOT,
-            env={**os.environ, "CHAOS_LEDGER": str(self.ledger)},
+            env={**os.environ, "CHAOS_LEDGER": str(self.ledger), **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,8 +99,8 @@ class Arena:
             assert child.is_alive or self.noted(what="ready", pid=child.pid), self.told()
         return child
 
-    def client(self, seed: int, count: int, pause_s: float) -> Child:
-        return self.start("send", log=str(self.log), seed=seed, count=count, pause_s=pause_s)
+    def client(self, seed: int, count: int, pause_s: float, *, role: str = "send") -> Child:
+        return self.start(role, log=str(self.log), seed=seed, count=count, pause_s=pause_s)
 
     def kill(self, child: Child) -> None:
         child.kill()
@@ -117,14 +120,28 @@ class Arena:
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]
             self._read += len(whole)
-            self._entries += [json.loads(line) for line in whole.splitlines()]
+            self._entries += parsed(whole)
         return self._entries
+
+    def forget_entries(self) -> None:
+        """The ledger begins anew: what is tried from here on is another store."""
+        self.ledger.unlink(missing_ok=True)
+        self._read, self._entries = 0, []
 
     def noted(self, **facts: Any) -> list[dict[str, Any]]:
         return [one for one in self.entries() if facts.items() <= one.items()]
 
-    def acknowledged(self) -> set[str]:
-        return {line["key"] for line in lines(self.log) if line["what"] == "acknowledged"}
+    def acknowledgements(self) -> list[dict[str, Any]]:
+        """Every answer that a client saw, in order."""
+        return [line for line in lines(self.log) if line["what"] == "acknowledged"]
+
+    def has_finished(self) -> bool:
+        """Whether a client has come to the end of its plan."""
+        return any(line["what"] == "finished" for line in lines(self.log))
+
+    def seen(self) -> list[dict[str, Any]]:
+        """Every result that a client saw."""
+        return [line for line in lines(self.log) if line["what"] == "seen"]
 
     def until(self, look: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
         """Wait for something to be so."""
@@ -146,9 +163,26 @@ class Arena:
         self._nursery.wait(PATIENCE_S)
 
 
-def arena(folder: Path) -> Iterator[Arena]:
-    found = Arena(folder)
+def arena(
+    folder: Path, through: Sequence[str] = (), **environment: str
+) -> Generator[Arena, None, None]:
+    found = Arena(folder, through, **environment)
     try:
         yield found
     finally:
         found.close()
+
+
+def left_of(child: Child) -> list[int]:
+    """Who is still there of a process that has ended: its children are in its session."""
+    found: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, session = stat.read_text("utf-8").rpartition(")")[2].split()[:4]
+            if int(session) == child.pid and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
+
+
+def assert_nobody_is_left(arena: Arena, child: Child, within_s: float = 5.0) -> None:
+    arena.until(lambda: not left_of(child), f"the end of {left_of(child)}", within_s)

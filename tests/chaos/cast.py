@@ -7,21 +7,19 @@ told what to do by lines on its standard input; when that ends, it kills what it
     python -m tests.chaos.cast
 """
 
-# tidy: this file sleeps because clients here send at random moments of real time
 import asyncio
 import contextlib
 import json
 import os
-import random
 import signal
+import sqlite3
 import sys
-from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from everlong import Client, StoreError, Worker
-from tests.chaos import flows
+from everlong import Client, Worker
+from tests.chaos import burst, flows
+from tests.chaos.customer import Customer
 
 # ------------------------------------------------------------------------------------ the worker
 
@@ -40,83 +38,31 @@ async def work_until_told(db: str, **options: Any) -> None:
         await Worker(client, **options).run()
 
 
+async def hold_the_lock(db: str) -> None:
+    """Any process that stands in the middle of a transaction."""
+    async with Client.connect(db):
+        pass
+    with contextlib.closing(sqlite3.connect(db, isolation_level=None)) as file:
+        file.execute("BEGIN IMMEDIATE")
+        flows.note(what="locked", pid=os.getpid())
+        await asyncio.Event().wait()
+
+
 # ------------------------------------------------------------------------------------ the client
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One thing that a client does. `key` is its request id."""
-
-    key: str
-    kind: str
-    workflow_id: str
-    first: int
-    number: int | None = None
-    """What to signal; None for a start."""
-
-
-def plan(seed: int, count: int) -> Iterator[Operation]:
-    """The same operations each time, signals in order, other flows started in between."""
-    chance = random.Random(seed)
-    waiting: list[Operation] = []
-    for index in range(count):
-        kind = flows.MIX[index % len(flows.MIX)].definition.name
-        first = index * 100
-        name = f"{kind.removeprefix('chaos_')}-{index}"
-        yield Operation(f"start-{index}", kind, name, first)
-        if kind in ("chaos_listener", "chaos_roller"):
-            waiting += [
-                Operation(f"signal-{index}-{number}", kind, name, first, first + number)
-                for number in range(flows.LISTENED)
-            ]
-        while waiting and chance.random() < 0.5:
-            yield waiting.pop(0)
-    yield from waiting
-
-
 async def send(db: str, log: str, seed: int, count: int, pause_s: float) -> None:
-    """Do what is planned and not acknowledged yet, and log each acknowledgement behind it.
-
-    A client that was killed is started again and repeats what it does not know to be done, with the
-    same request ids.
-    """
-    done = {line["key"] for line in lines(log) if line["what"] == "acknowledged"}
+    """A client without a worker: all that it does goes through the file."""
     async with Client.connect(db) as client:
-        for one in plan(seed, count):
-            if one.key in done:
-                continue
-            flows.append(log, what="tried", key=one.key)
-            while True:
-                try:
-                    await _do(client, one)
-                    break
-                except StoreError:  # The owner was killed with the lock, say: not acknowledged.
-                    await asyncio.sleep(0.01)
-            flows.append(log, what="acknowledged", key=one.key)
-            await asyncio.sleep(random.random() * 2 * pause_s)
-    flows.append(log, what="finished", key="")
+        await Customer(client, log, seed, count, pause_s).work()
 
 
-async def _do(client: Client, one: Operation) -> None:
-    if one.number is None:
-        await client.start(
-            one.kind,
-            id=one.workflow_id,
-            request_id=one.key,
-            if_open="fail",
-            if_closed="fail",
-            first=one.first,
-        )
-    else:
-        handle = client.get_handle(one.workflow_id)
-        await handle.signal(flows.numbers, one.number, request_id=one.key)
-
-
-def lines(path: str | Path) -> list[dict[str, Any]]:
-    """A file of JSON lines; none if it is not there yet."""
-    if not Path(path).exists():
-        return []
-    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+async def host_and_send(db: str, log: str, seed: int, count: int, pause_s: float) -> None:
+    """Client and worker in one process, as in a program that embeds both."""
+    async with Client.connect(db) as client, Worker(client):
+        flows.note(what="ready", pid=os.getpid())
+        await Customer(client, log, seed, count, pause_s).work()
+        await asyncio.Event().wait()
 
 
 # ----------------------------------------------------------------------------------- the nursery
@@ -124,7 +70,10 @@ def lines(path: str | Path) -> list[dict[str, Any]]:
 ROLES: dict[str, Callable[..., Coroutine[Any, Any, None]]] = {
     "work": work,
     "work_until_told": work_until_told,
+    "hold_the_lock": hold_the_lock,
     "send": send,
+    "host_and_send": host_and_send,
+    **burst.ROLES,
 }
 
 

@@ -8,7 +8,9 @@ with chaos_, since they share pytest's process with those of all other tests.
 import asyncio
 import json
 import os
+import select
 import signal
+import threading
 import time
 from typing import Any
 
@@ -16,6 +18,9 @@ from everlong import ActivityLost, Retry, Signal, activity, continue_as_new, inf
 
 LISTENED = 3
 """Signals that a listening flow waits for."""
+
+LAST = -1
+"""What tells a hearer that it is enough."""
 
 variant = "first"
 """Which version of the code of `changing` this process has."""
@@ -31,10 +36,10 @@ def note(**facts: Any) -> None:
 
 
 def append(path: str, **facts: Any) -> None:
-    """One line, with one write, synced."""
+    """One line, with one write, synced. The empty line before it ends one that was cut off."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(file, json.dumps(facts).encode() + b"\n")
+        os.write(file, b"\n" + json.dumps(facts).encode() + b"\n")
         os.fsync(file)
     finally:
         os.close(file)
@@ -50,6 +55,7 @@ def _note_attempt(what: str, **facts: Any) -> None:
         attempt=me.attempt,
         key=me.idempotency_key,
         pid=os.getpid(),
+        at_ns=time.monotonic_ns(),
         **facts,
     )
 
@@ -70,7 +76,8 @@ async def effect(value: int, pause_ms: int = 5) -> int:
 @activity(name="chaos_effect_in_thread", retry=Retry(delay=0.01))
 def effect_in_thread(value: int) -> int:
     _note_attempt("begin")
-    time.sleep(0.005)
+    # Not time.sleep, which fails under libfaketime where only wall time is faked.
+    select.select([], [], [], 0.005)
     _note_attempt("end")
     return value
 
@@ -102,6 +109,29 @@ async def kill_my_worker() -> None:
 async def never_end() -> None:
     _note_attempt("begin")
     await asyncio.Event().wait()
+
+
+@activity(name="chaos_never_end_in_thread")
+def never_end_in_thread() -> None:
+    _note_attempt("begin")
+    threading.Event().wait()
+
+
+@activity(name="chaos_never_end_in_process", process=True)
+def never_end_in_process() -> None:
+    _note_attempt("begin")
+    threading.Event().wait()
+
+
+@activity(name="chaos_effect_in_process", process=True, retry=Retry(delay=0.01))
+def effect_in_process(value: int) -> int:
+    """Holds the interpreter for a moment, as such work does."""
+    _note_attempt("begin")
+    end = time.monotonic() + 0.03
+    while time.monotonic() < end:
+        pass
+    _note_attempt("end")
+    return value
 
 
 # ------------------------------------------------------------------------------------ workflows
@@ -157,7 +187,51 @@ async def roller(first: int, got: tuple[int, ...] = ()) -> list[int]:
     return list(got)
 
 
-MIX = (chain, fan, patient, stubborn, careful, listener, roller)
+@workflow(name="chaos_hearer")
+async def hearer(first: int) -> list[int]:
+    """Takes what it is told until it is told that it is enough."""
+    heard: list[int] = []
+    while (number := await numbers.receive()) != LAST:
+        heard.append(await effect(number))
+    return heard
+
+
+@workflow(name="chaos_tidy")
+async def tidy(first: int) -> int:
+    """Waits until it is cancelled, and tidies up."""
+    try:
+        await effect(first)
+        await go_on.receive()
+    finally:
+        await effect(first + 1)
+    return first
+
+
+@workflow(name="chaos_endless")
+async def endless(first: int) -> None:
+    """Goes on until it is terminated."""
+    while True:
+        await effect(first, 20)
+
+
+@workflow(name="chaos_replaced")
+async def replaced(first: int) -> None:
+    """Waits until another one is started in its place."""
+    await effect(first)
+    await go_on.receive()
+
+
+MIX = (chain, fan, patient, stubborn, careful, listener, roller, hearer, tidy, endless, replaced)
+MESSAGES = {
+    "chaos_chain": ("use",),
+    "chaos_listener": ("signal",) * LISTENED,
+    "chaos_roller": ("signal",) * LISTENED,
+    "chaos_hearer": ("shout", "shout", "shout", "enough"),
+    "chaos_tidy": ("cancel",),
+    "chaos_endless": ("terminate",),
+    "chaos_replaced": ("replace",),
+}
+"""What clients send to a flow behind its start, in this order."""
 
 
 @workflow(name="chaos_bomb")
@@ -174,6 +248,29 @@ async def bomb_in_code() -> None:
 @workflow(name="chaos_stuck")
 async def stuck() -> None:
     await never_end()
+
+
+@workflow(name="chaos_stuck_in_thread")
+async def stuck_in_thread() -> None:
+    await never_end_in_thread()
+
+
+@workflow(name="chaos_stuck_in_process")
+async def stuck_in_process() -> None:
+    await never_end_in_process()
+
+
+@workflow(name="chaos_busy")
+async def busy() -> None:
+    """Never gives its worker's loop back."""
+    await effect(1)
+    while True:
+        pass
+
+
+@workflow(name="chaos_in_processes")
+async def in_processes(first: int) -> int:
+    return sum(await asyncio.gather(*(effect_in_process(first + step) for step in range(4))))
 
 
 @workflow(name="chaos_slow")
@@ -215,5 +312,16 @@ def expected(kind: str, first: int) -> Any:
             return 3 * first + 3
         case "stubborn" | "careful":
             return first
+        case "tidy" | "endless":
+            verb, ending = _ENDINGS[kind]
+            return f"{ending}: {verb}-{first // 100}-0"
+        case "replaced":
+            return expected("chaos_chain", first)
         case _:
             return [first + number for number in range(LISTENED)]
+
+
+_ENDINGS = {
+    "chaos_tidy": ("cancel", "WorkflowCancelled"),
+    "chaos_endless": ("terminate", "WorkflowTerminated"),
+}

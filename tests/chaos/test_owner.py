@@ -9,9 +9,9 @@ from contextlib import closing
 
 import pytest
 
-from everlong import Client, StoreOwned, Worker
+from everlong import Client, StoreOwned, Worker, Workflow
 from tests.chaos import evidence, flows
-from tests.chaos.arena import Arena
+from tests.chaos.arena import Arena, assert_nobody_is_left
 
 FREED_WITHIN_S = 2.0
 
@@ -118,3 +118,35 @@ async def test_a_second_sigterm_ends_an_owner_at_once(arena: Arena) -> None:
         owner.signal(signal.SIGTERM)
         assert owner.wait(5)
         assert (await handle.describe()).status == "running"
+
+
+@pytest.mark.parametrize("flow", [flows.stuck_in_thread, flows.stuck_in_process])
+async def test_an_owner_leaves_when_an_activity_does_not_end_in_time(
+    arena: Arena, flow: Workflow[[], None]
+) -> None:
+    """A thread cannot be stopped, yet the process must leave once `stop_timeout` has passed."""
+    async with Client.connect(arena.db) as client:
+        handle = await client.start(flow, id="stuck")
+        owner = arena.start("work_until_told", stop_timeout=0.2)
+        arena.until(lambda: arena.noted(what="begin"), "an activity that does not end")
+        owner.signal(signal.SIGTERM)
+        assert owner.wait(10), "the activity keeps the process alive"
+        assert_nobody_is_left(arena, owner)
+        description = await handle.describe()
+        assert (description.status, description.lost_in_a_row) == ("running", 0)
+        lost = [one.error for step in await handle.history() for one in step.attempts]
+        assert any("the worker stopped" in error for error in lost), "it was handed back"
+
+
+async def test_a_second_sigterm_ends_an_owner_whose_loop_is_kept_busy(arena: Arena) -> None:
+    async with Client.connect(arena.db) as client:
+        handle = await client.start(flows.busy, id="busy")
+        owner = arena.start("work_until_told", stop_timeout=0.2)
+        arena.until(lambda: arena.noted(what="end"), "the step before the endless loop")
+        owner.signal(signal.SIGTERM)
+        assert not owner.wait(0.5), "nothing in order can happen any more"
+        owner.signal(signal.SIGTERM)
+        assert owner.wait(5)
+        assert "leaving at once" in arena.told()
+        assert (await handle.describe()).status == "running"
+    await evidence.nothing_is_damaged(arena.db)

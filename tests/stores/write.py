@@ -48,10 +48,18 @@ def main(version: str) -> None:
     path = FOLDER / f"{version}.db"
     if path.exists():
         raise SystemExit(f"{path} is there already: kept stores are never written over")
-    mark = FOLDER / f"{version}.started"
+    half_way(path)
+    sys.stdout.write(f"{path}\n")
+
+
+def half_way(path: Path) -> None:
+    """Make the store there, in one file, by a worker that dies in the middle of everything."""
+    mark = path.with_suffix(".started")
     environment = {**os.environ, "STORES_WRITING": str(mark)}
     command = [sys.executable, "-m", "tests.stores.write", "--begin", str(path)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as writer:
+    with subprocess.Popen(
+        command, cwd=FOLDER.parents[1], env=environment, stdout=subprocess.PIPE, text=True
+    ) as writer:
         assert writer.stdout is not None
         line = writer.stdout.readline()
         writer.send_signal(signal.SIGKILL)
@@ -64,7 +72,6 @@ def main(version: str) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("PRAGMA journal_mode = DELETE")  # One file to keep.
     connection.close()
-    sys.stdout.write(f"{path}\n")
 
 
 if __name__ == "__main__":
