@@ -6,10 +6,11 @@
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
+EVERLONG_SOAK_SEEDS ?= 20000
 BENCHMARKS ?= throughput sequential fanout roundtrip sleepers recovery replay
-export PYTHON
+export PYTHON EVERLONG_SOAK_SEEDS
 
-.PHONY: help setup demo test check format bench chaos clean
+.PHONY: help setup demo test check format bench chaos soak proof clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +39,13 @@ bench: .venv/.ready-test ## Measure; BENCHMARKS="throughput replay" measures onl
 
 chaos: .venv/.ready-test ## Kill workers at random moments, at full length
 	EVERLONG_CHAOS=full $(BIN)/python -m pytest tests/chaos -m chaos -q --durations=10 --timeout=3600 $(ARGS)
+
+soak: .venv/.ready-test ## Simulate EVERLONG_SOAK_SEEDS histories of faults, and plant every defect
+	$(BIN)/python -m tests.simulation --seeds $(EVERLONG_SOAK_SEEDS) --workers 2 $(ARGS)
+	$(BIN)/python -m tests.simulation --mutants
+
+proof: .venv/.ready-test ## Try to break every invariant at full length, and write docs/reliability.md
+	$(BIN)/python -m tests.proof $(ARGS)
 
 clean: ## Remove .venv, caches and builds; databases stay
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""What the tests found, as figures: each part records them, `make proof` makes the scoreboard."""
