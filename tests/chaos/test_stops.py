@@ -149,7 +149,7 @@ async def test_a_client_is_told_when_a_stopped_process_keeps_the_lock(
 ) -> None:
     """It does not hang: it gets an error that says what is so, and its next try succeeds."""
     if not FULL:
-        monkeypatch.setattr(connection, "_BUSY_TIMEOUT_S", 0.3)
+        monkeypatch.setattr(connection, "BUSY_TIMEOUT_S", 0.3)
     holder = arena.start("hold_the_lock")
     async with Client.connect(arena.db) as client:
         arena.until(lambda: arena.noted(what="locked"), "a process with the write lock")

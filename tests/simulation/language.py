@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Annotated, Any, Final, Literal, Protocol, TypeAlias, assert_never
+from typing import Annotated, Any, Final, Literal, Protocol, TypeAlias, TypeGuard, assert_never
 
 import anyio
 from pydantic import Field
@@ -348,7 +348,7 @@ async def _changed(step: Changed) -> Result:
 
 def wrong(program: Program, results: Result) -> str | None:
     """How the results of a program that ran to its end differ from any that are right."""
-    if not isinstance(results, list) or len(results) != len(program):
+    if not _several(results) or len(results) != len(program):
         return f"{len(program)} steps gave {results!r}"
     for index, step in enumerate(program):
         problem = _wrong_step(step, results[index])
@@ -380,7 +380,7 @@ def _wrong_step(step: Step, result: Result) -> str | None:
             right = ("survived",)  # Once it was disarmed.
         case Receive(), ["got", str()]:
             return None
-        case All(), ["all", *results] if len(results) == len(step.branches):
+        case All(), ["all", *results] if len(result) == len(step.branches) + 1:
             return _first_wrong(zip(step.branches, results, strict=True))
         case First(), ["first", int() as index, inner] if 0 <= index < len(step.branches):
             return wrong(step.branches[index], inner)
@@ -399,25 +399,27 @@ def _wrong_step(step: Step, result: Result) -> str | None:
     return None if result in right else f"{step} gave {result!r}"
 
 
+def _several(result: Result) -> TypeGuard[list[Result]]:
+    return isinstance(result, list)
+
+
 def _first_wrong(pairs: Iterable[tuple[Program, Result]]) -> str | None:
     return next((problem for one in pairs if (problem := wrong(*one)) is not None), None)
 
 
 def received_by(result: Result) -> list[str]:
     """The letters that a result says were received, as they stand in it."""
-    if isinstance(result, list):
-        several: list[Result] = result
-        if len(several) == 2 and several[0] == "got":
-            return [several[1]]
-        return [letter for inner in several for letter in received_by(inner)]
+    if _several(result):
+        if len(result) == 2 and result[0] == "got":
+            return [result[1]]
+        return [letter for inner in result for letter in received_by(inner)]
     return []
 
 
 def labels_that_ran(result: Result) -> list[str]:
     """The labels of the activities that a result says were done."""
-    if isinstance(result, list):
-        several: list[Result] = result
-        return [label for inner in several for label in labels_that_ran(inner)]
+    if _several(result):
+        return [label for inner in result for label in labels_that_ran(inner)]
     if isinstance(result, str) and result.startswith("did "):
         return [result.removeprefix("did ")]
     return []

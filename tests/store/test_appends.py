@@ -52,11 +52,14 @@ async def test_no_older_token_is_accepted_behind_a_newer_one(rig: Rig) -> None:
     assert refusal(await rig.one(rig.append(zombie, base=3))) is Refusal.FENCED
 
 
-async def test_the_same_append_twice_is_accepted_once(rig: Rig) -> None:
-    append = rig.append(await rig.owned())
+async def test_the_same_append_twice_is_stored_once_and_answered_as_done(rig: Rig) -> None:
+    append = rig.append(row := await rig.owned())
     results = await rig.group(append, append)
-    assert [refusal(result) for result in results] == [None, Refusal.FENCED]
-    assert refusal(await rig.one(append)) is Refusal.FENCED
+    assert [refusal(result) for result in results] == [None, None]
+    assert refusal(await rig.one(append)) is None
+    assert len((await rig.load()).history) == 2
+    another = rig.append(row)
+    assert refusal(await rig.one(another)) is Refusal.FENCED
     assert len((await rig.load()).history) == 2
 
 

@@ -125,10 +125,13 @@ def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
     if run.request_id is not None:
         request = (run.namespace, run.workflow_id, run.request_id)
         for run_id in data.of_request.keys(request):
-            return _taken(data.runs.rows[run_id], same_request=True)
+            before = data.runs.rows[run_id]
+            return _taken(before, same_request=True, created=run_id == run.run_id)
     latest = data.latest(Target(run.shard, run.namespace, run.workflow_id))
     if latest is None:
         return None
+    if latest.run_id == run.run_id:  # This very start was done before, and its answer lost.
+        return _taken(latest, created=True)
     if latest.status.is_open:
         return _taken(latest, refused=start.if_open == "fail")
     match start.if_closed:
@@ -141,8 +144,10 @@ def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
             return _taken(latest, refused=True) if good_end else None
 
 
-def _taken(row: RunRow, *, same_request: bool = False, refused: bool = False) -> StartResult:
-    return StartResult(False, row.run_id, row.execution_id, row.status, same_request, refused)
+def _taken(
+    row: RunRow, *, same_request: bool = False, refused: bool = False, created: bool = False
+) -> StartResult:
+    return StartResult(created, row.run_id, row.execution_id, row.status, same_request, refused)
 
 
 def _row(
@@ -182,11 +187,21 @@ def _row(
 
 
 def append_events(data: MemoryData, append: Append) -> AppendResult:
-    """Accept a run's next events, if they are just that."""
+    """Accept a run's next events, if they are just that.
+
+    An append whose commit succeeded and whose answer was lost is answered as done.
+    """
+    refusal = _refusal(data, append)
+    if refusal is None:
+        return _accept(data, append)
+    return AppendResult() if _was_done(data, append) else AppendResult(refusal)
+
+
+def _refusal(data: MemoryData, append: Append) -> Refusal | None:
     if append.mail_free:
         waiting = data.mail_positions(append.execution_id)
         if any(position not in append.consumed for position in waiting):
-            return AppendResult(Refusal.MAIL)
+            return Refusal.MAIL
     run = data.runs.get(append.run_id)
     if (
         run is None
@@ -194,7 +209,21 @@ def append_events(data: MemoryData, append: Append) -> AppendResult:
         or run.lease_token != append.token
         or run.next_seq != append.base
     ):
-        return AppendResult(Refusal.FENCED)
+        return Refusal.FENCED
+    return None
+
+
+def _was_done(data: MemoryData, append: Append) -> bool:
+    """Whether its last row is there, with its id, and the token is still its own."""
+    run = data.runs.get(append.run_id)
+    last = data.history.get((append.run_id, append.base + len(append.rows) - 1))
+    if run is None or last is None or run.lease_token != append.token:
+        return False
+    return last.append_id == append.append_id
+
+
+def _accept(data: MemoryData, append: Append) -> AppendResult:
+    run = data.runs.rows[append.run_id]
     data.runs.put(run.run_id, _advanced(run, append))
     _record(data, append)
     for position in append.consumed:
