@@ -54,6 +54,16 @@ async def test_an_open_workflow_id_is_used_or_refused(rig: Rig) -> None:
     assert failed.refused
 
 
+async def test_a_run_that_ends_in_its_first_drive_asks_for_its_workflow_id_too(rig: Rig) -> None:
+    row = await rig.started()
+    used = await rig.one(rig.start_here("w", RunCompleted(b"done")))
+    assert used == StartResult(False, row.run_id, row.execution_id, RunStatus.RUNNING)
+    refused = await rig.one(rig.start_here("w", RunCompleted(b"done"), if_open="fail"))
+    assert isinstance(refused, StartResult)
+    assert refused.refused
+    assert await rig.row() == row
+
+
 async def test_two_starts_of_one_group_make_one_execution(rig: Rig) -> None:
     first, second = await rig.group(rig.start(), rig.start())
     assert isinstance(first, StartResult)

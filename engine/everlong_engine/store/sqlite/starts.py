@@ -36,8 +36,10 @@ def start_runs(
 
 
 def _has_conditions(start: StartRun) -> bool:
-    """Whether the unique index of open runs does not decide alone."""
-    return start.if_closed != "allow" or start.run.request_id is not None
+    """Whether the unique index of open runs does not decide alone. It holds open runs only, so that
+    it says nothing of one that is over with its first drive."""
+    over_at_once = start.first is not None and start.first.closed is not None
+    return over_at_once or start.if_closed != "allow" or start.run.request_id is not None
 
 
 def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[WriteResult]) -> None:
