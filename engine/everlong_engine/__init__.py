@@ -5,6 +5,7 @@ SDK, version by version.
 """
 
 from everlong_engine.engine import Engine
+from everlong_engine.machine.probation import hold_us, is_suspect, trial_us, watch_us
 from everlong_engine.machine.retries import may_repeat_lost, retry_failed
 from everlong_engine.machine.state import RunState, fold
 from everlong_engine.machine.takeover import latest_attempts
@@ -53,6 +54,7 @@ from everlong_engine.model.runs import (
     LoadedRun,
     MailRow,
     NewRun,
+    Probation,
     RunRow,
     RunStatus,
     WorkerRow,
@@ -118,6 +120,7 @@ __all__ = [
     "NewRun",
     "NextRun",
     "PatchMarked",
+    "Probation",
     "Problem",
     "Question",
     "Recorded",
@@ -154,13 +157,17 @@ __all__ = [
     "decode_event",
     "encode_event",
     "fold",
+    "hold_us",
     "id_from_text",
     "id_text",
+    "is_suspect",
     "latest_attempts",
     "limits",
     "may_repeat_lost",
     "pack",
     "retry_failed",
     "seconds_us",
+    "trial_us",
     "unpack",
+    "watch_us",
 ]

@@ -68,6 +68,8 @@ class Engine:
         self.commits = GroupCommit(store)
         self.commits.on_failed = self._store_failed
         self.hosts: list[LocalHost] = []
+        self.on_trial: object | None = None
+        """The suspect that is driven under its mark: one in a process, for they die together."""
         self._watcher = InboxWatcher(self)
         self._pruner: HistoryPruner | None = None
         self._waiters: dict[bytes, list[_Waiter]] = {}

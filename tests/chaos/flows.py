@@ -280,12 +280,12 @@ async def slow() -> int:
 
 
 @workflow(name="chaos_steady")
-async def steady() -> int:
+async def steady(pause_ms: int = 3) -> int:
     """Goes on until it is told that it is enough."""
     steps = 0
     told = asyncio.ensure_future(enough.receive())
     while not told.done():
-        steps += await effect(1, 3)
+        steps += await effect(1, pause_ms)
     return steps
 
 

@@ -80,18 +80,13 @@ class Siege:
             await evidence.acknowledged_is_there(self.arena)
 
     async def _is_over(self) -> None:
-        """The last ones live on: everything is sent, and ends as it must.
-
-        Workers here live for a moment only. Now and then a flow is in the hands of several in a row
-        when they die, each time alone and under its own mark: that cannot be told from poison. It
-        is parked, visibly, and goes on when somebody resumes it.
-        """
+        """The last ones live on: everything is sent, and ends as it must."""
         arena = self.arena
         arena.until(arena.has_finished, "the client's end")
         async with Client.connect(arena.db) as watcher:
             end = time.monotonic() + PATIENCE_S
             while left := await evidence.unfinished(watcher):
-                self.counts["parked and resumed"] += await evidence.resume_parked(watcher)
+                await evidence.nobody_is_parked(watcher)
                 assert time.monotonic() < end, f"never finished: {sorted(left)}\n{arena.told()}"
                 await asyncio.sleep(0.05)
             await evidence.outcomes_are_recorded_once(watcher)

@@ -23,6 +23,7 @@ from everlong_engine.model.runs import (
     AttemptState,
     LoadedRun,
     MailRow,
+    Probation,
     RunRow,
     RunStatus,
 )
@@ -37,7 +38,7 @@ def row(
     status: RunStatus = RunStatus.RUNNING,
     losses: int = 0,
     strikes: int = 0,
-    probation: bool = False,
+    probation: Probation = Probation.NONE,
 ) -> RunRow:
     return RunRow(
         shard=0,
@@ -86,8 +87,8 @@ def run(
     return LoadedRun(run_row or row(), history, [MAIL] if mail else [], list(attempts))
 
 
-def judged(loaded: LoadedRun) -> Verdict:
-    return judge(loaded, "old-worker", NOW)
+def judged(loaded: LoadedRun, *, explained: bool = False) -> Verdict:
+    return judge(loaded, "old-worker", NOW, explained=explained)
 
 
 def lost(verdict: Verdict) -> list[tuple[int, int]]:
@@ -195,28 +196,43 @@ def test_a_run_at_work_has_a_loss_and_is_looked_at_now(loaded: LoadedRun) -> Non
     assert (verdict.losses, verdict.strikes, verdict.wake_us) == (1, 0, NOW)
 
 
-def test_losses_alone_never_park_a_run() -> None:
-    """Killed on purpose fifty times: a healthy flow goes on."""
+@given(st.lists(st.sampled_from([Probation.NONE, Probation.OUTLIVED, Probation.OVER]), max_size=50))
+def test_deaths_outside_of_its_trial_never_park_a_run(deaths: list[Probation]) -> None:
     standing = row()
-    for _ in range(50):
-        verdict = judged(run(mail=True, run_row=standing))
-        assert verdict.status is RunStatus.RUNNING
+    for mark in deaths:
+        verdict = judged(run(mail=True, run_row=replace(standing, probation=mark)))
+        assert (verdict.status, verdict.strikes) == (RunStatus.RUNNING, 0)
         standing = replace(standing, losses=verdict.losses, strikes=verdict.strikes)
-    assert (standing.losses, standing.strikes) == (50, 0)
 
 
-def test_deaths_under_its_own_mark_make_a_run_poison() -> None:
-    standing = row(losses=2, probation=True)
+def test_deaths_in_its_trial_make_a_run_poison() -> None:
+    standing = row(losses=2, probation=Probation.ON_TRIAL)
     for strike in range(1, STRIKES_TO_POISON):
-        verdict = judged(run(mail=True, run_row=standing))
+        verdict = judged(run(mail=True, run_row=standing), explained=True)
         assert (verdict.strikes, verdict.status) == (strike, RunStatus.RUNNING)
-        standing = replace(standing, strikes=verdict.strikes)
-    verdict = judged(run(mail=True, run_row=standing))
+        standing = replace(standing, strikes=verdict.strikes, losses=verdict.losses)
+    verdict = judged(run(mail=True, run_row=standing), explained=True)
     assert verdict.status is RunStatus.BLOCKED
     assert verdict.wake_us is None
     assert verdict.reason is not None
     assert "poison" in verdict.reason
     assert "resume" in verdict.reason
+
+
+def test_a_death_while_it_was_held_back_clears_a_suspect() -> None:
+    verdict = judged(run(mail=True, run_row=row(losses=5, strikes=2)))
+    assert (verdict.losses, verdict.strikes) == (1, 0)
+
+
+def test_a_death_while_another_suspect_was_driven_says_nothing_about_a_held_run() -> None:
+    verdict = judged(run(mail=True, run_row=row(losses=5, strikes=2)), explained=True)
+    assert (verdict.losses, verdict.strikes) == (5, 2)
+
+
+def test_a_death_behind_its_trial_is_a_loss_and_ends_the_row_of_strikes() -> None:
+    standing = row(losses=5, strikes=2, probation=Probation.OUTLIVED)
+    verdict = judged(run(mail=True, run_row=standing))
+    assert (verdict.losses, verdict.strikes) == (6, 0)
 
 
 def test_a_blocked_run_stays_blocked() -> None:
@@ -230,15 +246,17 @@ def test_a_blocked_run_stays_blocked() -> None:
     st.booleans(),
     st.integers(0, 10),
     st.integers(0, STRIKES_TO_POISON - 1),
+    st.sampled_from(Probation),
     st.booleans(),
 )
-def test_strikes_come_from_probation_only(
-    began: bool, mail: bool, losses: int, strikes: int, probation: bool
+def test_a_strike_comes_from_the_own_trial_only(
+    began: bool, mail: bool, losses: int, strikes: int, probation: Probation, explained: bool
 ) -> None:
     standing = row(losses=losses, strikes=strikes, probation=probation)
     events = [scheduled(1, began=True)] if began else []
-    verdict = judged(run(*events, run_row=standing, mail=mail))
-    at_work = began or mail
-    assert verdict.losses == losses + at_work
-    assert verdict.strikes == strikes + (at_work and probation)
+    verdict = judged(run(*events, run_row=standing, mail=mail), explained=explained)
+    assert verdict.losses <= losses + (began or mail)
+    if verdict.strikes > strikes:
+        assert probation is Probation.ON_TRIAL
+        assert began or mail
     assert (verdict.status is RunStatus.BLOCKED) == (verdict.strikes >= STRIKES_TO_POISON)

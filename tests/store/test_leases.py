@@ -5,7 +5,7 @@ from dataclasses import replace
 from everlong_engine.model.codec import encode_event
 from everlong_engine.model.events import ActivityCompleted
 from everlong_engine.model.limits import ATTEMPTS_KEPT
-from everlong_engine.model.runs import AttemptRow, AttemptState, RunRow, RunStatus
+from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import MarkAttempts, Refusal
 from tests.support.store_rig import SECOND_US, Rig, refusal
 
@@ -17,7 +17,7 @@ def attempt(number: int, state: AttemptState = AttemptState.FAILED, **other: obj
     )
 
 
-def mark(row: RunRow, *attempts: AttemptRow, probation: bool | None = None) -> MarkAttempts:
+def mark(row: RunRow, *attempts: AttemptRow, probation: Probation | None = None) -> MarkAttempts:
     return MarkAttempts(row.shard, row.run_id, row.lease_token, attempts, probation)
 
 
@@ -166,7 +166,10 @@ async def test_attempts_are_kept_beside_the_history(rig: Rig) -> None:
 async def test_a_zombie_marks_no_attempt(rig: Rig) -> None:
     row = await rig.owned()
     stale = replace(row, lease_token=0)
-    assert refusal(await rig.one(mark(stale, attempt(1), probation=True))) is Refusal.FENCED
+    assert (
+        refusal(await rig.one(mark(stale, attempt(1), probation=Probation.ON_TRIAL)))
+        is Refusal.FENCED
+    )
     assert await rig.store.attempts(row.shard, row.run_id) == []
     assert not (await rig.row()).probation
 
@@ -188,9 +191,9 @@ async def test_the_last_attempts_are_kept_and_their_number_stays_exact(rig: Rig)
 
 async def test_probation_is_a_mark_that_stays(rig: Rig) -> None:
     row = await rig.owned()
-    await rig.one(mark(row, probation=True))
-    assert (await rig.row()).probation
+    await rig.one(mark(row, probation=Probation.ON_TRIAL))
+    assert (await rig.row()).probation is Probation.ON_TRIAL
     await rig.one(mark(row, attempt(1)))
-    assert (await rig.row()).probation
-    await rig.one(mark(row, probation=False))
-    assert not (await rig.row()).probation
+    assert (await rig.row()).probation is Probation.ON_TRIAL
+    await rig.one(mark(row, probation=Probation.OUTLIVED))
+    assert (await rig.row()).probation is Probation.OUTLIVED

@@ -1,9 +1,11 @@
 """After a worker's death: what is lost, who is suspected, and who is parked."""
 
+import pytest
+
 from everlong_engine.model.events import ActivityScheduled, TimerStarted
 from everlong_engine.model.limits import STRIKES_TO_POISON
 from everlong_engine.model.policies import ActivityOptions
-from everlong_engine.model.runs import AttemptRow, AttemptState, RunStatus
+from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunStatus
 from everlong_engine.model.writes import MarkAttempts
 from tests.support.store_rig import SECOND_US, Rig, refusal, signal
 
@@ -110,45 +112,98 @@ async def test_a_run_that_slept_is_not_suspected(rig: Rig) -> None:
 async def test_losses_are_counted_and_progress_forgets_them(rig: Rig) -> None:
     await rig.register()
     await rig.owned("w", scheduled())
-    for losses in (1, 2, 3):
-        await rig.die()
-        await rig.register()
-        claimed = (await rig.claim_one()).row
-        assert (claimed.losses, claimed.strikes) == (losses, 0)
-        lone = AttemptRow(
-            activity_id=1, attempt=1 + losses, state=AttemptState.STARTED, started_us=1
-        )
-        mark = MarkAttempts(claimed.shard, claimed.run_id, claimed.lease_token, (lone,))
-        await rig.one(mark)
-    row = await rig.row()
-    await rig.one(rig.append(row, signal(), healthy=False))
-    assert (await rig.row()).losses == 3
+    for losses in (1, 2):
+        await again(rig)
+        assert await guilt(rig, "w") == (losses, 0)
+    await rig.one(rig.append(await rig.row(), signal(), healthy=False))
+    assert (await rig.row()).losses == 2
     await rig.one(rig.append(await rig.row(), signal()))
     assert (await rig.row()).losses == 0
 
 
-async def test_only_deaths_under_its_own_mark_park_a_run(rig: Rig) -> None:
+async def at_work(rig: Rig, workflow_id: str, probation: Probation | None = None) -> None:
+    """An attempt is under way, and perhaps the run is on trial."""
+    row = await rig.row(workflow_id)
+    number = 1 + max(
+        (one.attempt for one in await rig.store.attempts(row.shard, row.run_id)), default=0
+    )
+    begun = AttemptRow(activity_id=1, attempt=number, state=AttemptState.STARTED, started_us=1)
+    await rig.one(MarkAttempts(row.shard, row.run_id, row.lease_token, (begun,), probation))
+
+
+async def guilt(rig: Rig, workflow_id: str) -> tuple[int, int]:
+    row = await rig.row(workflow_id)
+    return row.losses, row.strikes
+
+
+async def suspects(rig: Rig, *workflow_ids: str) -> None:
+    """All are in a worker's hands, after two deaths in a row."""
     await rig.register()
-    await rig.owned("w", scheduled())
-    for strikes in range(STRIKES_TO_POISON + 1):
-        row = await rig.row()
-        assert (row.status, row.strikes) == (RunStatus.RUNNING, max(strikes - 1, 0))
-        begun = AttemptRow(
-            activity_id=1, attempt=strikes + 1, state=AttemptState.STARTED, started_us=1
-        )
-        probation = None if strikes == 0 else True
-        await rig.one(MarkAttempts(row.shard, row.run_id, row.lease_token, (begun,), probation))
-        await rig.die()
-        await rig.register()
-        await rig.claim()
+    for workflow_id in workflow_ids:
+        await rig.owned(workflow_id, scheduled())
+    for _ in range(2):
+        await again(rig)
+    for workflow_id in workflow_ids:
+        assert await guilt(rig, workflow_id) == (2, 0)
+
+
+async def again(rig: Rig) -> None:
+    await rig.die()
+    await rig.register()
+    await rig.claim()
+
+
+async def test_deaths_in_its_trials_park_a_run(rig: Rig) -> None:
+    await suspects(rig, "w")
+    for strikes in range(STRIKES_TO_POISON):
+        assert await guilt(rig, "w") == (2 + strikes, strikes)
+        await at_work(rig, "w", Probation.ON_TRIAL)
+        await again(rig)
     row = await rig.row()
     assert (row.status, row.owner, row.wake_us) == (RunStatus.BLOCKED, None, None)
     assert row.reason is not None
     assert row.reason.startswith("poison")
 
 
+async def test_a_death_while_it_is_held_back_clears_a_suspect(rig: Rig) -> None:
+    await suspects(rig, "w")
+    await at_work(rig, "w", Probation.ON_TRIAL)
+    await again(rig)
+    assert await guilt(rig, "w") == (3, 1)
+    await again(rig)
+    assert await guilt(rig, "w") == (1, 0)
+
+
+async def test_a_death_behind_its_trial_is_a_loss_and_no_strike(rig: Rig) -> None:
+    await suspects(rig, "w")
+    await at_work(rig, "w", Probation.OUTLIVED)
+    await again(rig)
+    row = await rig.row()
+    assert (row.losses, row.strikes, row.probation) == (3, 0, Probation.NONE)
+
+
+@pytest.mark.parametrize("mark", [Probation.ON_TRIAL, Probation.OUTLIVED])
+async def test_a_driven_suspect_explains_the_death_for_all_who_were_held_in_every_batch(
+    rig: Rig, mark: Probation
+) -> None:
+    names = ["a", "b", "c", "d", "e"]
+    await suspects(rig, *names)
+    await at_work(rig, "c", mark)
+    for _ in names:
+        await rig.store.take_over([], rig.now_us, 1)
+    expected = dict.fromkeys(names, (2, 0)) | {"c": (3, mark is Probation.ON_TRIAL)}
+    assert {name: await guilt(rig, name) for name in names} == expected
+
+
+async def test_a_suspect_at_rest_explains_nothing(rig: Rig) -> None:
+    await suspects(rig, "a", "b")
+    await at_work(rig, "a", Probation.OVER)
+    await again(rig)
+    assert [await guilt(rig, name) for name in ("a", "b")] == [(3, 0), (1, 0)]
+
+
 async def test_poison_stays_parked_when_other_code_comes(rig: Rig) -> None:
-    await test_only_deaths_under_its_own_mark_park_a_run(rig)
+    await test_deaths_in_its_trials_park_a_run(rig)
     changed = await rig.owned("changed")
     await rig.one(rig.release(changed, None, blocked=True, reason="its code changed"))
     await rig.store.resume_blocked(["flow"], rig.now_us)

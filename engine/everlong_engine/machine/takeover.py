@@ -4,19 +4,33 @@ An open activity's attempt is lost only if it may have begun on the dead worker:
 its commit, or carries a started mark. Others never began and are simply dispatched.
 
 A loss is held against a run only if it was at work: attempts begun, mail or a deadline to be fed.
-From the second loss in a row it is on probation, driven alone under a durable mark; only a death
-under its own mark is a strike, and enough strikes park it as poison. So a worker that is killed
-from outside condemns nobody, and a run that kills its worker condemns only itself.
+From the second loss in a row it is a suspect, held back and then driven alone under a durable mark
+(`machine.probation`). A death under its own mark is a strike, and enough strikes park it as poison;
+a death while all suspects were held back clears them. So a worker that is killed from
+outside condemns nobody, and a run that kills its worker condemns only itself.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
+from everlong_engine.machine.probation import is_suspect
 from everlong_engine.machine.retries import may_repeat_lost
 from everlong_engine.machine.state import RunState, fold
-from everlong_engine.model.limits import STRIKES_TO_POISON
-from everlong_engine.model.runs import AttemptRow, AttemptState, LoadedRun, RunStatus
+from everlong_engine.model.limits import LOSSES_TO_PROBATION, STRIKES_TO_POISON
+from everlong_engine.model.runs import (
+    AttemptRow,
+    AttemptState,
+    LoadedRun,
+    Probation,
+    RunRow,
+    RunStatus,
+)
 
 __all__ = ["Verdict", "judge", "latest_attempts", "next_deadline_us"]
+
+CLEARED: Final = LOSSES_TO_PROBATION - 1
+"""The losses of a run that is suspected no more: driven at once by the next worker, as any other,
+and a suspect again if that one dies as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +49,22 @@ def latest_attempts(attempts: list[AttemptRow]) -> dict[int, AttemptRow]:
     return {row.activity_id: row for row in sorted(attempts, key=lambda row: row.attempt)}
 
 
-def judge(run: LoadedRun, worker: str, now_us: int) -> Verdict:
-    """What becomes of `run`, whose owner `worker` is dead."""
+def judge(run: LoadedRun, worker: str, now_us: int, *, explained: bool = False) -> Verdict:
+    """What becomes of `run`, whose owner `worker` is dead.
+
+    Args:
+        explained: whether any suspect was driven when the worker died.
+    """
     state = fold(run.history)
     lost = _lost(state, run.attempts, worker, now_us)
     deadline = next_deadline_us(state, run.attempts)
     at_work = bool(lost) or bool(run.mail) or (deadline is not None and deadline <= now_us)
     row = run.row
-    losses = row.losses + 1 if at_work else row.losses
-    strikes = row.strikes + 1 if at_work and row.probation else row.strikes
+    losses, strikes = _guilt(row, at_work=at_work, explained=explained)
     if strikes >= STRIKES_TO_POISON:
         reason = (
-            f"poison: worker processes died {strikes} times in a row while this run was driven "
-            "alone. Fix its code, then resume it"
+            f"poison: worker processes died {strikes} times in a row while this run was on trial, "
+            "and never while it was held back. Fix its code, then resume it"
         )
         return Verdict(RunStatus.BLOCKED, None, losses, strikes, reason, lost)
     status = row.status if row.status.is_open else RunStatus.RUNNING
@@ -55,6 +72,19 @@ def judge(run: LoadedRun, worker: str, now_us: int) -> Verdict:
     if status is RunStatus.BLOCKED:
         wake_us = None  # Until somebody resumes it.
     return Verdict(status, wake_us, losses, strikes, row.reason, lost)
+
+
+def _guilt(row: RunRow, *, at_work: bool, explained: bool) -> tuple[int, int]:
+    """Losses and strikes after this death."""
+    match row.probation:
+        case Probation.ON_TRIAL if at_work:
+            return row.losses + 1, row.strikes + 1
+        case Probation.ON_TRIAL:
+            return row.losses, row.strikes
+        case Probation.NONE if is_suspect(row.losses):  # It was held back.
+            return (row.losses, row.strikes) if explained else (CLEARED, 0)
+        case _:
+            return row.losses + at_work, 0
 
 
 def _lost(

@@ -16,6 +16,7 @@ __all__ = [
     "LoadedRun",
     "MailRow",
     "NewRun",
+    "Probation",
     "RunRow",
     "RunStatus",
     "WorkerRow",
@@ -56,6 +57,23 @@ class AttemptState(IntEnum):
     """It had a slot and was handed back before it began: the next one bears its number."""
 
 
+class Probation(IntEnum):
+    """The mark of a run that is suspected of killing its workers (see `machine.probation`)."""
+
+    NONE = 0
+    """Not suspected, or held back until its trial."""
+    ON_TRIAL = 1
+    OUTLIVED = 2
+    """Its trial is over and its worker lives, but it has no outcome to show yet."""
+    OVER = 3
+    """It has come through: it got on, or had nothing to do."""
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether it may be the reason, if its worker dies."""
+        return self in (Probation.ON_TRIAL, Probation.OUTLIVED)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRun:
     shard: int
@@ -87,7 +105,7 @@ class RunRow:
     closed_us: int | None
     losses: int
     strikes: int
-    probation: bool
+    probation: Probation
     reason: str | None
     """Why it is blocked or was handed back."""
     request_id: str | None

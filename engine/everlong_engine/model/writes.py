@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from everlong_engine.model.codec import Blobs
 from everlong_engine.model.policies import IfClosed, IfOpen
-from everlong_engine.model.runs import AttemptRow, NewRun, RunStatus
+from everlong_engine.model.runs import AttemptRow, NewRun, Probation, RunStatus
 
 __all__ = [
     "Answer",
@@ -189,13 +189,13 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class MarkAttempts:
-    """Attempts that may begin now, failed, or were lost. `probation` sets or clears the mark."""
+    """Attempts that may begin now, failed, or were lost. `probation` sets the mark."""
 
     shard: int
     run_id: bytes
     token: int
     attempts: tuple[AttemptRow, ...]
-    probation: bool | None = None
+    probation: Probation | None = None
 
 
 @dataclass(frozen=True, slots=True)

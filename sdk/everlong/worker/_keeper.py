@@ -120,7 +120,7 @@ class RunKeeper:
     @property
     def room(self) -> int:
         """How many more runs may be claimed: free places, and those of runs that may sleep."""
-        room = -self.cache.excess - len(self.loading.suspected)
+        room = -self.cache.excess - self.loading.suspected
         if room <= 0:
             idle = (1 for run in self.cache if run.is_idle)
             room += sum(islice(idle, limits.CLAIM_RUNS_MAX - room))
@@ -341,7 +341,7 @@ class RunKeeper:
             then, run.afterwards = run.afterwards, None
             then()
             return
-        if run.probation and not run.suspects:
+        if run.on_trial and not run.suspects:
             self.loading.end_trial(run)
         if run.mailbox and not run.dropped:
             self.pump(run)

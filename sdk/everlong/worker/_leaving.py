@@ -42,7 +42,7 @@ class RunReleaser:
             return
         now_us = self._engine.clock.now_us()
         for run in list(islice(cache, _EVICT_LOOK_MAX)):
-            if not run.is_idle or run.probation or cache.is_pinned(run):
+            if not run.is_idle or run.on_trial or cache.is_pinned(run):
                 continue
             wake_us = run.wake_us()
             if wake_us is not None and wake_us <= now_us:
@@ -150,8 +150,10 @@ class RunReleaser:
         """
         loop = asyncio.get_running_loop()
         departures: list[asyncio.Future[None]] = []
+        self._keeper.loading.hand_back()
         for run in list(self._keeper.cache):
             if run.loading:
+                self._keeper.loading.end_trial(run)  # A stop in order is no strike.
                 self._keeper.forget(run)
                 self._keeper.reject(run)
                 continue

@@ -1,13 +1,14 @@
 """Brings runs into a worker's hands: claimed ones, successors, and those whose code was discarded.
 
-A run that was in its worker's hands at two deaths in a row is on probation: it is driven alone,
-under a mark in the store that outlives this process, until it has come through.
+A run that was at work at two deaths in a row is a suspect: it is held back for a while, and then
+driven alone, under a mark in the store that outlives this process, until it has come through
+(`everlong_engine.machine.probation` says why).
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,18 +16,23 @@ from everlong._replay.run import replay
 from everlong.exceptions import EverlongError, StoreError
 from everlong.worker._owned import OUTCOMES, Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
-    AppendResult,
     AttemptState,
     LoadedRun,
     MailRow,
     MarkAttempts,
+    Probation,
+    Release,
     RunRow,
     RunStarted,
     RunStatus,
     WriteResult,
     fold,
+    hold_us,
+    is_suspect,
     latest_attempts,
     limits,
+    trial_us,
+    watch_us,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +43,7 @@ __all__ = ["RunLoader"]
 logger = logging.getLogger("everlong")
 
 _AGAIN_US: Final = 500_000
+_TURN_US: Final = 50_000
 
 
 class RunLoader:
@@ -46,9 +53,11 @@ class RunLoader:
         self._keeper = keeper
         self._engine = keeper.engine
         self._tasks: set[asyncio.Task[None]] = set()
-        self.suspected: deque[LoadedRun] = deque()
-        """On probation, waiting for their turn."""
-        self._on_trial: OwnedRun | None = None
+        self._held: dict[bytes, RunRow] = {}
+        """Suspects, until they may be tried."""
+        self._to_try: deque[RunRow] = deque()
+        """Suspects that wait for their turn."""
+        self._asks = False
         self._claims = 0
         self._strays: dict[bytes, list[MailRow]] = {}
 
@@ -76,9 +85,8 @@ class RunLoader:
 
     def adopt(self, loaded: LoadedRun) -> None:
         """A claimed run: replay it, arm what it waits for, feed what lies in its inbox."""
-        if loaded.row.losses >= limits.LOSSES_TO_PROBATION:
-            self.suspected.append(loaded)
-            self._next_trial()
+        if is_suspect(loaded.row.losses):
+            self._hold(loaded.row)
             return
         run = self._fresh(loaded.row)
         run.late_mail = self._strays.pop(run.execution_id, [])
@@ -228,7 +236,7 @@ class RunLoader:
         if not self._load(run, loaded):
             return
         keeper.pump(run)
-        if run.probation and self._rests(run):
+        if run.on_trial and self._rests(run):
             self.end_trial(run)
 
     def _rests(self, run: OwnedRun) -> bool:
@@ -247,40 +255,111 @@ class RunLoader:
 
     # ------------------------------------------------------------------------------ probation
 
+    @property
+    def suspected(self) -> int:
+        """How many suspects are here and not yet driven."""
+        return len(self._held) + len(self._to_try)
+
+    def _hold(self, row: RunRow) -> None:
+        """Claimed and left alone: should this worker die meanwhile, this run was not the reason."""
+        hold = hold_us(row.losses, self._engine.random.random())
+        logger.info(
+            "%s: at work when workers died, %d times in a row; it is driven in %.1f s, alone",
+            row.workflow_id,
+            row.losses,
+            hold / limits.SECOND_US,
+        )
+        self._held[row.run_id] = row
+        due_us = self._engine.clock.now_us() + hold
+        self._keeper.deadlines.add(due_us, self._may_be_tried, row, matters=self._is_held)
+
+    def _is_held(self, row: RunRow) -> bool:
+        return self._held.get(row.run_id) is row
+
+    def _may_be_tried(self, row: RunRow) -> None:
+        del self._held[row.run_id]
+        self._to_try.append(row)
+        self._next_trial()
+
     def _next_trial(self) -> None:
         """Drive the next suspect, alone, under a mark that outlives this process."""
-        if self._on_trial is not None or not self.suspected or self._keeper.stopping:
+        if not self._to_try or self._keeper.stopping:
             return
-        run = self._fresh(self.suspected.popleft().row)
-        run.probation = run.loading = True
-        self._on_trial = run
+        if self._engine.on_trial is not None:
+            self._ask_again()
+            return
+        row = self._to_try.popleft()
+        run = self._fresh(row)
+        run.on_trial = run.loading = True
+        self._engine.on_trial = run
+        self._mark(run, trial_us(row.losses, row.strikes))
 
+    def _ask_again(self) -> None:
+        """The trial that is under way may be another worker's, which does not know of us."""
+        if not self._asks:
+            self._asks = True
+            again_us = self._engine.clock.now_us() + _TURN_US
+            self._keeper.deadlines.add(again_us, self._asked_again, matters=lambda: True)
+
+    def _asked_again(self) -> None:
+        self._asks = False
+        self._next_trial()
+
+    def _mark(self, run: OwnedRun, trial: int) -> None:
         def marked(result: WriteResult | StoreError) -> None:
             if run.dropped:
                 return
+            now_us = self._engine.clock.now_us()
             if isinstance(result, StoreError):
-                self.reload_later(run)
+                again_us = now_us + _AGAIN_US
+                matters = _is_to_be_marked
+                self._keeper.deadlines.add(again_us, self._mark, run, trial, matters=matters)
                 return
-            assert isinstance(result, AppendResult)
-            due_us = self._engine.clock.now_us() + limits.PROBATION_US
-            self._keeper.deadlines.add(due_us, self.end_trial, run, matters=_is_here)
+            watch = watch_us(trial, self.suspected + 1)
+            self._keeper.deadlines.add(now_us + trial, self._outlive, run, matters=_is_on_trial)
+            self._keeper.deadlines.add(now_us + watch, self._go_on, run, matters=_is_on_trial)
             self.reload(run)  # What came meanwhile is in the store.
 
-        mark = MarkAttempts(run.shard, run.run_id, run.token, (), probation=True)
-        self._engine.commits.add(mark, marked)
+        self._put_mark(run, Probation.ON_TRIAL, marked)
+
+    def _outlive(self, run: OwnedRun) -> None:
+        """Its trial is over: from here on it is watched."""
+        # Should this not be stored, a death counts as a strike: one of several.
+        self._put_mark(run, Probation.OUTLIVED, lambda _: None)
 
     def end_trial(self, run: OwnedRun) -> None:
-        """It came through: what it did is committed, or it has outlived its probation."""
-        if not run.probation:
+        """It came through: what it did is committed, it rests, or it is not here any more."""
+        if not run.on_trial:
             return
-        run.probation = False
         if not run.dropped:
-            mark = MarkAttempts(run.shard, run.run_id, run.token, (), probation=False)
-            # Should this not be stored, the run stays suspected: too careful, not wrong.
-            self._engine.commits.add(mark, lambda _: None)
-        if self._on_trial is run:
-            self._on_trial = None
-            self._next_trial()
+            self._put_mark(run, Probation.OVER, lambda _: None)
+        self._go_on(run)
+
+    def _go_on(self, run: OwnedRun) -> None:
+        """It has been watched for long enough: the next one."""
+        run.on_trial = False
+        assert self._engine.on_trial is run
+        self._engine.on_trial = None
+        self._next_trial()
+
+    def _put_mark(
+        self,
+        run: OwnedRun,
+        probation: Probation,
+        done: Callable[[WriteResult | StoreError], None],
+    ) -> None:
+        mark = MarkAttempts(run.shard, run.run_id, run.token, (), probation)
+        self._engine.commits.add(mark, done)
+
+    def hand_back(self) -> None:
+        """The worker stops: suspects that were not driven are free for the next one."""
+        for row in (*self._held.values(), *self._to_try):
+            free = Release(
+                row.shard, row.run_id, row.execution_id, row.lease_token, row.next_seq, wake_us=0
+            )
+            self._engine.commits.add(free, lambda _: None)
+        self._held.clear()
+        self._to_try.clear()
 
     # -------------------------------------------------------------------------------- private
 
@@ -296,3 +375,11 @@ class RunLoader:
 
 def _is_here(run: OwnedRun) -> bool:
     return not run.dropped
+
+
+def _is_to_be_marked(run: OwnedRun, trial: int) -> bool:
+    return not run.dropped
+
+
+def _is_on_trial(run: OwnedRun) -> bool:
+    return run.on_trial and not run.dropped

@@ -118,7 +118,7 @@ class OwnedRun:
     """What is to be done with it once nothing is in flight; until then nothing is fed."""
     departed: "asyncio.Future[None] | None" = None
     """Resolved when it has left this worker."""
-    probation: bool = False
+    on_trial: bool = False
     warned_of_size: bool = False
     mailbox: deque[Incoming] = field(default_factory=deque[Incoming])
     inflight: deque[Step] = field(default_factory=deque[Step])

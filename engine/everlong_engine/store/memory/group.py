@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from everlong_engine.model.runs import NewRun, RunRow, RunStatus
+from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import (
     Answer,
     Append,
@@ -177,7 +177,7 @@ def _row(
         closed_us=closed_us,
         losses=0,
         strikes=0,
-        probation=False,
+        probation=Probation.NONE,
         reason=None,
         request_id=run.request_id,
     )
@@ -248,11 +248,11 @@ def _advanced(run: RunRow, append: Append) -> RunRow:
             wake_us=None,
             losses=0,
             strikes=0,
-            probation=False,
+            probation=Probation.NONE,
             reason=None,
         )
     if append.healthy:
-        return replace(run, next_seq=next_seq, losses=0, strikes=0, probation=False)
+        return replace(run, next_seq=next_seq, losses=0, strikes=0, probation=Probation.NONE)
     return replace(run, next_seq=next_seq)
 
 

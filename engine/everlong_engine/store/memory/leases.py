@@ -6,8 +6,8 @@ from dataclasses import replace
 from everlong_engine.machine.takeover import judge
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, RunTerminated
-from everlong_engine.model.limits import ATTEMPTS_KEPT
-from everlong_engine.model.runs import AttemptRow, LoadedRun, RunRow, RunStatus
+from everlong_engine.model.limits import ATTEMPTS_KEPT, STRIKES_TO_POISON
+from everlong_engine.model.runs import AttemptRow, LoadedRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import AppendResult, MarkAttempts, Refusal, Release
 from everlong_engine.store.interface import Wants
 from everlong_engine.store.memory import reads
@@ -52,7 +52,7 @@ def _park(data: MemoryData, run: RunRow, error: UndecodablePayload) -> None:
         wake_us=None,
         status=RunStatus.BLOCKED,
         reason=f"its history cannot be read: {error}",
-        probation=False,
+        probation=Probation.NONE,
     )
     data.runs.put(run.run_id, parked)
 
@@ -87,19 +87,22 @@ def take_over(data: MemoryData, alive: Sequence[bytes], now_us: int, limit: int)
             data.mail.remove(position)
     dead = sorted(worker_id for worker_id, worker in data.workers.rows.items() if worker.row.dead)
     orphans = [run_id for worker_id in dead for run_id in sorted(data.of_owner.keys(worker_id))]
+    driven = {run_id for run_id in orphans if data.runs.rows[run_id].probation.is_driven}
+    # Suspects that were driven come last: until then they may explain this death.
+    orphans.sort(key=lambda run_id: run_id in driven)
     for run_id in orphans[:limit]:
-        _free(data, data.runs.rows[run_id], now_us)
+        _free(data, data.runs.rows[run_id], now_us, explained=bool(driven))
     return len(orphans[:limit])
 
 
-def _free(data: MemoryData, run: RunRow, now_us: int) -> None:
+def _free(data: MemoryData, run: RunRow, now_us: int, *, explained: bool) -> None:
     try:
         loaded = reads.load_run(data, run)
     except UndecodablePayload as error:
         _park(data, run, error)
         return
     assert run.owner is not None
-    verdict = judge(loaded, data.workers.rows[run.owner].row.name, now_us)
+    verdict = judge(loaded, data.workers.rows[run.owner].row.name, now_us, explained=explained)
     _put_attempts(data, run.run_id, verdict.lost)
     freed = replace(
         run,
@@ -109,19 +112,18 @@ def _free(data: MemoryData, run: RunRow, now_us: int) -> None:
         status=verdict.status,
         losses=verdict.losses,
         strikes=verdict.strikes,
-        probation=False,
+        probation=Probation.NONE,
         reason=verdict.reason,
     )
     data.runs.put(run.run_id, freed)
 
 
 def resume_blocked(data: MemoryData, types: Sequence[str], now_us: int) -> None:
-    """Other code has come: blocked runs of its types are tried again. Suspects are not: other code
-    does not clear a run whose workers died while it was driven alone."""
+    """Other code has come: blocked runs of its types are tried again; poison is not."""
     parked = [
         run
         for run in data.runs.rows.values()
-        if run.status is RunStatus.BLOCKED and run.type in types and run.strikes == 0
+        if run.status is RunStatus.BLOCKED and run.type in types and run.strikes < STRIKES_TO_POISON
     ]
     for run in parked:
         awake = replace(run, status=RunStatus.RUNNING, wake_us=now_us, reason=None)
@@ -176,7 +178,7 @@ def release(data: MemoryData, release: Release) -> AppendResult:
         wake_us=release.wake_us,
         status=RunStatus.BLOCKED if release.blocked else RunStatus.RUNNING,
         reason=release.reason,
-        probation=False,
+        probation=Probation.NONE,
     )
     data.runs.put(run.run_id, handed_back)
     _put_attempts(data, run.run_id, release.attempts)

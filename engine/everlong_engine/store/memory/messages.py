@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.errors import StoreError
-from everlong_engine.model.runs import RunStatus
+from everlong_engine.model.runs import Probation, RunStatus
 from everlong_engine.model.writes import Answer, Ask, Message, MessageResult, Resume, Terminate
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.data import AskedQuestion, MemoryData, StoredEvent
@@ -46,7 +46,7 @@ def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
         lease_token=run.lease_token + 1,
         owner=None,
         wake_us=None,
-        probation=False,
+        probation=Probation.NONE,
         reason=None,
     )
     data.runs.put(run.run_id, closed)
@@ -70,7 +70,7 @@ def resume_run(data: MemoryData, resume: Resume) -> MessageResult:
             wake_us=resume.now_us,
             losses=0,
             strikes=0,
-            probation=False,
+            probation=Probation.NONE,
             reason=None,
         )
         data.runs.put(run.run_id, awake)

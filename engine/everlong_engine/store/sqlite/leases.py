@@ -56,14 +56,16 @@ def take_over(tx: Connection, alive: Sequence[bytes], now_us: int, limit: int) -
     if buried.rowcount:
         forget_notices(tx)
     names = {worker.worker_id: worker.name for worker in reads.workers(tx)}
+    # Suspects that were driven come last: until then they may explain this death.
     orphans = [run_row(values) for values in tx.execute(SQL["orphans"], (limit,)).fetchall()]
+    explained = tx.execute(SQL["driven_suspect"]).fetchone() is not None
     for row in orphans:
         try:
             loaded = reads.load_run(tx, row)
         except UndecodablePayload as error:
             _park(tx, row, error)
             continue
-        verdict = judge(loaded, names.get(row.owner or b"", "unknown"), now_us)
+        verdict = judge(loaded, names.get(row.owner or b"", "unknown"), now_us, explained=explained)
         _put_attempts(tx, MarkAttempts(row.shard, row.run_id, row.lease_token, verdict.lost))
         tx.execute(
             SQL["take_orphan"],
@@ -86,7 +88,7 @@ def mark_attempts(tx: Connection, mark: MarkAttempts) -> AppendResult:
     if tx.execute(SQL["check_lease"], key).fetchone() is None:
         return FENCED
     if mark.probation is not None:
-        tx.execute(SQL["mark_probation"], (mark.probation, *key))
+        tx.execute(SQL["mark_probation"], (int(mark.probation), *key))
     _put_attempts(tx, mark)
     return ACCEPTED
 

@@ -223,9 +223,14 @@ SELECT min(wake_us) FROM runs
 WHERE wake_us IS NOT NULL AND queue = ? AND type = ? AND status = 0;
 
 -- name: orphans
--- Runs of dead workers, in a bounded batch.
+-- Runs of dead workers, in a bounded batch; suspects that were driven come last.
 SELECT * FROM runs WHERE owner IS NOT NULL AND owner IN
-    (SELECT worker_id FROM workers WHERE dead) LIMIT ?;
+    (SELECT worker_id FROM workers WHERE dead) ORDER BY probation IN (1, 2) LIMIT ?;
+
+-- name: driven_suspect
+-- Whether a dead worker was driving a suspect.
+SELECT 1 FROM runs WHERE owner IS NOT NULL AND probation IN (1, 2) AND owner IN
+    (SELECT worker_id FROM workers WHERE dead) LIMIT 1;
 
 -- name: take_orphan
 -- Take one over, with what the judge found.

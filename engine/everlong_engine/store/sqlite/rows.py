@@ -6,7 +6,7 @@ from typing import Any
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.events import CODES, RunTerminated
-from everlong_engine.model.runs import NewRun, RunRow, RunStatus
+from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import Target
 from everlong_engine.store.sqlite.statements import SQL
 
@@ -32,7 +32,7 @@ def run_row(values: tuple[Any, ...]) -> RunRow:
         closed_us=values[13],
         losses=values[14],
         strikes=values[15],
-        probation=bool(values[16]),
+        probation=Probation(values[16]),
         reason=values[17],
         request_id=values[18],
     )
