@@ -32,6 +32,42 @@ async def test_a_second_owner_is_refused_and_told_who_the_first_is(arena: Arena)
     assert owner.is_alive
 
 
+async def test_a_killed_worker_is_not_said_to_host_anything(arena: Arena) -> None:
+    """Nobody has buried it yet, so that its row stands as if it lived."""
+    async with Client.connect(arena.db) as client:
+        handle = await client.start(flows.stuck, id="stuck")
+
+        async def seen() -> tuple[bool, bool, list[tuple[int, bool]]]:
+            found = await handle.describe()
+            workers = [(one.pid, one.is_there) for one in await client.workers() if not one.dead]
+            return found.hosted, found.owner is not None, workers
+
+        assert await seen() == (False, False, [])
+        first = arena.worker()
+        arena.until(lambda: arena.noted(what="begin"), "an attempt")
+        assert await seen() == (True, True, [(first.pid, True)])
+        _stop_outside_of_a_transaction(arena, first.pid)
+        assert await seen() == (True, True, [(first.pid, True)]), "a stopped one keeps the file"
+        first.kill()
+        assert await seen() == (False, False, [(first.pid, False)])
+        # To look does not take the lock from a worker that starts, nor from this process.
+        for _ in range(20):
+            second = arena.worker(ready=False)
+            while not arena.noted(what="ready", pid=second.pid):
+                await seen()
+                assert second.is_alive, arena.told()
+            hosted, _, workers = await seen()
+            assert (hosted, workers) == (True, [(second.pid, True)])
+            second.kill()
+        async with Worker(client):
+            hosted, _, workers = await seen()
+            assert (hosted, workers) == (True, [(os.getpid(), True)])
+            third = arena.start("work")
+            assert third.wait(20)
+            assert "StoreOwned" in arena.told()
+        assert await seen() == (False, False, [])
+
+
 async def test_a_stopped_owner_keeps_the_file(arena: Arena) -> None:
     owner = arena.worker()
     async with Client.connect(arena.db) as client:

@@ -210,6 +210,15 @@ async def test_poison_stays_parked_when_other_code_comes(rig: Rig) -> None:
     assert [one.row.workflow_id for one in await rig.claim()] == ["changed"]
 
 
+async def test_a_suspect_that_a_fault_has_blocked_goes_on_when_other_code_comes(rig: Rig) -> None:
+    await suspects(rig, "w")
+    await at_work(rig, "w", Probation.ON_TRIAL)
+    await again(rig)
+    await rig.one(rig.release(await rig.row(), None, blocked=True, reason="its code changed"))
+    await rig.store.resume_blocked(["flow"], rig.now_us)
+    assert [one.row.strikes for one in await rig.claim()] == [1]
+
+
 async def test_code_of_other_types_resumes_nothing(rig: Rig) -> None:
     row = await rig.owned()
     await rig.one(rig.release(row, None, blocked=True, reason="its code changed"))

@@ -163,4 +163,11 @@ class WorkerRow:
     started_us: int
     beat_us: int
     dead: bool
+    """Buried: stopped in order, or taken over from."""
     types: tuple[str, ...] = field(default=())
+    gone: bool = False
+    """Its process is not there any more, and nobody has buried it yet."""
+
+    @property
+    def is_there(self) -> bool:
+        return not (self.dead or self.gone)

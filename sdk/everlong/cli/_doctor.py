@@ -18,7 +18,6 @@ from everlong.cli._exits import ExitCode, exit_code_of
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import Cell, Screen, out, write
 from everlong.cli._sources import load
-from everlong.cli._workers import is_there
 from everlong.client import Client
 from everlong.client._views import instant
 from everlong.exceptions import StoreError
@@ -101,12 +100,12 @@ async def _examine_store(client: Client, findings: _Findings) -> None:
     info = await client.store_info()
     findings.store = {"location": info.location, "engine": info.engine, **info.settings}
     findings.warnings += info.warnings
-    workers = [one for one in await client.workers() if not one.dead]
-    findings.workers = [_worker_facts(one) for one in workers if is_there(one)]
+    workers = await client.workers()
+    findings.workers = [_worker_facts(one) for one in workers if one.is_there]
     findings.warnings += [
         f"the worker {one.name} is gone without a word; the next one takes over its runs"
         for one in workers
-        if not is_there(one)
+        if one.gone
     ]
     findings.warnings += await _locked(client)
     blocked = await client.list(status="blocked", limit=_BLOCKED_SHOWN_MAX)

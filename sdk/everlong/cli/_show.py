@@ -126,8 +126,7 @@ class _View:
             return f"{found.owner} has it"
         if self.hosts:
             return f"{', '.join(self.hosts)} takes it up when there is something to do"
-        gone = f"{found.owner} is gone and " if found.owner is not None else ""
-        return (f"{gone}none is here for {found.type}: everlong worker FILE", "yellow")
+        return (f"none is here for {found.type}: everlong worker FILE", "yellow")
 
     def _signals(self) -> tuple[str, int]:
         """Those that the journal has, by name; how many messages the inbox still has."""

@@ -340,8 +340,9 @@ class WorkflowHandle(Generic[R]):
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         records = self._client.records
         workers = await store.workers()
-        owner = next((one.name for one in workers if one.worker_id == loaded.row.owner), None)
-        hosted = any(row.type in one.types for one in workers if not one.dead)
+        there = [one for one in workers if one.is_there]
+        owner = next((one.name for one in there if one.worker_id == loaded.row.owner), None)
+        hosted = any(row.type in one.types for one in there)
         reason = records.shown_reason(loaded.row)
         return describe(records.shown(loaded), owner, reason, hosted=hosted)
 

@@ -128,9 +128,9 @@ class ExecutionDescription(ExecutionSummary):
     """Signals whose values did not fit: recorded with the reason, never delivered."""
     cancel_requested: bool
     owner: str | None
-    """The worker that has it; None while it sleeps."""
+    """The worker that has it; None while it sleeps, or if that worker is dead."""
     hosted: bool
-    """Whether a worker that is here hosts its type; a run without one waits."""
+    """Whether a living worker hosts its type; a run without one waits."""
     lost_in_a_row: int
 
 

@@ -38,6 +38,10 @@ class Lock(Protocol):
     @property
     def held(self) -> bool: ...
 
+    def holder(self) -> int | None:
+        """The process that has it: its id, 0 if that is not known, None if nobody has it."""
+        ...
+
     def acquire(self) -> None:
         """Raises StoreOwned when another process has it."""
         ...

@@ -3,14 +3,18 @@
 One engine process owns a file. The sign of life is a lock on `<db>.owner`, not a time: a stopped
 owner keeps the file, a dead one frees it at once. It is an `fcntl.lockf` lock, since `flock` is
 inherited by forked children; such a lock goes when *any* descriptor of the file is closed in the
-process, so nothing else here ever opens it.
+process, so nobody opens it while this process has the lock.
 """
 
 import fcntl
 import os
 import sqlite3
+import struct
+import sys
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from everlong_engine.model.errors import (
@@ -37,6 +41,12 @@ SCHEMA_VERSION: Final = 1
 
 _held: Final[set[tuple[int, Path]]] = set()
 """Locks of this process: the system grants a process its own lock again."""
+
+_opening: Final = Lock()
+"""No thread takes a lock while another looks at its file: to close it would free the lock."""
+
+_FLOCK: Final = struct.Struct("qqihh" if sys.platform == "darwin" else "hhqqi4x")
+"""The system's `struct flock`: of the whole file, an exclusive lock."""
 
 _NETWORK: Final = ("nfs", "cifs", "smb", "9p", "virtiofs", "ceph", "afs", "lustre", "glusterfs")
 _NETWORK_FUSE: Final = ("fuse.sshfs", "fuse.gluster", "fuse.ceph", "fuse.s3fs", "fuse.rclone")
@@ -127,6 +137,10 @@ class OwnerLock:
 
     def acquire(self) -> None:
         """Take the file. Raises StoreOwned, naming the owner, when another process has it."""
+        with _opening:
+            self._acquire()
+
+    def _acquire(self) -> None:
         key = (os.getpid(), self._lock_path)
         if key in _held:  # The lock would be granted again, and lost with the first descriptor.
             raise StoreOwned(path=str(self._path), pid=os.getpid())
@@ -134,20 +148,55 @@ class OwnerLock:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            pid = _written_in(descriptor)
             os.close(descriptor)
-            pid = int(text) if text.isdigit() else None
             raise StoreOwned(path=str(self._path), pid=pid) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor, self._pid = descriptor, os.getpid()
         _held.add(key)
 
+    def holder(self) -> int | None:
+        """The process that has the file: its id, 0 if that is not known, None if nobody has it.
+
+        Asks without taking: a worker that starts in this moment is not refused.
+        """
+        with _opening:
+            if (os.getpid(), self._lock_path) in _held:
+                return os.getpid()
+            try:
+                descriptor = os.open(self._lock_path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            except OSError:
+                return 0
+            try:
+                return (_written_in(descriptor) or 0) if _is_locked(descriptor) else None
+            finally:
+                os.close(descriptor)
+
     def release(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
             _held.discard((self._pid, self._lock_path))
+
+
+def _written_in(descriptor: int) -> int | None:
+    """The process id that the owner has left in its lock file."""
+    text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether another process has locked the file; said to be so where the system cannot tell."""
+    wish = (fcntl.F_WRLCK, os.SEEK_SET)
+    darwin = sys.platform == "darwin"
+    asked = _FLOCK.pack(0, 0, 0, *wish) if darwin else _FLOCK.pack(*wish, 0, 0, 0)
+    with suppress(OSError):
+        found = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        return bool(found[3 if darwin else 0] != fcntl.F_UNLCK)
+    return True
 
 
 def prepare_schema(connection: sqlite3.Connection, path: Path) -> None:

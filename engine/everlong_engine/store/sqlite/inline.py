@@ -117,6 +117,9 @@ class InlineLock:
     def held(self) -> bool:
         return self._database.owner is self
 
+    def holder(self) -> int | None:
+        return None if self._database.owner is None else 0
+
     def acquire(self) -> None:
         if self._database.owner is not None:
             raise StoreOwned(path=str(_PATH))

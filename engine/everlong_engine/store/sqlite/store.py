@@ -8,12 +8,14 @@ data_version`, about a microsecond): that is how an owner notices mail from othe
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
 from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed
 from everlong_engine.model.events import Recorded
+from everlong_engine.model.limits import STRIKES_TO_POISON
 from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
 from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
@@ -164,9 +166,8 @@ class SqliteStore:
         return await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
 
     async def resume_blocked(self, types: Sequence[str], now_us: int) -> None:
-        await self._write(
-            lambda tx: tx.execute(SQL["resume_blocked"], (now_us, 1, reads.many(types))).close()
-        )
+        values = (now_us, STRIKES_TO_POISON, reads.many(types))
+        await self._write(lambda tx: tx.execute(SQL["resume_blocked"], values).close())
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
@@ -224,7 +225,11 @@ class SqliteStore:
         return await self._read(lambda tx: reads.list_runs(tx, wanted, limit, after))
 
     async def workers(self) -> list[WorkerRow]:
-        return await self._read(reads.workers)
+        rows = await self._read(reads.workers)
+        holder = self._lock.holder()
+        if holder == 0:
+            return rows
+        return [replace(row, gone=not row.dead and row.pid != holder) for row in rows]
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         def look(tx: sqlite3.Connection) -> tuple[bool, bytes] | None:
