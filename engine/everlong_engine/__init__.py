@@ -48,6 +48,7 @@ from everlong_engine.model.failure import Failure
 from everlong_engine.model.ids import id_from_text, id_text
 from everlong_engine.model.payload import pack, unpack
 from everlong_engine.model.policies import ActivityOptions, IfClosed, IfOpen, Retry, seconds_us
+from everlong_engine.model.requests import is_request_id
 from everlong_engine.model.runs import (
     AttemptRow,
     AttemptState,
@@ -160,6 +161,7 @@ __all__ = [
     "hold_us",
     "id_from_text",
     "id_text",
+    "is_request_id",
     "is_suspect",
     "latest_attempts",
     "limits",

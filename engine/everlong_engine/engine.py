@@ -19,6 +19,7 @@ from everlong_engine.model.clock import Clock
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Closing
 from everlong_engine.model.ids import IdSource, shard_of
+from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import MailRow, NewRun
 from everlong_engine.model.writes import ForgetMail, Target
 from everlong_engine.operations.group_commit import GroupCommit
@@ -78,6 +79,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._append_base = random.getrandbits(38) << 24
         self._append_count = 0
+        self._last_sent = 0
 
     # --------------------------------------------------------------------- opening and closing
 
@@ -202,6 +204,12 @@ class Engine:
         """Names an append, so that an ambiguous commit can be told from somebody else's."""
         self._append_count += 1
         return self._append_base + self._append_count
+
+    def sent(self) -> Sent:
+        """Names a message that has no request id. Give it to the group commit at once: a sender's
+        messages must be stored in the order of their numbers."""
+        self._last_sent = max(self._last_sent + 1, self.clock.now_us())
+        return Sent(f"{self._append_base:x}", self._last_sent)
 
     def target(self, namespace: str, workflow_id: str, execution_id: bytes | None = None) -> Target:
         shard = shard_of(namespace, workflow_id, self.store.shards)

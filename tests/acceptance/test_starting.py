@@ -155,6 +155,49 @@ async def test_a_request_id_answers_also_when_the_run_has_ended_or_begun_anew(pa
 
 
 @pytest.mark.parametrize("hosted", [True, False])
+async def test_a_request_id_that_found_an_execution_begins_no_other(
+    path: Path, hosted: bool
+) -> None:
+    async with Client.connect(path) as client:
+        async with Worker(client, workflows=[waits] if hosted else []):
+            first = await client.start(waits, "first", id="one")
+            used = await client.start(waits, "second", id="one", request_id="r-1")
+            assert used.run_id == first.run_id
+            await first.terminate()
+            again = await client.start(waits, "second", id="one", request_id="r-1")
+            assert again.run_id == first.run_id
+            with pytest.raises(WorkflowTerminated):
+                await again.result()
+        assert len((await client.list(workflow_id="one")).items) == 1
+
+
+@pytest.mark.parametrize("hosted", [True, False])
+async def test_a_start_in_the_place_of_another_is_remembered_by_what_it_began(
+    path: Path, hosted: bool
+) -> None:
+    async with Client.connect(path) as client, Worker(client, workflows=[waits] if hosted else []):
+        first = await client.start(waits, id="one")
+        second = await client.start(waits, id="one", if_open="terminate", request_id="r-1")
+        assert second.run_id != first.run_id
+        again = await client.start(waits, id="one", if_open="terminate", request_id="r-1")
+        assert again.run_id == second.run_id
+        assert (await again.describe()).status == "running"
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 513, "a\nb", "\x01start r", "\ud800", 7])
+async def test_a_request_id_that_is_none_is_refused(path: Path, bad: Any) -> None:
+    async with Client.connect(path) as client:
+        with pytest.raises(InvalidArguments, match="request_id"):
+            await client.start(waits, id="one", request_id=bad)
+        assert (await client.list()).items == []
+        handle = await client.start(waits, id="one")
+        with pytest.raises(InvalidArguments, match="1 to 512 characters"):
+            await handle.signal(go_on, "x", request_id=bad)
+        with pytest.raises(InvalidArguments, match="1 to 512 characters"):
+            await handle.cancel(request_id=bad)
+
+
+@pytest.mark.parametrize("hosted", [True, False])
 async def test_of_twenty_racing_starts_one_begins(path: Path, hosted: bool) -> None:
     async with Client.connect(path) as client, Worker(client, workflows=[waits] if hosted else []):
         handles = await asyncio.gather(

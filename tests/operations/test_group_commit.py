@@ -15,20 +15,23 @@ from typing import Any, cast
 import pytest
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull
+from everlong_engine.model.events import RunCompleted
 from everlong_engine.model.limits import GROUP_APPENDS_MAX
 from everlong_engine.model.writes import (
     AppendResult,
+    Ask,
     MessageResult,
     Refusal,
+    Resume,
     StartResult,
     Write,
     WriteResult,
 )
 from everlong_engine.operations.group_commit import GroupCommit
-from everlong_engine.store.interface import Store
+from everlong_engine.store.interface import RunFilter, Store
 from everlong_engine.store.sqlite import leases
 from everlong_engine.store.sqlite.store import SqliteStore
-from tests.support.store_rig import Rig, refusal
+from tests.support.store_rig import SECOND_US, Rig, refusal
 
 Fault = Callable[[Sequence[Write]], Exception | None]
 
@@ -46,16 +49,25 @@ class Faulty:
         self._store = store
         self.groups: list[list[Write]] = []
         self.fault: Fault = lambda _: None
+        self.answers_lost = 0
+        """So many submissions are stored, and fail all the same."""
         self.on_fatal: Callable[[StoreError], None] | None = None
 
     def submit(self, writes: Sequence[Write]) -> "asyncio.Future[list[WriteResult]]":
         self.groups.append(list(writes))
         error = self.fault(writes)
+        if self.answers_lost:
+            self.answers_lost -= 1
+            return asyncio.ensure_future(self._lose(self._store.submit(writes)))
         if error is None:
             return self._store.submit(writes)
         future: asyncio.Future[list[WriteResult]] = asyncio.get_running_loop().create_future()
         future.set_exception(error)
         return future
+
+    async def _lose(self, answer: "asyncio.Future[list[WriteResult]]") -> list[WriteResult]:
+        await answer
+        raise sqlite_error(sqlite3.SQLITE_IOERR_READ)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -296,6 +308,73 @@ async def test_what_comes_during_a_repetition_goes_behind_it(
     await commits.drain()
     assert seen == ["first", "second"]
     assert (await rig.row()).next_seq == 4
+
+
+# ------------------------------------------------------------------------------ a lost answer
+
+# SQLite always knows whether a commit was done; a database behind a network does not.
+
+
+@pytest.mark.parametrize("lost", [1, 2], ids=["once", "of the repetition too"])
+async def test_what_was_stored_is_known_again_when_the_answer_is_lost(
+    commits: GroupCommit, store: Faulty, rig: Rig, lost: int
+) -> None:
+    here, closing, ended = [await rig.owned(name) for name in ("here", "closing", "ended")]
+    store.answers_lost = lost
+    done = RunCompleted(b"done")
+    results = await together(
+        commits,
+        rig.start("new"),
+        rig.start_here("done", done),
+        rig.start_here("done", done),
+        rig.start("here", request_id="r"),
+        rig.append(here),
+        rig.append(here, base=3),
+        rig.append(closing, done),
+        rig.message("here", b"named", request_id="r"),
+        rig.message("here", b"first", sent=rig.sent()),
+        rig.message("here", b"second", sent=rig.sent()),
+        rig.terminate("ended"),
+        Resume(rig.target("here"), rig.now_us),
+        Ask(b"q" * 16, rig.target("here"), "status", b"", rig.now_us),
+    )
+    assert not [one for one in results if isinstance(one, StoreError)]
+    assert created(results)[:4] == [True, True, True, False]
+    assert [refusal(one) for one in results if isinstance(one, AppendResult)] == [None] * 3
+    told = [one for one in results if isinstance(one, MessageResult)][:4]
+    assert all(one.duplicate or one.position is not None for one in told)
+    loaded = await rig.load("here")
+    assert (len(loaded.history), len(loaded.mail)) == (3, 3)
+    assert await rig.kinds(closing) == ["RunStarted", "RunCompleted"]
+    assert await rig.kinds(ended) == ["RunStarted", "RunTerminated"]
+    assert len(await rig.store.list_runs(RunFilter("default", workflow_id="done"), 10, None)) == 2
+    assert await rig.problems() == []
+
+
+async def test_what_is_handed_back_twice_leaves_its_mail_once(
+    commits: GroupCommit, store: Faulty, rig: Rig
+) -> None:
+    row, other = await rig.owned(), await rig.owned("other")
+    outcome = rig.message()
+    store.answers_lost = 1
+    results = await together(
+        commits,
+        rig.release(row, 0, mail=((outcome.kind, outcome.body),)),
+        rig.release(other, rig.now_us + SECOND_US),
+    )
+    assert [refusal(cast(WriteResult, one)) for one in results] == [None, None]
+    assert [len(one.mail) for one in await rig.claim()] == [1]
+    assert (await rig.row("other")).wake_us == rig.now_us + SECOND_US
+
+
+async def test_what_was_lost_before_it_was_stored_is_stored_once(
+    commits: GroupCommit, store: Faulty, rig: Rig
+) -> None:
+    await rig.owned()
+    store.fault = fails_with(sqlite_error(sqlite3.SQLITE_IOERR_READ), times=1)
+    (result,) = await together(commits, rig.message(sent=rig.sent()))
+    assert isinstance(result, MessageResult)
+    assert (result.duplicate, result.position is None) == (False, False)
 
 
 # ----------------------------------------------------------------------------------- a full disk

@@ -2,7 +2,7 @@
 
 from everlong_engine.model.events import ActivityCompleted, RunCompleted, RunContinuedAsNew
 from everlong_engine.model.runs import AttemptRow, AttemptState, RunRow
-from everlong_engine.model.writes import Ask, MarkAttempts
+from everlong_engine.model.writes import Ask, MarkAttempts, MessageResult, StartResult
 from everlong_engine.store.interface import RunFilter
 from tests.support.store_rig import SECOND_US, Rig
 
@@ -145,6 +145,42 @@ async def test_continued_runs_stay_while_their_execution_is_open(rig: Rig) -> No
     assert await sweep(rig) == 2
     assert await gone(rig, first)
     assert await rig.problems() == []
+
+
+async def test_a_start_is_known_until_the_last_run_of_its_execution_goes(rig: Rig) -> None:
+    first = await rig.owned(request_id="began")
+    await rig.one(rig.start(request_id="used"))
+    rolling = RunContinuedAsNew(b"", (), 1)
+    await rig.one(rig.append(first, rolling, next_run=rig.successor(first)))
+    later(rig)
+    await rig.one(rig.terminate())
+    assert await sweep(rig) == 1
+    for request in ("began", "used"):
+        again = await rig.one(rig.start(request_id=request))
+        assert isinstance(again, StartResult)
+        assert (again.same_request, again.run_id) == (True, first.run_id)
+    assert await rig.problems() == []
+    later(rig)
+    assert await sweep(rig) == 1
+    begun = await rig.one(rig.start(request_id="began"))
+    assert isinstance(begun, StartResult)
+    assert begun.created
+    assert await rig.problems() == []
+
+
+async def test_senders_that_have_long_been_silent_are_forgotten(rig: Rig) -> None:
+    await rig.owned()
+    old, busy = rig.message(sent=rig.sent("old")), rig.message(sent=rig.sent("busy"))
+    await rig.group(old, busy, rig.message(request_id="r"))
+    later(rig)
+    await rig.send(sent=rig.sent("busy"))
+    await sweep(rig)
+    results = await rig.group(busy, rig.message(request_id="r"), old)
+    assert [isinstance(one, MessageResult) and one.duplicate for one in results] == [
+        True,
+        True,
+        False,
+    ]
 
 
 async def test_what_dead_workers_and_askers_left_goes_too(rig: Rig) -> None:

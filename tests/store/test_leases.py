@@ -130,6 +130,19 @@ async def test_many_fall_asleep_in_one_group(rig: Rig) -> None:
     assert len(await rig.claim(limit=100)) == 29
 
 
+async def test_a_hand_back_is_known_again_and_undoes_nothing(rig: Rig) -> None:
+    """What came behind it stands: mail that woke the run, another's claim."""
+    row = await rig.owned()
+    asleep = rig.release(row, rig.now_us + SECOND_US)
+    assert refusal(await rig.one(asleep)) is None
+    await rig.send()
+    assert refusal(await rig.one(asleep)) is None
+    loaded = await rig.claim_one()
+    assert len(loaded.mail) == 1
+    assert refusal(await rig.one(asleep)) is not None
+    assert (await rig.row()).owner == rig.worker_id
+
+
 async def test_local_outcomes_go_back_as_mail(rig: Rig) -> None:
     row = await rig.owned()
     outcome = encode_event(ActivityCompleted(1, b"ok"), {})

@@ -69,6 +69,34 @@ async def test_a_retry_has_its_answer_when_the_execution_has_closed_or_rolled_ov
     assert again.duplicate
 
 
+async def test_a_message_without_a_request_id_is_known_again_by_its_sender(rig: Rig) -> None:
+    row = await rig.owned()
+    group = [rig.message(payload=b"%d" % number, sent=rig.sent()) for number in range(3)]
+    first = [one for one in await rig.group(*group) if isinstance(one, MessageResult)]
+    again = [one for one in await rig.group(*group) if isinstance(one, MessageResult)]
+    assert [one.position is None for one in first] == [False] * 3
+    assert [(one.duplicate, one.position) for one in again] == [(True, None)] * 3
+    assert len((await rig.load()).mail) == 3
+    assert (await rig.send(sent=rig.sent())).position is not None
+    assert (await rig.send(sent=rig.sent("another"))).position is not None
+    await rig.one(rig.terminate())
+    assert (await rig.one(group[0])) == MessageResult(
+        RunStatus.TERMINATED, row.run_id, row.execution_id, duplicate=True
+    )
+    assert not (await rig.send(sent=rig.sent())).duplicate
+    assert await rig.problems() == []
+
+
+async def test_a_message_that_was_not_stored_is_not_known(rig: Rig) -> None:
+    """Nobody was there, or only a closed one."""
+    sent = rig.sent()
+    assert (await rig.send(sent=sent)).status is None
+    await rig.closed()
+    assert not (await rig.send(sent=sent)).duplicate
+    await rig.owned()
+    assert (await rig.send(sent=sent)).position is not None
+
+
 async def test_a_closed_execution_takes_nothing(rig: Rig) -> None:
     await rig.closed()
     result = await rig.send()
@@ -154,6 +182,20 @@ async def test_what_is_closed_is_not_terminated_again(rig: Rig) -> None:
 # ------------------------------------------------------------------------------------ the others
 
 
+async def test_a_termination_is_known_again(rig: Rig) -> None:
+    row = await rig.owned()
+    terminate = rig.terminate()
+    await rig.one(terminate)
+    again = await rig.one(terminate)
+    assert again == MessageResult(
+        RunStatus.TERMINATED, row.run_id, row.execution_id, duplicate=True
+    )
+    other = await rig.one(rig.terminate())
+    assert isinstance(other, MessageResult)
+    assert not other.duplicate
+    assert len((await rig.load()).history) == 2
+
+
 async def test_a_blocked_run_takes_mail_and_sleeps_until_it_is_resumed(rig: Rig) -> None:
     row = await rig.owned()
     await rig.one(rig.release(row, None, blocked=True, reason="its code changed"))
@@ -185,6 +227,15 @@ async def test_a_question_is_asked_answered_and_forgotten(rig: Rig) -> None:
     assert await rig.store.answer(key) == (True, b"fine")
     await rig.store.forget_question(key)
     assert await rig.store.answer(key) is None
+
+
+async def test_a_question_that_is_asked_again_is_the_same(rig: Rig) -> None:
+    await rig.owned()
+    ask = Ask(b"q" * 16, rig.target(), "status", b"{}", rig.now_us)
+    assert await rig.one(ask) == await rig.one(ask)
+    await rig.one(Answer(ask.question_id, True, b"fine"))
+    await rig.one(ask)
+    assert await rig.store.answer(ask.question_id) == (True, b"fine")
 
 
 async def test_a_question_to_nobody_is_not_kept(rig: Rig) -> None:

@@ -142,6 +142,77 @@ async def test_a_request_is_remembered_after_a_roll_over(rig: Rig) -> None:
     assert (again.same_request, again.execution_id) == (True, row.execution_id)
 
 
+@pytest.mark.parametrize("end", ["close", "terminate"])
+async def test_a_request_that_used_an_open_execution_is_remembered_behind_its_end(
+    rig: Rig, end: str
+) -> None:
+    row = await rig.owned()
+    used = await rig.one(rig.start(request_id="r"))
+    assert used == StartResult(False, row.run_id, row.execution_id, RunStatus.RUNNING)
+    await rig.one(rig.append(row, RunCompleted(b"done")) if end == "close" else rig.terminate())
+    status = RunStatus.COMPLETED if end == "close" else RunStatus.TERMINATED
+    same = StartResult(False, row.run_id, row.execution_id, status, same_request=True)
+    assert await rig.one(rig.start(request_id="r", if_open="fail", if_closed="fail")) == same
+    await rig.closed()
+    await rig.started()
+    assert await rig.one(rig.start(request_id="r")) == same
+    assert await rig.problems() == []
+
+
+async def test_a_request_that_used_an_execution_names_the_run_that_it_was_told(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.one(rig.start(request_id="r"))
+    await rig.one(rig.append(row, RunContinuedAsNew(b"", (), 1), next_run=rig.successor(row)))
+    again = await rig.one(rig.start(request_id="r"))
+    assert again == StartResult(
+        False, row.run_id, row.execution_id, RunStatus.RUNNING, same_request=True
+    )
+
+
+@pytest.mark.parametrize("if_open", ["fail", "terminate"])
+async def test_a_request_that_used_nothing_may_begin_one_later(
+    rig: Rig, if_open: Literal["fail", "terminate"]
+) -> None:
+    """One was refused; the other looked who is in the way, to end that first."""
+    await rig.started()
+    looked = await rig.one(rig.start(request_id="r", if_open=if_open))
+    assert isinstance(looked, StartResult)
+    assert (looked.created, looked.refused) == (False, if_open == "fail")
+    await rig.one(rig.terminate())
+    begun = await rig.one(rig.start(request_id="r", if_open=if_open))
+    assert isinstance(begun, StartResult)
+    assert begun.created
+
+
+async def test_a_start_and_a_message_of_one_request_id_are_two_requests(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.one(rig.start(request_id="r"))
+    assert (await rig.send(request_id="r")).position is not None
+    assert (await rig.send(request_id="r")).duplicate
+    again = await rig.one(rig.start(request_id="r"))
+    assert isinstance(again, StartResult)
+    assert (again.same_request, again.run_id) == (True, row.run_id)
+
+
+async def test_starts_are_known_again_when_their_group_is_repeated(rig: Rig) -> None:
+    """Also those that ended at once, in the same group, under one workflow id."""
+    done = RunCompleted(b"done")
+    group = [
+        rig.start_here("w", done),
+        rig.start_here("w", done),
+        rig.start_here("w", done, if_closed="allow_failed", request_id="r"),
+        rig.start("x", if_closed="fail"),
+        rig.start("x", request_id="s"),
+    ]
+    first = await rig.group(*group)
+    again = await rig.group(*group)
+    told = [one.run_id for one in first if isinstance(one, StartResult)]
+    assert [one.run_id for one in again if isinstance(one, StartResult)] == told
+    created = [isinstance(one, StartResult) and one.created for one in first]
+    assert [isinstance(one, StartResult) and one.created for one in again] == created
+    assert await rig.problems() == []
+
+
 async def test_another_namespace_is_another_world(rig: Rig) -> None:
     await rig.started()
     result = await rig.one(rig.start(namespace="other"))

@@ -20,6 +20,7 @@ from everlong_engine.model.events import (
 )
 from everlong_engine.model.ids import IdSource
 from everlong_engine.model.policies import IfClosed, IfOpen
+from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import LoadedRun, NewRun, RunRow, RunStatus, WorkerRow
 from everlong_engine.model.writes import (
     Append,
@@ -58,6 +59,7 @@ class Rig:
         self.ids = IdSource(Random(seed))
         self.worker_id = self.ids.next(self.now_us)
         self._append_id = 0
+        self._sent = 0
 
     async def group(self, *writes: Write) -> list[WriteResult]:
         """All in one transaction."""
@@ -191,11 +193,12 @@ class Rig:
         *,
         request_id: str | None = None,
         execution_id: bytes | None = None,
+        sent: Sent | None = None,
     ) -> Message:
         blobs: Blobs = {}
         kind, body = encode_event(signal(payload), blobs)
         target = self.target(workflow_id, execution_id)
-        return Message(target, kind, body, self.now_us, request_id, blobs)
+        return Message(target, kind, body, self.now_us, request_id, blobs, sent)
 
     async def send(self, workflow_id: str = "w", **options: Any) -> MessageResult:
         result = await self.one(self.message(workflow_id, **options))
@@ -208,10 +211,16 @@ class Rig:
         assert found is not None
         return found
 
+    def sent(self, sender: str = "somebody") -> Sent:
+        """Names the next message of a sender."""
+        self._sent += 1
+        return Sent(sender, self.now_us + self._sent)
+
     def terminate(self, workflow_id: str = "w", execution_id: bytes | None = None) -> Terminate:
+        self._append_id += 1
         kind, body = encode_event(RunTerminated("enough"), {})
         target = self.target(workflow_id, execution_id)
-        return Terminate(target, kind, body, RunStatus.TERMINATED, self.now_us)
+        return Terminate(target, kind, body, RunStatus.TERMINATED, self.now_us, self._append_id)
 
     # ----------------------------------------------------------------------------- leases, looks
 

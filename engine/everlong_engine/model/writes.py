@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from everlong_engine.model.codec import Blobs
 from everlong_engine.model.policies import IfClosed, IfOpen
+from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import AttemptRow, NewRun, Probation, RunStatus
 
 __all__ = [
@@ -90,7 +91,11 @@ class AppendResult:
 
 @dataclass(frozen=True, slots=True)
 class StartRun:
-    """A new execution, either driven already by its owner (`first`) or left as mail."""
+    """A new execution, either driven already by its owner (`first`) or left as mail.
+
+    A request id that found an open execution and uses it is remembered with it. One that only looks
+    who is in the way, because it would end that one first (`if_open="terminate"`), is not.
+    """
 
     run: NewRun
     if_open: IfOpen
@@ -128,12 +133,15 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """`request_id` is the user's; without one, `sent` knows it again."""
+
     target: Target
     kind: int
     body: bytes
     now_us: int
     request_id: str | None = None
     blobs: Blobs | None = None
+    sent: Sent | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +166,8 @@ class Terminate:
     row_body: bytes
     status: RunStatus
     now_us: int
+    append_id: int | None = None
+    """Borne by the closing event: repeated after an answer that was lost, it is known again."""
 
 
 @dataclass(frozen=True, slots=True)

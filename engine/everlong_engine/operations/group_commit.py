@@ -4,9 +4,11 @@ Whoever writes adds to a queue and goes on. While a transaction is on the store'
 fills; when it returns, up to 256 writes go at once. Idle, a write goes at the end of the current
 turn of the event loop: nothing waits for company.
 
-When a group fails, nothing of it was stored. It is tried once more, then each write alone, so that
-a bad one fails nobody else. A full disk is an answer (StoreFull), not a reason to stop. A failed
-sync or a damaged file is: nothing is acknowledged any more, and the process lets go of the file.
+When a group fails, nothing of it was stored, or all of it was and the answer was lost. It is tried
+once more, then each write alone, so that a bad one fails nobody else; the store knows again what it
+has stored already, whatever kind of write it is. A full disk is an answer (StoreFull), not a reason
+to stop. A failed sync or a damaged file is: nothing is acknowledged any more, and the process lets
+go of the file.
 """
 
 import asyncio

@@ -32,7 +32,8 @@ __all__ = [
 
 
 class Trouble(Enum):
-    """What a failed group means for its members. Nothing of it was stored."""
+    """What a failed group means for its members. Nothing of it was stored; or, where a network lies
+    between, all of it: a group that is repeated meets itself, and is answered as done."""
 
     REPEAT = "one of them may be to blame: each goes alone"
     BUSY = "another process kept the store locked: going alone would only wait longer"

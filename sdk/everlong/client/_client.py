@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from everlong import registry
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
-from everlong.client._handle import WorkflowHandle
+from everlong.client._handle import WorkflowHandle, check_request_id
 from everlong.client._views import ExecutionSummary, Page, summary
 from everlong.codec import Codec
 from everlong.exceptions import (
@@ -271,6 +271,7 @@ class Client:
         )
         _check_choice("if_open", if_open, ("use", "fail", "terminate"))
         _check_choice("if_closed", if_closed, ("allow", "fail", "allow_failed"))
+        check_request_id(request_id)
         if if_open == "terminate":
             result = await self._begin_in_place(started, if_closed, request_id)
         else:
@@ -322,7 +323,7 @@ class Client:
         """Start in the place of one that is open. It is terminated only once it is known to be in
         the way: a repeated request must not end what it began."""
         for _ in range(_START_TRIES):
-            result = await self._begin(started, "use", if_closed, request_id)
+            result = await self._begin(started, "terminate", if_closed, request_id)
             if result.created or result.same_request or result.refused:
                 return result
             in_the_way: WorkflowHandle[Any] = WorkflowHandle(

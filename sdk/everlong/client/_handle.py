@@ -11,6 +11,7 @@ from everlong.channels import Query, Signal
 from everlong.client._views import ExecutionDescription, HistoryEvent, describe, view_history
 from everlong.exceptions import (
     EverlongError,
+    InvalidArguments,
     NoAnswer,
     QueryFailed,
     StoreError,
@@ -43,6 +44,7 @@ from everlong_engine import (
     Target,
     Terminate,
     id_text,
+    is_request_id,
     pack,
     unpack,
 )
@@ -50,7 +52,7 @@ from everlong_engine import (
 if TYPE_CHECKING:
     from everlong.client._client import Client
 
-__all__ = ["WorkflowHandle"]
+__all__ = ["WorkflowHandle", "check_request_id"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -205,6 +207,7 @@ class WorkflowHandle(Generic[R]):
         await self._send(CancelRequested(reason or "no reason was given"), request_id)
 
     async def _send(self, event: Input, request_id: str | None) -> None:
+        check_request_id(request_id)
         target = self._target()
         owner = self._client.owner_of(target) if request_id is None else None
         if owner is not None:
@@ -224,7 +227,9 @@ class WorkflowHandle(Generic[R]):
             return
         blobs: Blobs = {}
         kind, body = self._client.records.message(target, event, blobs)
-        message = Message(target, kind, body, self._engine.clock.now_us(), request_id, blobs)
+        now_us = self._engine.clock.now_us()
+        sent = self._engine.sent() if request_id is None else None
+        message = Message(target, kind, body, now_us, request_id, blobs, sent)
         result = await self._engine.commits.put(message)
         assert isinstance(result, MessageResult)
         self._require_accepted(result)
@@ -308,7 +313,9 @@ class WorkflowHandle(Generic[R]):
         kind, body = self._client.records.message(target, event, {})
         now_us = self._engine.clock.now_us()
         result = await self._engine.commits.put(
-            Terminate(target, kind, body, RunStatus.TERMINATED, now_us)
+            Terminate(
+                target, kind, body, RunStatus.TERMINATED, now_us, self._engine.new_append_id()
+            )
         )
         assert isinstance(result, MessageResult)
         self._require_accepted(result)
@@ -363,6 +370,14 @@ class WorkflowHandle(Generic[R]):
         if row is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         return row
+
+
+def check_request_id(request_id: str | None) -> None:
+    if request_id is not None and not is_request_id(request_id):
+        raise InvalidArguments(
+            f"request_id={request_id!r}: give a text of 1 to 512 characters, none of them a "
+            "control character"
+        )
 
 
 def _query_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

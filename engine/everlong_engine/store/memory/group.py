@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import (
     Answer,
@@ -122,17 +123,19 @@ def start_run(data: MemoryData, start: StartRun) -> StartResult:
 
 def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
     run = start.run
-    if run.request_id is not None:
-        request = (run.namespace, run.workflow_id, run.request_id)
-        for run_id in data.of_request.keys(request):
-            before = data.runs.rows[run_id]
-            return _taken(before, same_request=True, created=run_id == run.run_id)
+    own = data.runs.get(run.run_id)
+    if own is not None:  # This very start was done before, and its answer lost.
+        return _taken(own, created=True)
+    same = None if run.request_id is None else _same_request(data, run, run.request_id)
+    if same is not None:
+        return same
     latest = data.latest(Target(run.shard, run.namespace, run.workflow_id))
     if latest is None:
         return None
-    if latest.run_id == run.run_id:  # This very start was done before, and its answer lost.
-        return _taken(latest, created=True)
     if latest.status.is_open:
+        if start.if_open == "use" and run.request_id is not None:
+            key = (latest.execution_id, name_of_start(run.request_id))
+            data.requests.put(key, latest.run_id)
         return _taken(latest, refused=start.if_open == "fail")
     match start.if_closed:
         case "allow":
@@ -142,6 +145,18 @@ def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
         case "allow_failed":
             good_end = latest.status is RunStatus.COMPLETED
             return _taken(latest, refused=True) if good_end else None
+
+
+def _same_request(data: MemoryData, run: NewRun, request_id: str) -> StartResult | None:
+    """What a start with this request id was answered before."""
+    for run_id in data.of_request.keys((run.namespace, run.workflow_id, request_id)):
+        return _taken(data.runs.rows[run_id], same_request=True)
+    for run_id in sorted(data.of_workflow.keys((run.namespace, run.workflow_id)), reverse=True):
+        row = data.runs.rows[run_id]
+        told = data.requests.get((row.execution_id, name_of_start(request_id)))
+        if told is not None:
+            return StartResult(False, told, row.execution_id, row.status, same_request=True)
+    return None
 
 
 def _taken(

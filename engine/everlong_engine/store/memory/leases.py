@@ -161,16 +161,19 @@ def _put_attempts(data: MemoryData, run_id: bytes, attempts: Iterable[AttemptRow
 def release(data: MemoryData, release: Release) -> AppendResult:
     """Hand a run back. To fall asleep over mail is refused; to be parked, or looked at again at
     once, is not."""
+    run = data.runs.get(release.run_id)
+    is_as_known = (
+        run is not None
+        and run.status.is_open
+        and run.lease_token == release.token
+        and run.next_seq == release.base
+    )
+    if is_as_known and run is not None and run.owner is None:
+        return AppendResult()  # Done before: only its owner leaves its token behind.
     falls_asleep = not release.blocked and not release.mail and release.wake_us != 0
     if falls_asleep and data.mail_positions(release.execution_id):
         return AppendResult(Refusal.MAIL)
-    run = data.runs.get(release.run_id)
-    if (
-        run is None
-        or not run.status.is_open
-        or run.lease_token != release.token
-        or run.next_seq != release.base
-    ):
+    if run is None or not is_as_known:
         return AppendResult(Refusal.FENCED)
     handed_back = replace(
         run,

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from everlong_engine.model.codec import checksum
-from everlong_engine.model.errors import StoreError
-from everlong_engine.model.runs import Probation, RunStatus
+from everlong_engine.model.runs import Probation, RunRow, RunStatus
 from everlong_engine.model.writes import Answer, Ask, Message, MessageResult, Resume, Terminate
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.data import AskedQuestion, MemoryData, StoredEvent
@@ -17,17 +16,28 @@ def put_message(data: MemoryData, message: Message) -> MessageResult:
     run = data.latest(message.target)
     if run is None:
         return MessageResult(None)
-    request = None if message.request_id is None else (run.execution_id, message.request_id)
-    if request is not None and request in data.requests.rows:
+    if _was_accepted(data, run, message):
         return MessageResult(run.status, run.run_id, run.execution_id, duplicate=True)
     if not run.status.is_open:
         return MessageResult(run.status, run.run_id, run.execution_id)
     position = data.put_mail(run.execution_id, message.kind, message.body, message.blobs)
-    if request is not None:
-        data.requests.put(request, b"accepted")
+    if message.request_id is not None:
+        data.requests.put((run.execution_id, message.request_id), b"accepted")
+    elif message.sent is not None:
+        data.requests.put((run.execution_id, message.sent.name), message.sent.mark)
     if run.owner is None and run.status is RunStatus.RUNNING:  # A blocked run stays parked.
         data.runs.put(run.run_id, replace(run, wake_us=message.now_us))
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position)
+
+
+def _was_accepted(data: MemoryData, run: RunRow, message: Message) -> bool:
+    """Whether the request id was used before, or the sender had sent this or something later."""
+    if message.request_id is not None:
+        return (run.execution_id, message.request_id) in data.requests.rows
+    if message.sent is None:
+        return False
+    newest = data.requests.get((run.execution_id, message.sent.name))
+    return newest is not None and newest >= message.sent.mark
 
 
 def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
@@ -36,7 +46,13 @@ def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
     if run is None:
         return MessageResult(None)
     if not run.status.is_open:
-        return MessageResult(run.status, run.run_id, run.execution_id)
+        last = data.history.get((run.run_id, run.next_seq - 1))
+        done = (
+            terminate.append_id is not None
+            and last is not None
+            and last.append_id == terminate.append_id
+        )
+        return MessageResult(run.status, run.run_id, run.execution_id, duplicate=done)
     seq, kind, body = run.next_seq, terminate.row_kind, terminate.row_body
     closed = replace(
         run,
@@ -51,7 +67,7 @@ def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
     )
     data.runs.put(run.run_id, closed)
     row = (seq, kind, terminate.now_us, body, checksum(seq, kind, body))
-    data.history.put((run.run_id, seq), StoredEvent(row, None))
+    data.history.put((run.run_id, seq), StoredEvent(row, terminate.append_id))
     data.forget_mail(run.execution_id)
     if run.owner is not None:
         data.put_mail(run.execution_id, kind, body, None)
@@ -82,8 +98,6 @@ def ask(data: MemoryData, asked: Ask) -> MessageResult:
     run = data.latest(asked.target)
     if run is None:
         return MessageResult(None)
-    if asked.question_id in data.questions.rows:
-        raise StoreError("a question with this id was asked before")
     target = asked.target
     question = Question(
         asked.question_id,
@@ -93,7 +107,8 @@ def ask(data: MemoryData, asked: Ask) -> MessageResult:
         asked.query,
         asked.arguments,
     )
-    data.questions.put(asked.question_id, AskedQuestion(question, asked.now_us))
+    if asked.question_id not in data.questions.rows:  # Else the answer was lost.
+        data.questions.put(asked.question_id, AskedQuestion(question, asked.now_us))
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
 
 

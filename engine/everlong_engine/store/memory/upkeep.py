@@ -9,6 +9,7 @@ from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CLOSING, INPUTS, KINDS
 from everlong_engine.model.ids import first_id_of, id_text
+from everlong_engine.model.requests import SENDERS, mark_of, name_of_start
 from everlong_engine.model.runs import RunRow, RunStatus
 from everlong_engine.store.interface import Problem
 from everlong_engine.store.memory import reads
@@ -31,8 +32,13 @@ def prune(
     pruned = 0
     for run_id in candidates:
         run = data.runs.rows[run_id]
+        _forget_senders(data, run.execution_id, horizon_us)
         if run.closed_us is not None and run.closed_us < horizon_us and _is_over(data, run):
             _delete(data, run)
+            if run.request_id is not None and data.of_execution.keys(run.execution_id):
+                # The start is known until the last run of its execution goes.
+                key = (run.execution_id, name_of_start(run.request_id))
+                data.requests.put(key, run.run_id)
             pruned += 1
     return ((0, candidates[-1]) if len(candidates) == limit else None), pruned
 
@@ -42,6 +48,13 @@ def _is_over(data: MemoryData, run: RunRow) -> bool:
     return not any(
         data.runs.rows[run_id].status.is_open for run_id in data.of_execution.keys(run.execution_id)
     )
+
+
+def _forget_senders(data: MemoryData, execution_id: bytes, horizon_us: int) -> None:
+    """Those that have sent nothing since then."""
+    for key in list(data.requests_of.keys(execution_id)):
+        if key[1].startswith(SENDERS) and data.requests.rows[key] < mark_of(horizon_us):
+            data.requests.remove(key)
 
 
 def _delete(data: MemoryData, run: RunRow) -> None:

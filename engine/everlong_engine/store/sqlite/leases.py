@@ -128,7 +128,7 @@ def release_all(
     for at, release in releases:
         falls_asleep = not (release.blocked or release.mail or release.wake_us == 0)
         if falls_asleep and not inbox_empty and _has_mail(tx, release):
-            results[at] = MAIL
+            results[at] = _unless_done(tx, release, MAIL)
         elif falls_asleep and not release.attempts:
             asleep.append((at, release))
         else:
@@ -137,7 +137,15 @@ def release_all(
         rows = [(one.shard, one.run_id, one.token, one.base, one.wake_us) for _, one in asleep]
         hit = {row[0] for row in execute_rows(tx, "sleep_runs", rows)}
         for at, release in asleep:
-            results[at] = ACCEPTED if release.run_id in hit else FENCED
+            accepted = release.run_id in hit
+            results[at] = ACCEPTED if accepted else _unless_done(tx, release, FENCED)
+
+
+def _unless_done(tx: Connection, release: Release, refusal: AppendResult) -> AppendResult:
+    """The answer to a hand-back that is refused now, but may have been done before."""
+    key = (release.shard, release.run_id, release.token, release.base)
+    done = tx.execute(SQL["was_handed_back"], key).fetchone() is not None
+    return ACCEPTED if done else refusal
 
 
 def _has_mail(tx: Connection, release: Release) -> bool:
@@ -160,7 +168,7 @@ def _release_one(tx: Connection, release: Release) -> AppendResult:
         ),
     ).fetchone()
     if hit is None:
-        return FENCED
+        return _unless_done(tx, release, FENCED)
     if release.attempts:
         _put_attempts(
             tx, MarkAttempts(release.shard, release.run_id, release.token, release.attempts)

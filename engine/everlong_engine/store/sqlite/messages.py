@@ -3,6 +3,7 @@
 from sqlite3 import Connection
 
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.runs import RunRow
 from everlong_engine.model.writes import Answer, Ask, Message, MessageResult, Resume, Terminate
 from everlong_engine.store.sqlite.rows import latest_run, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
@@ -14,19 +15,30 @@ def put_message(tx: Connection, message: Message) -> MessageResult:
     row = latest_run(tx, message.target)
     if row is None:
         return MessageResult(None)
-    if message.request_id is not None:
-        key = (row.shard, row.execution_id, message.request_id)
-        if tx.execute(SQL["find_request"], key).fetchone() is not None:
-            return MessageResult(row.status, row.run_id, row.execution_id, duplicate=True)
+    if _was_accepted(tx, row, message):
+        return MessageResult(row.status, row.run_id, row.execution_id, duplicate=True)
     if not row.status.is_open:
         return MessageResult(row.status, row.run_id, row.execution_id)
     position = put_mail(tx, row.shard, row.execution_id, message.kind, message.body, message.blobs)
-    if message.request_id is not None:
-        tx.execute(
-            SQL["insert_request"], (row.shard, row.execution_id, message.request_id, b"accepted")
-        )
     tx.execute(SQL["wake_run"], (message.now_us, row.shard, row.run_id))
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position)
+
+
+def _was_accepted(tx: Connection, row: RunRow, message: Message) -> bool:
+    """Whether this is a repetition; if not, and the run takes it, it will be known as one."""
+    if message.request_id is not None:
+        key = (row.shard, row.execution_id, message.request_id)
+        if tx.execute(SQL["find_request"], key).fetchone() is not None:
+            return True
+        if row.status.is_open:
+            tx.execute(SQL["insert_request"], (*key, b"accepted"))
+    elif message.sent is not None:
+        key, mark = (row.shard, row.execution_id, message.sent.name), message.sent.mark
+        if row.status.is_open:
+            return tx.execute(SQL["count_sent"], (*key, mark)).fetchone() is None
+        found = tx.execute(SQL["find_request"], key).fetchone()
+        return found is not None and found[0] >= mark
+    return False
 
 
 def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
@@ -34,7 +46,8 @@ def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
     if row is None:
         return MessageResult(None)
     if not row.status.is_open:
-        return MessageResult(row.status, row.run_id, row.execution_id)
+        done = _was_terminated_by(tx, row, terminate)
+        return MessageResult(row.status, row.run_id, row.execution_id, duplicate=done)
     seq: int = tx.execute(
         SQL["terminate_run"],
         (int(terminate.status), terminate.now_us, row.shard, row.run_id),
@@ -48,7 +61,7 @@ def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
         terminate.now_us,
         body,
         checksum(seq, kind, body),
-        None,
+        terminate.append_id,
     )
     execute_rows(tx, "insert_history", [values])
     tx.execute(SQL["forget_mail"], (row.shard, row.execution_id))
@@ -56,6 +69,14 @@ def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
         # A notice for the owner, so that it drops the run at once and not at its next append.
         put_mail(tx, row.shard, row.execution_id, kind, body, None)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position=seq)
+
+
+def _was_terminated_by(tx: Connection, row: RunRow, terminate: Terminate) -> bool:
+    if terminate.append_id is None:
+        return False
+    key = (row.shard, row.run_id, row.next_seq - 1, row.lease_token)
+    found = tx.execute(SQL["append_id_at"], key).fetchone()
+    return found is not None and found[0] == terminate.append_id
 
 
 def resume_run(tx: Connection, resume: Resume) -> MessageResult:

@@ -88,6 +88,18 @@ SELECT result FROM requests WHERE shard = ? AND execution_id = ? AND request_id 
 -- Remember an answer beside what it acknowledges.
 INSERT INTO requests (shard, execution_id, request_id, result) VALUES (?, ?, ?, ?);
 
+-- name: count_sent
+-- Note the newest message of a sender. No row: it was noted before, so this is a repetition.
+INSERT INTO requests (shard, execution_id, request_id, result) VALUES (?, ?, ?, ?)
+ON CONFLICT (shard, execution_id, request_id) DO UPDATE SET result = excluded.result
+    WHERE result < excluded.result
+RETURNING 1;
+
+-- name: forget_senders
+-- Those that have sent nothing for long: nobody repeats it any more.
+DELETE FROM requests
+WHERE shard = ? AND execution_id = ? AND request_id > ? AND request_id < ? AND result < ?;
+
 -- name: latest_run
 -- The run that a workflow id means: the open one, else the newest. A clock that was set back must
 -- not let a closed run stand in front of an open one.
@@ -108,6 +120,14 @@ ORDER BY run_id DESC LIMIT 1;
 -- name: run_of_request
 -- The execution that a start with this request id began.
 SELECT * FROM runs WHERE shard = ? AND namespace = ? AND workflow_id = ? AND request_id = ?;
+
+-- name: user_of_request
+-- The execution that a start with this request id found and used, by its newest run, and the run
+-- that it was told. Looks at each kept run of the workflow id: 20 ms for 40,000.
+SELECT runs.*, requests.result FROM runs CROSS JOIN requests
+WHERE runs.shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND requests.shard = ?1
+  AND requests.execution_id = runs.execution_id AND requests.request_id = ?4
+ORDER BY runs.run_id DESC LIMIT 1;
 
 -- name: get_run
 -- One run by its id.
@@ -143,6 +163,7 @@ UPDATE runs SET status = 0, wake_us = ?, reason = NULL WHERE status = 1 AND stri
 -- Hand back under the lease; the owner must have seen the whole history.
 UPDATE runs SET owner = NULL, wake_us = ?, status = ?, reason = ?, probation = 0
 WHERE shard = ? AND run_id = ? AND lease_token = ? AND next_seq = ? AND status < 10
+  AND owner IS NOT NULL
 RETURNING run_id;
 
 -- name: sleep_runs
@@ -152,7 +173,14 @@ UPDATE runs SET owner = NULL, wake_us = mine.wake_us, reason = NULL, probation =
 FROM mine
 WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
   AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10
+  AND runs.owner IS NOT NULL
 RETURNING runs.run_id;
+
+-- name: was_handed_back
+-- Whether a refused hand-back is one whose commit succeeded: only its owner leaves its token behind.
+SELECT 1 FROM runs
+WHERE shard = ? AND run_id = ? AND lease_token = ? AND next_seq = ? AND status < 10
+  AND owner IS NULL;
 
 -- name: check_lease
 -- Whether an owner's lease still stands.
@@ -263,9 +291,9 @@ SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types FROM 
 ORDER BY worker_id;
 
 -- name: put_question
--- A query from another process.
+-- A query from another process. Asked again after an answer that was lost, it is there already.
 INSERT INTO questions (question_id, shard, namespace, workflow_id, query, arguments, asked_us)
-VALUES (?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 
 -- name: open_questions
 -- Queries that nobody has answered yet, oldest first.

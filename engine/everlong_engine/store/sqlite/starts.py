@@ -3,7 +3,8 @@
 from sqlite3 import Connection
 from typing import Any
 
-from everlong_engine.model.runs import RunRow, RunStatus
+from everlong_engine.model.requests import name_of_start
+from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import StartResult, StartRun, Target, WriteResult
 from everlong_engine.store.sqlite.appends import history_values
 from everlong_engine.store.sqlite.rows import (
@@ -76,23 +77,39 @@ def _values(start: StartRun) -> tuple[Any, ...]:
 def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
     """The answer to a start whose conditions are not met; None when it may begin."""
     run = start.run
+    own = tx.execute(SQL["get_run"], (run.shard, run.run_id)).fetchone()
+    if own is not None:  # This very start was done before, and its answer lost.
+        return _found(run_row(own), created=True)
     if run.request_id is not None:
-        key = (run.shard, run.namespace, run.workflow_id, run.request_id)
-        before = tx.execute(SQL["run_of_request"], key).fetchone()
-        if before is not None:
-            found = run_row(before)
-            return _found(found, same_request=True, created=found.run_id == run.run_id)
+        same = _same_request(tx, run, run.request_id)
+        if same is not None:
+            return same
     latest = latest_run(tx, Target(run.shard, run.namespace, run.workflow_id))
     if latest is None:
         return None
-    if latest.run_id == run.run_id:  # This very start was done before, and its answer lost.
-        return _found(latest, created=True)
     if latest.status.is_open:
+        if start.if_open == "use" and run.request_id is not None:
+            name = name_of_start(run.request_id)
+            values = (latest.shard, latest.execution_id, name, latest.run_id)
+            tx.execute(SQL["insert_request"], values)
         return _found(latest, refused=start.if_open == "fail")
     bad_end = latest.status is not RunStatus.COMPLETED
     if start.if_closed == "fail" or (start.if_closed == "allow_failed" and not bad_end):
         return _found(latest, refused=True)
     return None
+
+
+def _same_request(tx: Connection, run: NewRun, request_id: str) -> StartResult | None:
+    """What a start with this request id was answered before."""
+    key = (run.shard, run.namespace, run.workflow_id)
+    began = tx.execute(SQL["run_of_request"], (*key, request_id)).fetchone()
+    if began is not None:
+        return _found(run_row(began), same_request=True)
+    used = tx.execute(SQL["user_of_request"], (*key, name_of_start(request_id))).fetchone()
+    if used is None:
+        return None
+    row, told = run_row(used), used[-1]
+    return StartResult(False, told, row.execution_id, row.status, same_request=True)
 
 
 def _found(

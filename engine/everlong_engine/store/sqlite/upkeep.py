@@ -4,7 +4,8 @@ import sqlite3
 from pathlib import Path
 
 from everlong_engine.model.ids import first_id_of
-from everlong_engine.model.runs import RunStatus
+from everlong_engine.model.requests import SENDERS, SENT_BEHIND, mark_of, name_of_start
+from everlong_engine.model.runs import RunRow, RunStatus
 from everlong_engine.store.interface import StoreInfo
 from everlong_engine.store.sqlite.connection import BUSY_TIMEOUT_S
 from everlong_engine.store.sqlite.rows import run_row
@@ -48,6 +49,7 @@ def prune(
     rows = tx.execute(SQL["prune_candidates"], (*cursor, *behind, limit)).fetchall()
     pruned = 0
     for shard, run_id, execution_id, status, closed_us in rows:
+        _forget_senders(tx, shard, execution_id, horizon_us)
         if closed_us is None or closed_us >= horizon_us:
             continue
         row = run_row(tx.execute(SQL["get_run"], (shard, run_id)).fetchone())
@@ -55,6 +57,7 @@ def prune(
         if tx.execute(SQL["execution_is_open"], key).fetchone() is not None:
             continue
         _delete_run(tx, shard, run_id)
+        _keep_request(tx, row)
         if status != RunStatus.CONTINUED_AS_NEW:
             for table in ("requests", "inbox"):
                 tx.execute(
@@ -65,6 +68,23 @@ def prune(
         pruned += 1
     end = (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
     return end, pruned
+
+
+def _forget_senders(tx: sqlite3.Connection, shard: int, execution_id: bytes, old_us: int) -> None:
+    """An execution may have more senders than anybody wants to know, and need not end."""
+    values = (shard, execution_id, SENDERS, SENT_BEHIND, mark_of(old_us))
+    tx.execute(SQL["forget_senders"], values)
+
+
+def _keep_request(tx: sqlite3.Connection, gone: RunRow) -> None:
+    """The start of an execution is known by its request id until the last of its runs goes."""
+    if gone.request_id is None:
+        return
+    key = (gone.shard, gone.namespace, gone.workflow_id, gone.execution_id)
+    if tx.execute(SQL["latest_of_execution"], key).fetchone() is not None:
+        name = name_of_start(gone.request_id)
+        values = (gone.shard, gone.execution_id, name, gone.run_id)
+        tx.execute(SQL["insert_request"], values)
 
 
 def _delete_run(tx: sqlite3.Connection, shard: int, run_id: bytes) -> None:

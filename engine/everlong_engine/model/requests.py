@@ -1,0 +1,64 @@
+"""What an execution remembers of those who wrote to it, and under which names.
+
+Three kinds of answers stand side by side in `requests`, each under its execution:
+
+    name                  answer
+    a user's request id   "accepted": the message with this id lies in the inbox, or was fed
+    \\x01start ID          the run that a start was given which found this execution and used it
+    \\x01sender ID         the number of the newest message without a request id of one sender
+
+No user's id begins like the last two: control characters are refused.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["SENDERS", "SENT_BEHIND", "Sent", "is_request_id", "mark_of", "name_of_start"]
+
+_START: Final = "\x01start "
+SENDERS: Final = "\x01sender "
+"""What the names of all senders begin with."""
+SENT_BEHIND: Final = "\x01sender!"
+"""The first text behind all of them."""
+
+_CHARS_MAX: Final = 512
+
+
+def is_request_id(text: object) -> bool:
+    """Whether a user may name a request so."""
+    if not isinstance(text, str) or not 1 <= len(text) <= _CHARS_MAX:
+        return False
+    # A half of a surrogate pair is no text to a database.
+    return not any(char < " " or "\ud800" <= char <= "\udfff" for char in text)
+
+
+def name_of_start(request_id: str) -> str:
+    """The name of a start, apart from that of a message with the same request id."""
+    return _START + request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Who sent a message without a request id, and as which: so that it is known again when its
+    commit succeeded, its answer was lost, and the group is repeated.
+
+    A sender's numbers grow, and its messages reach the store in their order, so one number per
+    sender is all that must be remembered.
+    """
+
+    sender: str
+    number: int
+    """Of the sender's clock, in microseconds, or more: what is old can be forgotten."""
+
+    @property
+    def name(self) -> str:
+        return SENDERS + self.sender
+
+    @property
+    def mark(self) -> bytes:
+        """The number as bytes that are ordered as numbers are."""
+        return mark_of(self.number)
+
+
+def mark_of(number: int) -> bytes:
+    return number.to_bytes(8, "big")
