@@ -76,6 +76,26 @@ async def test_one_run_is_claimed_by_its_id_when_nobody_has_it(rig: Rig) -> None
     assert loaded.row.lease_token == 2
 
 
+async def test_what_was_claimed_in_a_lost_answer_is_claimed_anew(rig: Rig) -> None:
+    """By its owner alone, which says what it has in its hands."""
+    held = await rig.owned("held")
+    other = Rig(rig.store, seed=8)
+    theirs = await other.owned("theirs")
+    await rig.started("lost")
+    await rig.started("due")
+    await rig.claim(limit=1)
+    lost = await rig.row("lost")
+    assert lost.owner == rig.worker_id
+    knows = replace(rig.wants(), held=frozenset({held.execution_id}))
+    (again,) = await rig.store.claim(knows, rig.now_us, 0)
+    assert (again.row.run_id, again.row.lease_token) == (lost.run_id, lost.lease_token + 1)
+    assert len(again.mail) == 1
+    assert refusal(await rig.one(rig.append(lost))) is Refusal.FENCED
+    assert (await rig.row("held"), await rig.row("theirs")) == (held, theirs)
+    knows = replace(knows, held=frozenset({held.execution_id, lost.execution_id}))
+    assert [one.row.workflow_id for one in await rig.store.claim(knows, rig.now_us, 5)] == ["due"]
+
+
 async def test_a_claimed_run_comes_whole(rig: Rig) -> None:
     row = await rig.owned()
     await rig.one(mark(row, attempt(1)))

@@ -1,12 +1,14 @@
-"""Holds back what goes to a store's disk, so that a test decides what is committed when."""
+"""Holds back what goes to a store's disk, or loses what it answers, when a test says so."""
 
 import asyncio
+import sqlite3
 from collections.abc import Sequence
+from typing import Any
 
-from everlong import Client
+from everlong import Client, StoreFailed
 from everlong_engine.model.writes import Write, WriteResult
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "LossyStore"]
 
 
 class Gate:
@@ -36,3 +38,33 @@ class Gate:
             self.arrived.set()
         await self._open.wait()
         return await self._submit(writes)
+
+
+class LossyStore:
+    """Loses answers of one process's store behind their commits, as a network may."""
+
+    def __init__(self, client: Client) -> None:
+        self._store = client.engine.store
+        self.lost: list[str] = []
+        """The verbs whose answers were lost."""
+
+    def lose(self, verb: str, times: int = 1) -> None:
+        """Lose the next answers of a verb that have something to tell."""
+        work = getattr(self._store, verb)
+        left = times
+
+        async def lossy(*args: Any) -> Any:
+            nonlocal left
+            answer = await work(*args)
+            if left and answer:
+                left -= 1
+                self.lost.append(verb)
+                if verb == "submit":  # Judged by the store, as one that may be repeated.
+                    raise sqlite3.OperationalError("its answer was lost")
+                raise StoreFailed(path=self._store.path, reason="its answer was lost")
+            return answer
+
+        def submit(*args: Any) -> "asyncio.Future[Any]":
+            return asyncio.ensure_future(lossy(*args))
+
+        setattr(self._store, verb, submit if verb == "submit" else lossy)

@@ -52,6 +52,9 @@ class Wants:
     worker_id: bytes
     queue: str
     types: tuple[str, ...]
+    held: frozenset[bytes] | None = None
+    """The executions in its hands, after a claim whose answer it did not get: what else bears its
+    name was claimed then, and is claimed anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,11 @@ class Ownership(Protocol):
     async def resume_blocked(self, types: Sequence[str], now_us: int) -> None: ...
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
-        """Take up to `limit` runs that are due, the longest due first."""
+        """Take up to `limit` runs that are due, the longest due first, behind all that bear this
+        worker's name and are not in `wants.held`.
+
+        With `held`, writes must reach the store in the order in which this process sent them: a
+        start that overtakes it would be taken for a claim that nobody knows."""
         ...
 
     async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None: ...

@@ -108,6 +108,8 @@ class RunKeeper:
         self.loading = RunLoader(self)
         self.leaving = RunReleaser(self)
         self.stopping = False
+        self.beginning: set[bytes] = set()
+        """Executions that begin here without a place in the cache, should their id be free."""
         self.on_room: Callable[[], None] = lambda: None
         """Called when a run has left."""
         self.on_asleep: Callable[[int], None] = lambda _: None
@@ -177,19 +179,24 @@ class RunKeeper:
         def settled(result: WriteResult | StoreError) -> None:
             assert isinstance(result, StartResult | StoreError)
             run.tentative = False
+            self.beginning.discard(run.execution_id)
             if isinstance(result, StartResult) and result.created:
                 self.cache.hold(run)
                 self.watch_timeouts(run, started, now_us)
                 on_result(result)
                 self._settle(run, step, AppendResult())
             else:
+                # An error may have come behind the commit: then it is ours, and nobody's here.
+                self.loading.in_doubt |= isinstance(result, StoreError)
                 self.forget(run)
                 on_result(result)
 
         start = StartRun(new, if_open, if_closed, 0, b"", owner=self.worker_id, first=append)
         self.engine.commits.add(start, settled)
         if self.cache.find(new.namespace, new.workflow_id, None) is None:
-            self.cache.hold(run)  # Else the id is most likely taken: it is held once it is ours.
+            self.cache.hold(run)
+        else:  # The id is most likely taken: it is held once it is ours.
+            self.beginning.add(run.execution_id)
 
     def _begin_as_mail(
         self,

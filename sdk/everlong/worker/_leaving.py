@@ -125,22 +125,23 @@ class RunReleaser:
 
     async def _claim_for(self, run: OwnedRun, waiting: list[Incoming]) -> None:
         keeper = self._keeper
-        with keeper.loading.claiming(), keeper.cache.pinned(run.execution_id):
-            try:
-                loaded = await self._engine.store.claim_run(keeper.worker_id, run.shard, run.run_id)
-            except StoreError as error:
+        store = self._engine.store
+        try:
+            with keeper.loading.claiming(), keeper.cache.pinned(run.execution_id):
+                loaded = await store.claim_run(keeper.worker_id, run.shard, run.run_id)
+                if loaded is not None:
+                    keeper.loading.adopt(loaded)
+                current = keeper.cache.get(run.execution_id)
                 for one in waiting:
-                    assert one.on_done is not None
-                    one.on_done(error)
-                return
-            if loaded is not None:
-                keeper.loading.adopt(loaded)
-            current = keeper.cache.get(run.execution_id)
+                    if current is not None:
+                        keeper.receive(current, one)
+                    elif one.on_done is not None:
+                        text = f"{run.workflow_id} could not be reached; try again"
+                        one.on_done(EverlongError(text))
+        except StoreError as error:
             for one in waiting:
-                if current is not None:
-                    keeper.receive(current, one)
-                elif one.on_done is not None:
-                    one.on_done(EverlongError(f"{run.workflow_id} could not be reached; try again"))
+                assert one.on_done is not None
+                one.on_done(error)
 
     async def release_all(self) -> None:
         """Hand everything back: the worker stops.

@@ -59,6 +59,9 @@ class RunLoader:
         """Suspects that wait for their turn."""
         self._asks = False
         self._claims = 0
+        self.in_doubt = False
+        """A claim, or a start, ended without an answer: what it took may bear this worker's name
+        while nobody here knows of it."""
         self._strays: dict[bytes, list[MailRow]] = {}
 
     # -------------------------------------------------------------------------------- claimed
@@ -73,10 +76,22 @@ class RunLoader:
         self._claims += 1
         try:
             yield
+        except BaseException:  # Also who is cancelled while the claim is on its way.
+            self.in_doubt = True
+            raise
         finally:
             self._claims -= 1
             if self._claims == 0:
                 self._strays.clear()
+
+    def held(self) -> frozenset[bytes] | None:
+        """The executions in this worker's hands, to find out what else bears its name; None while
+        that needs no look, or while other claims are on their way."""
+        if not self.in_doubt or self._claims:
+            return None
+        waiting = (loaded.row.execution_id for loaded in self.suspected)
+        here = (run.execution_id for run in self._keeper.cache)
+        return frozenset([*here, *waiting, *self._keeper.beginning])
 
     def keep_stray(self, mail: MailRow) -> None:
         """Mail for a run that nobody here has: perhaps of one that is being claimed."""

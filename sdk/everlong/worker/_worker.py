@@ -12,6 +12,7 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
@@ -359,13 +360,20 @@ class Worker:
         keeper = self._keeper
         if keeper is None or not wants.types:
             return 0
+        held = keeper.loading.held()
+        if held is not None:
+            keeper.loading.in_doubt = False  # Until a claim fails, be it this one.
+            await self._take(keeper, replace(wants, held=held), 0)
         room = min(keeper.room, limits.CLAIM_RUNS_MAX)
         self._full = room <= 0
         if self._full:
             return 0
+        return await self._take(keeper, wants, room)
+
+    async def _take(self, keeper: RunKeeper, wants: Wants, limit: int) -> int:
         engine = self._engine
         with keeper.loading.claiming():
-            loaded = await engine.store.claim(wants, engine.clock.now_us(), room)
+            loaded = await engine.store.claim(wants, engine.clock.now_us(), limit)
             for run in loaded:
                 try:
                     keeper.loading.adopt(run)

@@ -26,8 +26,9 @@ __all__ = [
 
 def claim_runs(data: MemoryData, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
     """Take what is due, the longest due first, whatever its type."""
+    claimed = [] if wants.held is None else _claim_again(data, wants.worker_id, wants.held)
     ripe = [run_id for wake_us, run_id in reads.due(data, wants) if wake_us <= now_us]
-    claimed = [claim_one(data, wants.worker_id, run_id) for run_id in ripe[:limit]]
+    claimed += [claim_one(data, wants.worker_id, run_id) for run_id in ripe[:limit]]
     return [loaded for loaded in claimed if loaded is not None]
 
 
@@ -36,8 +37,20 @@ def claim_one(data: MemoryData, worker_id: bytes, run_id: bytes) -> LoadedRun | 
     run = data.runs.get(run_id)
     if run is None or run.owner is not None or run.status is not RunStatus.RUNNING:
         return None
+    return _take(data, run, worker_id)
+
+
+def _claim_again(
+    data: MemoryData, worker_id: bytes, held: frozenset[bytes]
+) -> list[LoadedRun | None]:
+    """What bears the worker's name and is not in its hands."""
+    runs = [data.runs.rows[run_id] for run_id in sorted(data.of_owner.keys(worker_id))]
+    return [_take(data, run, worker_id) for run in runs if run.execution_id not in held]
+
+
+def _take(data: MemoryData, run: RunRow, worker_id: bytes) -> LoadedRun | None:
     taken = replace(run, owner=worker_id, lease_token=run.lease_token + 1, wake_us=None)
-    data.runs.put(run_id, taken)
+    data.runs.put(run.run_id, taken)
     try:
         return reads.load_run(data, taken)
     except UndecodablePayload as error:

@@ -20,10 +20,10 @@ __all__ = ["claim_one", "claim_runs", "mark_attempts", "release_all", "take_over
 
 def claim_runs(tx: Connection, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
     """Take what is due, the longest due first, so that no type of workflow starves another."""
+    claimed = [] if wants.held is None else _claim_again(tx, wants.worker_id, wants.held)
     due: list[tuple[int, int, bytes]] = []
     for kind in wants.types:
         due += tx.execute(SQL["due_runs"], (now_us, wants.queue, kind, limit)).fetchall()
-    claimed: list[LoadedRun] = []
     for _, shard, run_id in heapq.nsmallest(limit, due):
         loaded = claim_one(tx, wants.worker_id, shard, run_id)
         if loaded is not None:
@@ -34,9 +34,23 @@ def claim_runs(tx: Connection, wants: Wants, now_us: int, limit: int) -> list[Lo
 def claim_one(tx: Connection, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
     """Take one run, if nobody has it and it can be read; the token moves on."""
     found = tx.execute(SQL["claim_run"], (worker_id, shard, run_id)).fetchone()
-    if found is None:
-        return None
-    row = run_row(found)
+    return None if found is None else _loaded(tx, run_row(found))
+
+
+def _claim_again(tx: Connection, worker_id: bytes, held: frozenset[bytes]) -> list[LoadedRun]:
+    """What bears the worker's name and is not in its hands."""
+    claimed: list[LoadedRun] = []
+    for shard, run_id, execution_id in tx.execute(SQL["runs_of_owner"], (worker_id,)).fetchall():
+        if execution_id not in held:
+            found = tx.execute(SQL["claim_again"], (shard, run_id, worker_id)).fetchone()
+            loaded = _loaded(tx, run_row(found))
+            if loaded is not None:
+                claimed.append(loaded)
+    return claimed
+
+
+def _loaded(tx: Connection, row: RunRow) -> LoadedRun | None:
+    """A run that was taken just now; one that cannot be read is parked."""
     try:
         return reads.load_run(tx, row)
     except UndecodablePayload as error:

@@ -245,6 +245,15 @@ UPDATE runs SET owner = ?, lease_token = lease_token + 1, wake_us = NULL
 WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0
 RETURNING *;
 
+-- name: runs_of_owner
+-- What bears a worker's name.
+SELECT shard, run_id, execution_id FROM runs WHERE owner = ? ORDER BY run_id;
+
+-- name: claim_again
+-- Take anew what was claimed before, in an answer that was lost.
+UPDATE runs SET lease_token = lease_token + 1 WHERE shard = ? AND run_id = ? AND owner = ?
+RETURNING *;
+
 -- name: next_wake
 -- When the next of the runs that this worker hosts wants to be looked at.
 SELECT min(wake_us) FROM runs
