@@ -58,8 +58,9 @@ def _turn(write: Write) -> int:
     match write:
         case StartRun():
             # Both kinds of start decide alike; only the order is another one.
+            over_at_once = write.first is not None and write.first.closed is not None
             conditions = write.if_closed != "allow" or write.run.request_id is not None
-            return 1 if conditions else 0
+            return 1 if conditions or over_at_once else 0
         case Append():
             return _APPEND_TURN
         case Release():

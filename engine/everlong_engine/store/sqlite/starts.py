@@ -77,9 +77,6 @@ def _values(start: StartRun) -> tuple[Any, ...]:
 def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
     """The answer to a start whose conditions are not met; None when it may begin."""
     run = start.run
-    own = tx.execute(SQL["get_run"], (run.shard, run.run_id)).fetchone()
-    if own is not None:  # This very start was done before, and its answer lost.
-        return _found(run_row(own), created=True)
     if run.request_id is not None:
         same = _same_request(tx, run, run.request_id)
         if same is not None:
@@ -87,6 +84,9 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
     latest = latest_run(tx, Target(run.shard, run.namespace, run.workflow_id))
     if latest is None:
         return None
+    own = tx.execute(SQL["get_run"], (run.shard, run.run_id)).fetchone()
+    if own is not None:  # This very start was done before, and its answer lost.
+        return _found(run_row(own), created=True)
     if latest.status.is_open:
         if start.if_open == "use" and run.request_id is not None:
             name = name_of_start(run.request_id)
@@ -104,7 +104,9 @@ def _same_request(tx: Connection, run: NewRun, request_id: str) -> StartResult |
     key = (run.shard, run.namespace, run.workflow_id)
     began = tx.execute(SQL["run_of_request"], (*key, request_id)).fetchone()
     if began is not None:
-        return _found(run_row(began), same_request=True)
+        row = run_row(began)
+        its_own = row.run_id == run.run_id  # Done before, as below.
+        return _found(row, created=its_own, same_request=not its_own)
     used = tx.execute(SQL["user_of_request"], (*key, name_of_start(request_id))).fetchone()
     if used is None:
         return None
