@@ -84,14 +84,14 @@ class RunLoader:
             if self._claims == 0:
                 self._strays.clear()
 
-    def held(self) -> frozenset[bytes] | None:
+    def in_hand(self) -> frozenset[bytes] | None:
         """The executions in this worker's hands, to find out what else bears its name; None while
         that needs no look, or while other claims are on their way."""
         if not self.in_doubt or self._claims:
             return None
-        waiting = (loaded.row.execution_id for loaded in self.suspected)
+        suspects = (row.execution_id for row in (*self._held.values(), *self._to_try))
         here = (run.execution_id for run in self._keeper.cache)
-        return frozenset([*here, *waiting, *self._keeper.beginning])
+        return frozenset([*here, *suspects, *self._keeper.beginning])
 
     def keep_stray(self, mail: MailRow) -> None:
         """Mail for a run that nobody here has: perhaps of one that is being claimed."""

@@ -360,7 +360,7 @@ class Worker:
         keeper = self._keeper
         if keeper is None or not wants.types:
             return 0
-        held = keeper.loading.held()
+        held = keeper.loading.in_hand()
         if held is not None:
             keeper.loading.in_doubt = False  # Until a claim fails, be it this one.
             await self._take(keeper, replace(wants, held=held), 0)
