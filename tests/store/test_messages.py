@@ -17,6 +17,18 @@ async def test_a_message_is_accepted_and_wakes_a_run_that_nobody_owns(rig: Rig) 
     assert [mail.position for mail in loaded.mail] == [result.position]
 
 
+async def test_a_message_does_not_put_off_a_run_that_is_due(rig: Rig) -> None:
+    row = await rig.started()
+    due_us = row.wake_us
+    rig.now_us += 1_000_000
+    await rig.send()
+    assert (await rig.row()).wake_us == due_us
+    sleeper = await rig.owned("sleeper")
+    await rig.one(rig.release(sleeper, rig.now_us + 60_000_000))
+    await rig.send("sleeper")
+    assert (await rig.row("sleeper")).wake_us == rig.now_us
+
+
 async def test_a_message_leaves_an_owned_run_to_its_owner(rig: Rig) -> None:
     row = await rig.owned()
     result = await rig.send()

@@ -225,7 +225,8 @@ class StoreMachine(RuleBasedStateMachine):
         if request is not None:
             known.requests.add(request)
         if not known.owned and known.status is RunStatus.RUNNING:
-            known.wake_us = self.rig.now_us
+            now_us = self.rig.now_us
+            known.wake_us = now_us if known.wake_us is None else min(known.wake_us, now_us)
 
     @precondition(lambda self: self.model)
     @rule(name=names, sleep=st.sampled_from([None, 0, 2]), stale=st.booleans(), block=st.booleans())

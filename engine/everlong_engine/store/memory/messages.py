@@ -26,7 +26,9 @@ def put_message(data: MemoryData, message: Message) -> MessageResult:
     elif message.sent is not None:
         data.requests.put((run.execution_id, message.sent.name), message.sent.mark)
     if run.owner is None and run.status is RunStatus.RUNNING:  # A blocked run stays parked.
-        data.runs.put(run.run_id, replace(run, wake_us=message.now_us))
+        now_us = message.now_us
+        wake_us = now_us if run.wake_us is None else min(run.wake_us, now_us)
+        data.runs.put(run.run_id, replace(run, wake_us=wake_us))
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position)
 
 

@@ -146,8 +146,10 @@ WHERE shard = ? AND run_id = ? AND status < 10
 RETURNING next_seq - 1;
 
 -- name: wake_run
--- A message for a run that nobody owns: somebody should look now. A blocked run stays parked.
-UPDATE runs SET wake_us = ? WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0;
+-- A message for a run that nobody owns: somebody should look now, and not later than without it: what
+-- has waited longest is claimed first. A blocked run stays parked.
+UPDATE runs SET wake_us = min(?1, coalesce(wake_us, ?1))
+WHERE shard = ?2 AND run_id = ?3 AND owner IS NULL AND status = 0;
 
 -- name: resume_run
 -- Try a blocked run again.
