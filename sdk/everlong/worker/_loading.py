@@ -16,6 +16,7 @@ from everlong._replay.run import replay
 from everlong.exceptions import EverlongError, StoreError
 from everlong.worker._owned import OUTCOMES, Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
+    AttemptRow,
     AttemptState,
     LoadedRun,
     MailRow,
@@ -24,6 +25,7 @@ from everlong_engine import (
     Release,
     RunRow,
     RunStarted,
+    RunState,
     RunStatus,
     WriteResult,
     fold,
@@ -143,9 +145,23 @@ class RunLoader:
         local = [one for one in run.mailbox if one.position is None]
         run.mailbox = deque([*mail, *local])
         self._arm(run, state.started, state.started_us)
+        run.pumping = True  # A lost attempt may be an outcome at once: it waits until all is here.
+        try:
+            self._restore_activities(run, state, newest)
+            late, run.late_mail = run.late_mail, []
+            for row in late:
+                self._keeper.deliver(row)
+        finally:
+            run.pumping = False
+        return True
+
+    def _restore_activities(
+        self, run: OwnedRun, state: RunState, newest: dict[int, AttemptRow]
+    ) -> None:
+        activities = self._keeper.activities
         for number in sorted(run.attempts.keys() - state.activities.keys()):
             # Closed by an append that was stored, though this worker was told otherwise.
-            self._keeper.activities.cancel(run, number)
+            activities.cancel(run, number)
         answered = {one.event.activity_id for one in run.mailbox if isinstance(one.event, OUTCOMES)}
         for number, activity in state.activities.items():
             # Those still at work here lost only their code; of some the outcome waits to be fed.
@@ -153,11 +169,7 @@ class RunLoader:
                 definition = run.code.activity_definition(number)
                 assert definition is not None, "the replayed code has this activity open"
                 attempt = OpenAttempt(run, activity.scheduled, definition, activity.at_us)
-                self._keeper.activities.restore(attempt, newest.get(number))
-        late, run.late_mail = run.late_mail, []
-        for row in late:
-            self._keeper.deliver(row)
-        return True
+                activities.restore(attempt, newest.get(number))
 
     def _arm(self, run: OwnedRun, started: RunStarted | None, started_us: int) -> None:
         keeper = self._keeper
