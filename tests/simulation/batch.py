@@ -21,6 +21,7 @@ MUST_BE_REACHED: Final = (
     "MarkAttempts refused: FENCED",
     "Release refused: MAIL",
     "acknowledged: cancel",
+    "acknowledged: garbage",
     "acknowledged: letter",
     "acknowledged: start",
     "acknowledged: terminate",
@@ -31,6 +32,7 @@ MUST_BE_REACHED: Final = (
     "completed",
     "letter unread",
     "lock of a stopped owner given away",
+    "poison parked",
     "query answered",
     "request applied twice",
     "request applied, and its answer lost",
@@ -96,4 +98,4 @@ def _slice(seeds: range) -> list[Verdict]:
 
 def _verdicts(seeds: range) -> Iterator[Verdict]:
     for seed in seeds:
-        yield run_plan(draw(seed, "sqlite"))
+        yield run_plan(draw(seed))

@@ -25,6 +25,7 @@ from everlong_engine.model.events import (
     RunStarted,
     RunTerminated,
     RunTimedOut,
+    SideEffectRecorded,
     SignalReceived,
     TimerCancelled,
     TimerFired,
@@ -58,6 +59,7 @@ class RunBook:
     workflow_id: str
     token: int
     owner: str | None
+    accepted_us: int = 0
     events: list[tuple[int, Event]] = field(default_factory=list[tuple[int, Event]])
     """(at_us, event)"""
     append_ids: list[int] = field(default_factory=list[int])
@@ -67,6 +69,8 @@ class RunBook:
     timers: dict[int, int] = field(default_factory=dict[int, int])
     closing: Closing | None = None
     cancels: int = 0
+    noted: list[bytes] = field(default_factory=list[bytes])
+    """Values of side effects."""
     marked: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     """(activity, attempt) to the state of its last row."""
 
@@ -81,6 +85,8 @@ class Journal:
     def __init__(self) -> None:
         self.runs: dict[bytes, RunBook] = {}
         self.executions: dict[bytes, list[RunBook]] = {}
+        self.requests: dict[tuple[str, str], bytes] = {}
+        """The execution that a start with a request id began, by workflow id and request id."""
         self.broken: list[str] = []
         self.accepted = 0
         self.refused = 0
@@ -133,7 +139,15 @@ class Journal:
         for book in self.runs.values():
             if book.workflow_id == run.workflow_id and book.closing is None:
                 self.must(False, f"{run.workflow_id}: two open executions")
-        book = RunBook(run.run_id, run.execution_id, run.workflow_id, token, process)
+        if run.request_id is not None:
+            began = self.requests.setdefault((run.workflow_id, run.request_id), run.execution_id)
+            self.must(
+                began == run.execution_id,
+                f"{run.workflow_id}: request {run.request_id} began two executions",
+            )
+        book = RunBook(
+            run.run_id, run.execution_id, run.workflow_id, token, process, run.started_us
+        )
         self.runs[run.run_id] = book
         others.append(book)
         return book
@@ -175,7 +189,12 @@ class Journal:
         if append.next_run is not None:
             following = append.next_run.run
             successor = RunBook(
-                following.run_id, following.execution_id, following.workflow_id, 1, process
+                following.run_id,
+                following.execution_id,
+                following.workflow_id,
+                1,
+                process,
+                following.started_us,
             )
             self.runs[following.run_id] = successor
             self.executions[following.execution_id].append(successor)
@@ -231,6 +250,8 @@ class Journal:
                 )
             case CancelRequested():
                 book.cancels += 1
+            case SideEffectRecorded():
+                book.noted.append(event.value)
             case _ if type(event) in CLOSING:
                 book.closing = event  # type: ignore[assignment]
             case _:

@@ -44,6 +44,7 @@ __all__ = [
     "carry_out",
     "labels_that_ran",
     "letters",
+    "notes_of",
     "position",
     "random_program",
     "received_by",
@@ -67,6 +68,7 @@ class Stage(Protocol):
     def attempt_fails(self, about: ActivityInfo) -> None: ...
     def attempt_ends(self, label: str) -> None: ...
     def version(self) -> int: ...
+    def note(self) -> int: ...
     def explode(self) -> None: ...
 
 
@@ -259,7 +261,8 @@ async def _step(step: Step) -> Result:
         case Receive():
             return ["got", await letters.receive()]
         case Note():
-            return await side_effect(lambda: f"noted {step.label}")
+            # Another value each time, so that one that is worked out anew is seen.
+            return await side_effect(lambda: f"noted {step.label} {stage[-1].note()}")
         case All():
             return ["all", *await _side_by_side(step)]
         case First():
@@ -372,8 +375,8 @@ def _wrong_step(step: Step, result: Result) -> str | None:
             right = (f"did {step.label}",)
         case Sleep(), _:
             right = ("slept",)
-        case Note(), _:
-            right = (f"noted {step.label}",)
+        case Note(), str() if result.startswith(f"noted {step.label} "):
+            return None
         case Anew(), _:
             right = ("anew",)
         case Bomb(), _:
@@ -414,6 +417,13 @@ def received_by(result: Result) -> list[str]:
             return [result[1]]
         return [letter for inner in result for letter in received_by(inner)]
     return []
+
+
+def notes_of(result: Result) -> list[str]:
+    """The values of side effects that stand in a result."""
+    if _several(result):
+        return [note for inner in result for note in notes_of(inner)]
+    return [result] if isinstance(result, str) and result.startswith("noted ") else []
 
 
 def labels_that_ran(result: Result) -> list[str]:

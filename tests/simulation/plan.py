@@ -12,8 +12,10 @@ from typing import Final, Literal, TypeAlias
 from tests.simulation.language import Program, random_program
 from tests.simulation.line import Rates
 
-__all__ = ["FAULT_S", "Errand", "Mishap", "MishapKind", "Plan", "draw"]
+__all__ = ["FAULT_S", "POISON", "Errand", "Mishap", "MishapKind", "Plan", "draw"]
 
+POISON: Final = "poison"
+"""How the workflow ids of what nobody can decode begin."""
 FAULT_S: Final = 30.0
 """How long faults go on; then everything is healed, and must come to its end."""
 
@@ -59,7 +61,19 @@ class Errand:
     """One thing that a client does, `after_s` behind the one before."""
 
     after_s: float
-    what: Literal["start", "letter", "cancel", "terminate", "query", "look", "list", "result"]
+    what: Literal[
+        "start",
+        "poison",
+        "letter",
+        "garbage",
+        "cancel",
+        "terminate",
+        "query",
+        "look",
+        "list",
+        "result",
+    ]
+    """`poison` starts what nobody can decode; `garbage` is a letter that nobody can."""
     workflow_id: str
     text: str = ""
     """What a letter says; the request id of a start that has one."""
@@ -80,6 +94,10 @@ class Plan:
     checkpoint_events: int
     steal: bool
     """Whether a stopped owner's lock may be given away, so that it comes back as a zombie."""
+    skew_s: float
+    """How far the clocks of two processes may differ, each way."""
+    fresh: bool
+    """Whether healing begins with new processes; else those that live go on."""
     rates: Rates
     programs: dict[str, Program]
     errands: tuple[tuple[Errand, ...], ...]
@@ -99,6 +117,7 @@ class Plan:
         return (
             f"store={self.store} workers={self.workers} clients={self.clients} slots={self.slots} "
             f"cache={self.cache_size} checkpoint={self.checkpoint_events} steal={self.steal} "
+            f"skew={self.skew_s} fresh={self.fresh} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -119,6 +138,10 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
     workers = shape.choice((1, 1, 2))
     clients = shape.choice((0, 1, 1, 2))
     senders = max(clients, 1) + shape.randrange(2)
+    steal = shape.random() < 0.4
+    mishaps = _mishaps(_chance(seed, "mishaps"))
+    needs_new_code = bombs or mistakes or any(one.kind == "change code" for one in mishaps)
+    later = _chance(seed, "later")
     return Plan(
         seed=seed,
         store=store or ("memory" if shape.random() < 0.25 else "sqlite"),
@@ -127,11 +150,13 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         slots=shape.choice((1, 2, 200)),
         cache_size=shape.choice((0, 1, 2, 1000, 1000)),
         checkpoint_events=shape.choice((0, 4, 12, 1000)),
-        steal=shape.random() < 0.4,
+        steal=steal,
+        skew_s=later.choice((0.0, 0.0, 0.3, 5.0)),
+        fresh=bool(needs_new_code) or steal or later.random() < 0.4,
         rates=_rates(_chance(seed, "rates")),
         programs=programs,
         errands=tuple(_errands(_chance(seed, f"sender {n}"), names, n) for n in range(senders)),
-        mishaps=_mishaps(_chance(seed, "mishaps")),
+        mishaps=mishaps,
         bombs=bombs,
         mistakes=mistakes,
     )
@@ -182,7 +207,8 @@ def _errands(chance: Random, names: list[str], sender: int) -> tuple[Errand, ...
         draw = chance.random()
         if draw < 0.5:
             text = f"{sender}:{number}"
-            made.append(Errand(after_s, "letter", name, text, named=chance.random() < 0.7))
+            what: Literal["letter", "garbage"] = "garbage" if chance.random() < 0.06 else "letter"
+            made.append(Errand(after_s, what, name, text, named=chance.random() < 0.7))
         elif draw < 0.6:
             made.append(Errand(after_s, "cancel", name, f"c{sender}:{number}"))
         elif draw < 0.65:
@@ -191,8 +217,10 @@ def _errands(chance: Random, names: list[str], sender: int) -> tuple[Errand, ...
             made.append(Errand(after_s, "query", name))
         elif draw < 0.8:
             made.append(Errand(after_s, "look", name))
-        elif draw < 0.83:
+        elif draw < 0.82:
             made.append(Errand(after_s, "list", name))
+        elif draw < 0.835:
+            made.append(Errand(after_s, "poison", f"{POISON}{sender}", f"p{sender}:{number}"))
         elif draw < 0.93:
             made.append(_start(chance, name, f"a{sender}:{number}"))
         else:

@@ -24,7 +24,7 @@ from everlong import (
     WorkflowTerminated,
     WorkflowTimedOut,
 )
-from everlong_engine import Engine
+from everlong_engine import Engine, RunStarted, SignalReceived
 from tests.simulation.language import act, carry_out, letters, position
 from tests.simulation.plan import Errand
 
@@ -42,6 +42,8 @@ __all__ = [
 
 _AGAIN_S: Final = 0.5
 _TRIES: Final = 60
+_GARBAGE: Final = b"\xd9\xff cut off"
+"""A payload that nobody can decode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,18 @@ class Acknowledged:
     errand: Errand
     sender: int
     execution_id: bytes
+    sent_us: int
+    """When it was sent first."""
+    acknowledged_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An end that a client saw."""
+
+    workflow_id: str
+    stored: bool
+    """Whether an execution of that id had ended by then."""
 
 
 def client_of(process: "Process") -> Client:
@@ -140,6 +154,9 @@ class Sender:
         self.at = 0
         self.done = False
         self.acknowledged: list[Acknowledged] = []
+        self.seen: list[Seen] = []
+        self._sent_us = 0
+        self._sending = -1
 
     async def go(self, process: "Process", client: Client) -> None:
         while self.at < len(self.errands):
@@ -150,6 +167,8 @@ class Sender:
         self.done = True
 
     async def _do(self, process: "Process", client: Client, errand: Errand) -> None:
+        if self._sending != self.at:  # Else it was sent before, by a process that was killed.
+            self._sending, self._sent_us = self.at, self.world.schedule.now_us
         for _ in range(_TRIES if errand.named else 1):
             try:
                 await self._once(process, client, errand)
@@ -173,6 +192,9 @@ class Sender:
         request = errand.text if errand.named else None
         if errand.what == "start":
             await self._start(process, client, errand, request)
+            return
+        if errand.what == "poison":
+            await self._poison(process, client, errand, request)
             return
         handle = client.get_handle(errand.workflow_id, carry_out)
         if errand.what == "result":
@@ -203,6 +225,26 @@ class Sender:
         )
         self._acknowledge(process, errand, handle)
 
+    async def _poison(
+        self, process: "Process", client: Client, errand: Errand, request: str | None
+    ) -> None:
+        """A start as a program sends it whose types are others."""
+        started = RunStarted(
+            workflow=carry_out.definition.name,
+            arguments=_GARBAGE,
+            workflow_id=errand.workflow_id,
+            seed=1,
+            code="",
+            python="",
+        )
+        result = await client._begin(  # pyright: ignore[reportPrivateUsage]
+            started, errand.if_open, errand.if_closed, request
+        )
+        handle: WorkflowHandle[Any] = WorkflowHandle(
+            client, errand.workflow_id, execution_id=result.execution_id
+        )
+        self._acknowledge(process, errand, handle)
+
     async def _send(
         self, process: "Process", handle: WorkflowHandle[Any], errand: Errand, request: str | None
     ) -> None:
@@ -216,6 +258,9 @@ class Sender:
         match errand.what:
             case "letter":
                 await execution.signal(letters, errand.text, request_id=request)
+            case "garbage":
+                event = SignalReceived(letters.name, _GARBAGE)
+                await execution._send(event, request)  # pyright: ignore[reportPrivateUsage]
             case "cancel":
                 await execution.cancel("simulated", request_id=request)
             case _:
@@ -232,10 +277,22 @@ class Sender:
         except (WorkflowFailed, WorkflowCancelled, WorkflowTerminated, WorkflowTimedOut):
             pass
         self.world.reached("result seen")
+        self.seen.append(Seen(errand.workflow_id, self._has_ended(errand.workflow_id)))
+
+    def _has_ended(self, workflow_id: str) -> bool:
+        journal = self.world.journal
+        return any(
+            journal.is_over(execution_id)
+            for execution_id, runs in journal.executions.items()
+            if runs[0].workflow_id == workflow_id
+        )
 
     def _acknowledge(self, process: "Process", errand: Errand, handle: WorkflowHandle[Any]) -> None:
         execution_id = handle._execution_id  # pyright: ignore[reportPrivateUsage]
         assert execution_id is not None
         self.world.told(process, f"acknowledged: {errand.what} {errand.workflow_id} {errand.text}")
         self.world.reached(f"acknowledged: {errand.what}")
-        self.acknowledged.append(Acknowledged(errand, self.number, execution_id))
+        now_us = self.world.schedule.now_us
+        self.acknowledged.append(
+            Acknowledged(errand, self.number, execution_id, self._sent_us, now_us)
+        )

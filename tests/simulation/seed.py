@@ -12,24 +12,14 @@ from functools import partial
 from typing import Any, Final
 
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
-from everlong_engine import limits, unpack
+from everlong_engine import limits
 from everlong_engine.duties import inbox_watcher
-from everlong_engine.model.events import (
-    RunCancelled,
-    RunCompleted,
-    RunContinuedAsNew,
-    RunFailed,
-    RunStarted,
-    RunTerminated,
-)
-from everlong_engine.model.runs import LoadedRun, RunStatus
-from everlong_engine.store.interface import RunFilter
 from tests.simulation import language
-from tests.simulation.journal import RunBook
-from tests.simulation.language import carry_out, labels_that_ran, letters, received_by, wrong
+from tests.simulation.judge import Judge
+from tests.simulation.language import letters
 from tests.simulation.line import Rates
 from tests.simulation.loop import TooLong
-from tests.simulation.plan import FAULT_S, Mishap, Plan
+from tests.simulation.plan import FAULT_S, POISON, Mishap, Plan
 from tests.simulation.processes import (
     Sender,
     client_of,
@@ -43,6 +33,9 @@ __all__ = ["Verdict", "run_plan"]
 
 _HEALED_S: Final = 600.0
 _BIRTH_US: Final = 300_000
+_OPERATOR_S: Final = 5.0
+_PATIENCE: Final = 8
+"""Looks of the operator before a flow that waits for a letter gets one."""
 _PATIENT_VERSION: Final = 3
 """The code that is right: version 2's mistakes are mended, and bombs are disarmed."""
 
@@ -120,10 +113,7 @@ class Scenario:
         self.senders = [Sender(world, n, errands) for n, errands in enumerate(self.plan.errands)]
         self.workers: dict[int, Process] = {}
         self.clients: dict[int, Process] = {}
-        # Without a request id a message that is repeated, as its answer was lost, is another one.
-        self._unnamed_letters = {
-            one.text for sender in self.senders for one in sender.errands if not one.named
-        }
+        self.judge = Judge(world, self.senders)
         self.healing = False
         self.simulated_s = 0.0
 
@@ -136,17 +126,18 @@ class Scenario:
             self._bear_client(number)
         for mishap in self.plan.mishaps:
             world.later(round(mishap.at_s * 1e6), partial(self._befall, mishap))
-        world.schedule.run_until(lambda: False, start_us + round(FAULT_S * 1e6))
-        world.told(None, "everything is healed")
-        self._heal()
-        healed_us = world.schedule.now_us
-        over = world.schedule.run_until(self._all_is_over, healed_us + round(_HEALED_S * 1e6))
-        self.simulated_s = (world.schedule.now_us - start_us) / 1e6
-        if not over:
+        broken = world.journal.broken  # The first broken rule ends it: its trace ends there, too.
+        if not world.schedule.run_until(lambda: bool(broken), start_us + round(FAULT_S * 1e6)):
+            world.told(None, "everything is healed")
+            self._heal()
+            end_us = world.schedule.now_us + round(_HEALED_S * 1e6)
+            over = world.schedule.run_until(lambda: bool(broken) or self._all_is_over(), end_us)
             world.journal.must(
-                False, f"after {_HEALED_S:.0f} s without faults: {self._unfinished()}"
+                over, f"after {_HEALED_S:.0f} s without faults: {self._unfinished()}"
             )
-        self._judge()
+        self.simulated_s = (world.schedule.now_us - start_us) / 1e6
+        if not broken:
+            self.judge.all_is_over()
 
     def bury(self) -> None:
         for process in self.world.processes:
@@ -180,7 +171,7 @@ class Scenario:
 
     def _again(self, bear: Any, number: int) -> None:
         """A supervisor: what died is begun anew."""
-        if not self.healing:
+        if not (self.healing and self.plan.fresh):
             self.world.later(_BIRTH_US, lambda: bear(number))
 
     # --------------------------------------------------------------------------------- mishaps
@@ -215,6 +206,7 @@ class Scenario:
             case "set clock":
                 # Back by a minute, on by an hour: until a clock that was set back has caught up,
                 # what is due by it waits, and nothing here may wait longer than healing lasts.
+                world.was_set_back = world.was_set_back or mishap.amount < 0
                 world.clock_us += round(mishap.amount * (3_600e6 if mishap.amount > 0 else 60e6))
             case "fill disk":
                 world.disk_is_full = True
@@ -239,208 +231,72 @@ class Scenario:
             process.loop.spawn(stop_in_order(process, process.worker))
 
     def _heal(self) -> None:
-        """No more faults; new processes with code that is right."""
+        """No more faults. Either all processes are new and have code that is right, or those that
+        live go on: then nothing that they have lost sight of is found by a restart."""
         world = self.world
         self.healing = True
         world.rates = Rates()
         world.disk_is_full = False
         world.bombs_are_live = False
-        world.code_version = _PATIENT_VERSION
-        for process in (*self.workers.values(), *self.clients.values()):
-            process.kill()
-        self._bear_worker(0)
-        for number in range(self.plan.clients):
-            self._bear_client(number)
-        process = self.world.new_process("healer")
-        client_process(process, [])
-        process.loop.spawn(_heal_runs(self, process))
+        alive = [*self.workers.values(), *self.clients.values()]
+        if self.plan.fresh:
+            world.code_version = _PATIENT_VERSION
+            for process in alive:
+                process.kill()
+            self._bear_worker(0)
+            for number in range(self.plan.clients):
+                self._bear_client(number)
+        else:
+            for process in alive:
+                process.cut_off = False
+                process.loop.slowness = 1.0
+                process.loop.go_on()
+        operator = self.world.new_process("operator")
+        client_process(operator, [])
+        operator.loop.spawn(_operate(self, operator))
 
-    # ------------------------------------------------------------------------------ the verdict
-
-    def open_executions(self) -> list[bytes]:
-        journal = self.world.journal
-        return [one for one in journal.executions if not journal.is_over(one)]
-
-    def _may_stay_blocked(self, execution_id: bytes) -> bool:
-        """Code of version 2 may have recorded its mistake: nothing mends that but a reset."""
-        name = self.world.journal.last_run(execution_id).workflow_id
-        return name in self.plan.mistakes and self.world.counters["change code"] > 0
+    # ------------------------------------------------------------------------------- the end
 
     def _all_is_over(self) -> bool:
         if not all(sender.done for sender in self.senders):
             return False
-        return all(self._may_stay_blocked(one) for one in self.open_executions())
+        judge = self.judge
+        return all(judge.may_stay_blocked(one) for one in judge.open_executions())
 
     def _unfinished(self) -> str:
         waiting = [f"sender {one.number} is at {one.at}" for one in self.senders if not one.done]
         journal = self.world.journal
-        for execution_id in self.open_executions():
+        for execution_id in self.judge.open_executions():
             book = journal.last_run(execution_id)
-            if not self._may_stay_blocked(execution_id):
+            if not self.judge.may_stay_blocked(execution_id):
                 last = type(book.events[-1][1]).__name__ if book.events else "nothing"
                 waiting.append(f"{book.workflow_id} stands behind event {len(book.events)}, {last}")
         return "; ".join(waiting)
 
-    def _judge(self) -> None:
-        world, journal = self.world, self.world.journal
-        inner = world.shared.open()
-        process = world.new_process("judge")
 
-        def look() -> None:
-            for problem in world.read(inner.verify()):
-                journal.must(False, f"verify: {problem.text}")
-            rows = world.read(inner.list_runs(RunFilter("default"), 10_000, None))
-            stored = {row.run_id for row in rows}
-            for run_id, book in journal.runs.items():
-                journal.must(run_id in stored, f"{book.workflow_id}: an accepted run is gone")
-            for row in rows:
-                loaded: LoadedRun = world.read(inner.load(row.shard, row.run_id))
-                journal.compare(loaded)
-                self._judge_blocked(loaded)
-
-        process.loop.run_inline(look)
-        for execution_id in journal.executions:
-            self._judge_execution(execution_id)
-        self._judge_acknowledgements()
-
-    def _judge_blocked(self, loaded: LoadedRun) -> None:
-        row = loaded.row
-        if row.status is RunStatus.BLOCKED:
-            self.world.reached("blocked for good")
-            self.world.journal.must(
-                "Nondeterminism" in (row.reason or ""),
-                f"{row.workflow_id} is blocked: {row.reason}",
-            )
-
-    def _judge_execution(self, execution_id: bytes) -> None:
-        world, journal = self.world, self.world.journal
-        runs = journal.executions[execution_id]
-        last = runs[-1]
-        name = last.workflow_id
-        got = journal.letters_of(execution_id, unpack)
-        for text in sorted({one for one in got if got.count(one) > 1} - self._unnamed_letters):
-            journal.must(False, f"{name}: letter {text} was delivered twice: {got}")
-        match last.closing:
-            case RunCompleted() as closing:
-                result = unpack(closing.result)
-                problem = wrong(_program_of(runs[0]), result)
-                journal.must(problem is None, f"{name}: {problem}")
-                world.reached("completed")
-                received = received_by(result)
-                journal.must(
-                    _is_subsequence_of_multiset(received, got),
-                    f"{name}: received {received}, recorded {got}",
-                )
-                for label, count in Counter(labels_that_ran(result)).items():
-                    journal.must(
-                        world.ledger.done[label] >= count,
-                        f"{name}: {label} is said to be done {count} times, and was not",
-                    )
-            case RunCancelled():
-                world.reached("cancelled")
-                journal.must(
-                    any(book.cancels for book in runs),
-                    f"{name}: cancelled, and nobody asked for it",
-                )
-                journal.must(world.ledger.done["cleanup"] > 0, f"{name}: its clean-up was not done")
-            case RunTerminated():
-                world.reached("terminated")
-            case RunFailed() as failed:
-                journal.must(
-                    False,
-                    f"{name} failed: {failed.failure.type}: {failed.failure.message}",
-                )
-            case _:
-                pass
-        for book in runs[:-1]:
-            journal.must(
-                isinstance(book.closing, RunContinuedAsNew), f"{name}: a run has two successors"
-            )
-            world.reached("rolled over")
-
-    def _judge_acknowledgements(self) -> None:
-        journal = self.world.journal
-        for sender in self.senders:
-            last_seen: dict[bytes, int] = {}
-            for one in sender.acknowledged:
-                runs = journal.executions.get(one.execution_id)
-                what = f"{one.errand.what} {one.errand.text or one.errand.workflow_id}"
-                if runs is None:
-                    journal.must(False, f"{what} was acknowledged, and its execution is not there")
-                    continue
-                if one.errand.what == "letter":
-                    self._judge_letter(one.execution_id, one.errand.text, last_seen)
-                elif one.errand.what == "cancel":
-                    journal.must(
-                        any(book.cancels for book in runs) or runs[-1].closing is not None,
-                        f"{what} was acknowledged, and is lost",
-                    )
-                elif one.errand.what == "terminate":
-                    journal.must(
-                        isinstance(runs[-1].closing, RunTerminated),
-                        f"{what} was acknowledged, and it did not end so",
-                    )
-
-    def _judge_letter(self, execution_id: bytes, text: str, last_seen: dict[bytes, int]) -> None:
-        journal = self.world.journal
-        got = journal.letters_of(execution_id, unpack)
-        last = journal.last_run(execution_id)
-        if text in got:
-            at = got.index(text)
-            journal.must(
-                at > last_seen.get(execution_id, -1),
-                f"{last.workflow_id}: letter {text} overtook another of its sender: {got}",
-            )
-            last_seen[execution_id] = at
-            return
-        # Accepted, and never fed: its run has ended then, and says so unless by force.
-        match last.closing:
-            case (
-                RunCompleted(unread=unread) | RunFailed(unread=unread) | RunCancelled(unread=unread)
-            ):
-                journal.must(
-                    letters.name in unread, f"{last.workflow_id}: letter {text} is lost: {got}"
-                )
-                self.world.reached("letter unread")
-            case None:
-                journal.must(
-                    self._may_stay_blocked(execution_id),
-                    f"{last.workflow_id}: letter {text} is not there: {got}",
-                )
-            case _:
-                pass
-
-
-async def _heal_runs(scenario: Scenario, process: Process) -> None:
-    """An operator: resumes what is blocked, and writes to who waits for a letter."""
+async def _operate(scenario: Scenario, process: Process) -> None:
+    """An operator: resumes what is blocked; then looks whether all goes on by itself; then writes
+    to who waits for a letter."""
     client = client_of(process)
+    judge, journal = scenario.judge, scenario.world.journal
     number = 0
     while True:
-        await asyncio.sleep(5.0)
-        journal = scenario.world.journal
-        for execution_id in scenario.open_executions():
+        await asyncio.sleep(_OPERATOR_S)
+        number += 1
+        if number == _PATIENCE:
+            judge.nothing_is_forgotten()
+        for execution_id in judge.open_executions():
             name = journal.last_run(execution_id).workflow_id
+            if name.startswith(POISON):
+                continue
             handle = client.get_handle(name)
-            number += 1
             try:
                 if (await handle.describe()).status == "blocked":
                     await handle.resume()
-                else:
-                    await handle.signal(letters, f"healer:{number}")
+                elif number >= _PATIENCE:
+                    await handle.signal(letters, f"operator:{number}")
             except Exception as error:
                 scenario.world.told(process, f"{name}: {error}")
-
-
-def _program_of(book: RunBook) -> language.Program:
-    started = book.events[0][1]
-    assert isinstance(started, RunStarted)
-    args, kwargs = carry_out.definition.parameters.decode(started.arguments)
-    return tuple(args[0] if args else kwargs["program"])
-
-
-def _is_subsequence_of_multiset(received: list[str], recorded: list[str]) -> bool:
-    """Branches receive side by side, so a result may hold letters in another order."""
-    return not Counter(received) - Counter(recorded)
 
 
 def _quick(process: Process) -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from everlong_engine.store.interface import Store
+from everlong_engine.store.interface import Store, Trouble
+from everlong_engine.store.memory.data import MemoryData
+from everlong_engine.store.memory.store import Fault, MemoryStore
 from everlong_engine.store.sqlite.inline import InlineDatabase
 
 __all__ = ["SharedStore", "shared_store"]
@@ -46,5 +48,32 @@ class SharedSqlite:
         self._database.close()
 
 
+class SharedMemory:
+    """The store in memory: other code for the same promises."""
+
+    def __init__(self) -> None:
+        self._data = MemoryData()
+
+    def open(self) -> Store:
+        return MemoryStore(self._data)
+
+    def tear(self, steps: int, work: Callable[[], Any]) -> Any:
+        # A row here is some dozens of steps there.
+        countdown = iter(range(steps // 40, -1, -1))
+
+        def before_row() -> None:
+            if next(countdown, -1) == 0:
+                raise Fault(Trouble.REPEAT)
+
+        self._data.before_row = before_row
+        try:
+            return work()
+        finally:
+            self._data.before_row = None
+
+    def close(self) -> None:
+        pass
+
+
 def shared_store(kind: Literal["sqlite", "memory"]) -> SharedStore:
-    return SharedSqlite()
+    return SharedSqlite() if kind == "sqlite" else SharedMemory()

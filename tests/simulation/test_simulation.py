@@ -1,16 +1,30 @@
-"""A thousand seeds with every change; `make soak` runs many more."""
+"""A thousand seeds and a few planted defects with every change; `make soak` runs many more."""
 
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from tests.simulation.batch import run_seeds
+from tests.simulation.hunt import hunt_all
+from tests.simulation.mutants import MUTANTS, Edit, Mutant, planted
+from tests.simulation.plan import draw
+from tests.simulation.seed import Verdict
+from tests.simulation.shrink import shrink
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SEEDS = range(1_000)
+_PLANTED = (
+    "an append may be any, and writes over what is there",
+    "effects begin before their commit",
+    "a request id is not looked for",
+    "an activity that begins at most once is repeated",
+    "a checkpoint begins anew with the old arguments",
+)
 
 
 @pytest.mark.timeout(300)
@@ -20,7 +34,53 @@ def test_no_seed_breaks_an_invariant_and_all_faults_are_met() -> None:
     assert broken == []
     assert batch.never_reached == []
     assert batch.counters["completed"] > len(_SEEDS)
-    assert batch.accepted > 20 * len(_SEEDS)
+    assert batch.accepted > 18 * len(_SEEDS)
+
+
+@pytest.mark.timeout(120)
+def test_planted_defects_are_found() -> None:
+    chosen = [mutant for mutant in MUTANTS if mutant.name in _PLANTED]
+    assert len(chosen) == len(_PLANTED)
+    for kill in hunt_all(chosen, range(200), os.cpu_count() or 1):
+        assert kill.seed is not None, f"not found: {kill.mutant}"
+
+
+def test_every_defect_can_be_planted_and_is_gone_afterwards() -> None:
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS) > 20
+    for mutant in MUTANTS:
+        functions = [edit.where for edit in mutant.edits if not isinstance(edit.where, str)]
+        before = [function.__code__ for function in functions]
+        with planted(mutant):
+            assert all(
+                function.__code__ is not code
+                for function, code in zip(functions, before, strict=True)
+            )
+        assert [function.__code__ for function in functions] == before
+
+
+def test_a_defect_whose_text_is_gone_is_refused() -> None:
+    stale = Mutant("stale", (Edit("check_lease", "no such text", ""),))
+    with pytest.raises(LookupError, match="no longer says 'no such text'"), planted(stale):
+        pass
+
+
+def _shrunk(name: str, seed: int) -> Verdict:
+    with planted(next(mutant for mutant in MUTANTS if mutant.name == name)):
+        return shrink(draw(seed, "sqlite"))
+
+
+@pytest.mark.timeout(120)
+def test_a_failure_is_made_small() -> None:
+    """In a process of its own, as all that simulates."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        small = pool.submit(_shrunk, "one attempt more than allowed", 1).result()
+    assert small.broken
+    (errand,) = (one for errands in small.plan.errands for one in errands)
+    assert errand.what == "start"
+    program = small.plan.programs[errand.workflow_id]
+    assert len(program) == 1
+    assert small.plan.mishaps == ()
+    assert len(small.trace) < 100
 
 
 def _simulated(seed: int, hash_seed: str) -> str:
@@ -36,8 +96,11 @@ def _simulated(seed: int, hash_seed: str) -> str:
     ).stdout
 
 
-# 17 found mail that came between a claim and its adoption, 248 attempts of a step whose commit was
-# ambiguous.
-@pytest.mark.parametrize("seed", [3, 17, 19, 248])
+# Seeds that once broke a rule, and what they found:
+# 17 mail that came between a claim and its adoption; 248 attempts of a step whose commit was
+# ambiguous; 338 a message that put off the run it was to wake; 405 and 681 a claim whose answer was
+# lost; 852 an outcome that was fed while its run was still being loaded; 1635 a start that was over
+# at once, beside an open execution.
+@pytest.mark.parametrize("seed", [17, 248, 338, 405, 681, 852, 1635])
 def test_a_seed_is_right_and_the_same_whatever_the_hash_seed(seed: int) -> None:
     assert _simulated(seed, "1") == _simulated(seed, "2")

@@ -31,6 +31,8 @@ __all__ = ["Process", "World"]
 
 START_US: Final = 1_700_000_000_000_000
 _EMPTY: Final = Context()
+_TOLD: Final = frozenset({"register", "bury", "resume_blocked", "forget_question", "prune"})
+"""Verbs without more to tell; mere reads are left out."""
 
 
 class Dead(BaseException):
@@ -44,7 +46,7 @@ class Process:
         self.world = world
         self.name = name
         self.loop: ProcessLoop = world.schedule.new_loop(self._problem)
-        self.clock = ProcessClock(world)
+        self.clock = ProcessClock(world, Random(f"{world.plan.seed}/{name}/clock"))
         self.cut_off = False
         self.version = world.code_version
         self.worker: Worker | None = None
@@ -76,12 +78,13 @@ class Process:
 class ProcessClock:
     """The machine's clock as one process reads it: never backwards within the process."""
 
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", chance: Random) -> None:
         self._world = world
+        self._skew_us = round((2 * chance.random() - 1) * world.plan.skew_s * 1e6)
         self._last = 0
 
     def now_us(self) -> int:
-        self._last = max(self._last, self._world.clock_reads())
+        self._last = max(self._last, self._world.clock_reads(self._skew_us))
         return self._last
 
 
@@ -99,6 +102,8 @@ class World:
         self.owner: Process | None = None
         self.disk_is_full = False
         self.clock_us = 0
+        self.was_set_back = False
+        self._notes = 0
         self.highest_us = 0
         self.code_version = 1
         self.bombs_are_live = True
@@ -185,12 +190,12 @@ class World:
             if outcome:
                 self.reached("takeover")
                 self._tokens_moved()
-        elif verb not in ("load", "latest", "next_wake"):
+        elif verb in _TOLD:
             self.told(process, verb)
 
-    def clock_reads(self) -> int:
-        """The machine's clock, which may have been set."""
-        now = self.schedule.now_us + self.clock_us
+    def clock_reads(self, skew_us: int = 0) -> int:
+        """The machine's clock, which may have been set; of a process whose clock differs."""
+        now = self.schedule.now_us + self.clock_us + skew_us
         self.highest_us = max(self.highest_us, now)
         return now
 
@@ -278,6 +283,10 @@ class World:
 
     def version(self) -> int:
         return self.running.version
+
+    def note(self) -> int:
+        self._notes += 1
+        return self._notes
 
     def explode(self) -> None:
         if not self.bombs_are_live:

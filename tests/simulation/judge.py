@@ -1,0 +1,274 @@
+"""What must be true of a world: while it heals, and when everything has come to its end.
+
+The journal has checked each store operation by then. Here its book is held against the store's
+rows, against what clients were told and saw, and against what the programs must give.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from everlong_engine import unpack
+from everlong_engine.model.events import (
+    RunCancelled,
+    RunCompleted,
+    RunContinuedAsNew,
+    RunFailed,
+    RunStarted,
+    RunTerminated,
+)
+from everlong_engine.model.runs import LoadedRun, RunRow, RunStatus
+from everlong_engine.store.interface import RunFilter, Store
+from tests.simulation import language
+from tests.simulation.journal import RunBook
+from tests.simulation.language import carry_out, labels_that_ran, letters, received_by, wrong
+from tests.simulation.plan import POISON
+
+if TYPE_CHECKING:
+    from tests.simulation.processes import Acknowledged, Sender
+    from tests.simulation.world import World
+
+__all__ = ["OVERDUE_US", "Judge"]
+
+OVERDUE_US: Final = 20_000_000
+"""What is due for so long, and nothing stands in its way, was forgotten."""
+
+
+class Judge:
+    """Says what a world has broken; into its journal."""
+
+    def __init__(self, world: "World", senders: "Sequence[Sender]") -> None:
+        self._world = world
+        self._journal = world.journal
+        self._senders = senders
+        # Without a request id a message that is repeated, as its answer was lost, is another one.
+        self._unnamed_letters = {
+            one.text for sender in senders for one in sender.errands if not one.named
+        }
+
+    def open_executions(self) -> list[bytes]:
+        journal = self._journal
+        return [one for one in journal.executions if not journal.is_over(one)]
+
+    def may_stay_blocked(self, execution_id: bytes) -> bool:
+        """Code of version 2 may have recorded its mistake: nothing mends that but a reset."""
+        name = self._journal.last_run(execution_id).workflow_id
+        if name.startswith(POISON):
+            return True
+        mistakes = self._world.plan.mistakes
+        return name in mistakes and self._world.counters["change code"] > 0
+
+    # ------------------------------------------------------------------------- while it heals
+
+    def running_executions(self) -> list[bytes]:
+        """The open ones, but for what is parked."""
+        rows = self._rows(self._world.shared.open())
+        running = {row.execution_id for row in rows if row.status is RunStatus.RUNNING}
+        return [one for one in self.open_executions() if one in running]
+
+    def nothing_is_forgotten(self) -> None:
+        """There were no faults for a while: what was due must have happened, unasked."""
+        journal, now_us = self._journal, self._world.clock_reads()
+        if self._world.was_set_back:
+            return  # What is due by a clock that was set back waits until it has caught up.
+        for execution_id in self.running_executions():
+            book = journal.last_run(execution_id)
+            name = book.workflow_id
+            journal.must(
+                bool(book.events) or now_us - book.accepted_us < OVERDUE_US,
+                f"{name}: accepted long ago, and never begun",
+            )
+            for timer_id, due_us in book.timers.items():
+                journal.must(
+                    now_us - due_us < OVERDUE_US, f"{name}: timer {timer_id} is due, and forgotten"
+                )
+            got = journal.letters_of(execution_id, unpack)
+            for one in self._letters_to(execution_id):
+                text = one.errand.text
+                recent = self._world.schedule.now_us - one.acknowledged_us < OVERDUE_US
+                journal.must(
+                    recent or text in got, f"{name}: letter {text} lies there, and nobody looks"
+                )
+
+    # -------------------------------------------------------------------------- in the end
+
+    def all_is_over(self) -> None:
+        inner = self._world.shared.open()
+        self._world.new_process("judge").loop.run_inline(lambda: self._look_at_rows(inner))
+        for execution_id in self._journal.executions:
+            self._look_at_execution(execution_id)
+        for sender in self._senders:
+            for one in sender.acknowledged:
+                self._look_at_acknowledged(one)
+            for seen in sender.seen:
+                self._journal.must(
+                    seen.stored, f"{seen.workflow_id}: its end was seen before it was stored"
+                )
+        for execution_id in self._journal.executions:
+            self._look_at_order(execution_id)
+
+    def _rows(self, inner: Store) -> list[RunRow]:
+        rows: list[RunRow] = self._world.read(inner.list_runs(RunFilter("default"), 10_000, None))
+        return rows
+
+    def _look_at_rows(self, inner: Store) -> None:
+        world, journal = self._world, self._journal
+        for problem in world.read(inner.verify()):
+            journal.must(False, f"verify: {problem.text}")
+        rows = self._rows(inner)
+        stored = {row.run_id for row in rows}
+        for run_id, book in journal.runs.items():
+            journal.must(run_id in stored, f"{book.workflow_id}: an accepted run is gone")
+        for row in rows:
+            loaded: LoadedRun = world.read(inner.load(row.shard, row.run_id))
+            journal.compare(loaded)
+            if row.workflow_id.startswith(POISON):
+                parked = row.status is RunStatus.BLOCKED
+                world.counters["poison parked"] += parked
+                recent = world.clock_reads() - row.started_us < OVERDUE_US
+                journal.must(
+                    parked or recent or world.was_set_back, f"{row.workflow_id} is not parked"
+                )
+            elif row.status is RunStatus.BLOCKED:
+                world.reached("blocked for good")
+                journal.must(
+                    "Nondeterminism" in (row.reason or ""),
+                    f"{row.workflow_id} is blocked: {row.reason}",
+                )
+
+    def _look_at_execution(self, execution_id: bytes) -> None:
+        world, journal = self._world, self._journal
+        runs = journal.executions[execution_id]
+        last = runs[-1]
+        name = last.workflow_id
+        got = journal.letters_of(execution_id, unpack)
+        for text in sorted({one for one in got if got.count(one) > 1} - self._unnamed_letters):
+            journal.must(False, f"{name}: letter {text} was delivered twice: {got}")
+        match last.closing:
+            case RunCompleted() as closing:
+                self._look_at_result(runs, unpack(closing.result), got)
+                world.reached("completed")
+            case RunCancelled():
+                world.reached("cancelled")
+                journal.must(
+                    any(book.cancels for book in runs),
+                    f"{name}: cancelled, and nobody asked for it",
+                )
+                journal.must(world.ledger.done["cleanup"] > 0, f"{name}: its clean-up was not done")
+            case RunTerminated():
+                world.reached("terminated")
+            case RunFailed() as failed:
+                journal.must(
+                    False, f"{name} failed: {failed.failure.type}: {failed.failure.message}"
+                )
+            case _:
+                pass
+        for book, after in pairwise(runs):
+            journal.must(
+                isinstance(book.closing, RunContinuedAsNew), f"{name}: a run has two successors"
+            )
+            world.reached("rolled over")
+            journal.must(
+                not book.cancels or after.closing is None or _was_asked_to_end(after),
+                f"{name}: a cancellation was lost when it began anew",
+            )
+
+    def _look_at_result(
+        self, runs: Sequence[RunBook], result: language.Result, got: list[str]
+    ) -> None:
+        journal, name = self._journal, runs[0].workflow_id
+        problem = wrong(_program_of(runs[0]), result)
+        journal.must(problem is None, f"{name}: {problem}")
+        received = received_by(result)
+        # Branches receive side by side, so a result may hold letters in another order.
+        journal.must(
+            not Counter(received) - Counter(got), f"{name}: received {received}, recorded {got}"
+        )
+        for label, count in Counter(labels_that_ran(result)).items():
+            journal.must(
+                self._world.ledger.done[label] >= count,
+                f"{name}: {label} is said to be done {count} times, and was not",
+            )
+        noted = {unpack(value) for book in runs for value in book.noted}
+        for note in language.notes_of(result):
+            journal.must(note in noted, f"{name}: {note} is another value than was recorded")
+
+    # ---------------------------------------------------------------- what clients were told
+
+    def _look_at_acknowledged(self, one: "Acknowledged") -> None:
+        journal = self._journal
+        runs = journal.executions.get(one.execution_id)
+        what = f"{one.errand.what} {one.errand.text or one.errand.workflow_id}"
+        if runs is None:
+            journal.must(False, f"{what} was acknowledged, and its execution is not there")
+        elif one.errand.what == "letter":
+            self._look_at_letter(one.execution_id, one.errand.text)
+        elif one.errand.what == "cancel":
+            journal.must(
+                any(book.cancels for book in runs)
+                or runs[-1].closing is not None
+                or self.may_stay_blocked(one.execution_id),
+                f"{what} was acknowledged, and is lost",
+            )
+        elif one.errand.what == "terminate":
+            journal.must(
+                isinstance(runs[-1].closing, RunTerminated),
+                f"{what} was acknowledged, and it did not end so",
+            )
+
+    def _look_at_letter(self, execution_id: bytes, text: str) -> None:
+        journal = self._journal
+        got = journal.letters_of(execution_id, unpack)
+        if text in got:
+            return
+        last = journal.last_run(execution_id)
+        # Accepted, and never fed: its run has ended then, and says so unless by force.
+        match last.closing:
+            case (
+                RunCompleted(unread=unread) | RunFailed(unread=unread) | RunCancelled(unread=unread)
+            ):
+                journal.must(
+                    letters.name in unread, f"{last.workflow_id}: letter {text} is lost: {got}"
+                )
+                self._world.reached("letter unread")
+            case None:
+                journal.must(
+                    self.may_stay_blocked(execution_id),
+                    f"{last.workflow_id}: letter {text} is not there: {got}",
+                )
+            case _:
+                pass
+
+    def _look_at_order(self, execution_id: bytes) -> None:
+        """A letter that was sent when another was acknowledged already must stand behind it."""
+        got = self._journal.letters_of(execution_id, unpack)
+        sent = [one for one in self._letters_to(execution_id) if one.errand.text in got]
+        for earlier in sent:
+            for later in sent:
+                if earlier.acknowledged_us < later.sent_us:
+                    first, second = earlier.errand.text, later.errand.text
+                    self._journal.must(
+                        got.index(first) < got.index(second),
+                        f"{later.errand.workflow_id}: letter {second} overtook {first}: {got}",
+                    )
+
+    def _letters_to(self, execution_id: bytes) -> "list[Acknowledged]":
+        return [
+            one
+            for sender in self._senders
+            for one in sender.acknowledged
+            if one.execution_id == execution_id and one.errand.what == "letter"
+        ]
+
+
+def _was_asked_to_end(book: RunBook) -> bool:
+    """Its code heard that it was cancelled: it ended so, or handed that on."""
+    return not isinstance(book.closing, RunCompleted)
+
+
+def _program_of(book: RunBook) -> language.Program:
+    started = book.events[0][1]
+    assert isinstance(started, RunStarted)
+    args, kwargs = carry_out.definition.parameters.decode(started.arguments)
+    return tuple(args[0] if args else kwargs["program"])

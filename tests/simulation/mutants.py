@@ -1,0 +1,379 @@
+"""Defects, planted one at a time, that the simulation must find: who never finds any finds none.
+
+A mutant is one or more edits of the engine's own text: of a function's source, or of a named SQL
+statement. Where two guards stand one behind the other, taking one away changes nothing that anybody
+could see, so such a mutant takes both. An edit whose text is no longer there is an error: then the
+engine has changed, and the mutant must follow it.
+"""
+
+import inspect
+import textwrap
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import CodeType
+from typing import Any, Final, TypeAlias, cast
+
+from everlong._replay.run import WorkflowRun
+from everlong.worker._activities import ActivityRunner
+from everlong.worker._appends import Appends, _with_unread  # pyright: ignore[reportPrivateUsage]
+from everlong.worker._deadlines import Deadlines
+from everlong.worker._keeper import (
+    RunKeeper,
+    _is_stale,  # pyright: ignore[reportPrivateUsage]
+)
+from everlong.worker._leaving import RunReleaser
+from everlong.worker._loading import RunLoader
+from everlong_engine.machine import retries, takeover
+from everlong_engine.operations.group_commit import GroupCommit
+from everlong_engine.store.sqlite import appends, group, leases, messages, statements
+
+__all__ = ["MUTANTS", "Mutant", "planted"]
+
+_Function: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """`old` becomes `new`, everywhere in a function (or a named statement), and must be there."""
+
+    where: _Function | str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    name: str
+    """What is wrong, as a sentence without a capital."""
+    edits: tuple[Edit, ...]
+
+
+def _mutant(name: str, *edits: Edit) -> Mutant:
+    return Mutant(name, edits)
+
+
+_BASE: Final = " AND runs.next_seq = mine.base"
+_TOKEN: Final = "runs.lease_token = mine.token AND "
+
+MUTANTS: Final = (
+    # ------------------------------------------------------------------ leases, compare-and-set
+    _mutant(
+        "an append needs no lease",
+        Edit("advance_runs", _TOKEN, ""),
+        Edit("close_runs", _TOKEN, ""),
+    ),
+    _mutant(
+        "an append may be any, and writes over what is there",
+        Edit("advance_runs", _BASE, ""),
+        Edit("close_runs", _BASE, ""),
+        Edit("insert_history", "INSERT INTO", "INSERT OR REPLACE INTO"),
+    ),
+    _mutant(
+        "a claim leaves the lease's token as it was",
+        Edit("claim_run", "lease_token = lease_token + 1", "lease_token = lease_token"),
+        Edit("take_orphan", "lease_token = lease_token + 1", "lease_token = lease_token"),
+    ),
+    _mutant(
+        "an attempt needs no lease to be marked",
+        Edit("check_lease", "lease_token = ? AND status < 10", "? IS NOT NULL"),
+    ),
+    # ----------------------------------------------------------------------------- transactions
+    _mutant(
+        "a group is no transaction",
+        Edit(group.transaction, 'connection.execute("BEGIN IMMEDIATE")', "pass"),
+        Edit(group.transaction, 'connection.execute("COMMIT")', "pass"),
+    ),
+    _mutant(
+        "a failed group is taken for stored",
+        Edit(
+            GroupCommit._repeat,  # pyright: ignore[reportPrivateUsage]
+            "_hand_out([(write, on_result)], [await self._alone(write)])",
+            "_hand_out([(write, on_result)], [AppendResult()])",
+        ),
+    ),
+    _mutant(
+        "an append that is repeated after a lost answer is refused",
+        Edit(
+            appends._was_done,  # pyright: ignore[reportPrivateUsage]
+            "found[0] == append.append_id",
+            "False",
+        ),
+    ),
+    # --------------------------------------------------------------------- durable, then visible
+    _mutant(
+        "a signal is acknowledged before its commit",
+        Edit(
+            RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
+            "run.inflight.append(step)",
+            "run.inflight.append(step)\n    if one.on_done is not None:\n"
+            "        one.on_done(None)\n        one.on_done = None",
+        ),
+    ),
+    _mutant(
+        "an attempt begins before its mark is stored",
+        Edit(
+            ActivityRunner._mark_started,  # pyright: ignore[reportPrivateUsage]
+            "self._mark(attempt, row, lambda: self._begin(attempt))",
+            "self._mark(attempt, row, None)\n    self._begin(attempt)",
+        ),
+    ),
+    _mutant(
+        "effects begin before their commit",
+        Edit(
+            RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
+            "run.inflight.append(step)",
+            "run.inflight.append(step)\n    for decision in decisions:\n"
+            "        if type(decision) is ActivityScheduled:\n"
+            "            self._act(run, decision)",
+        ),
+        Edit(
+            RunKeeper._settle,  # pyright: ignore[reportPrivateUsage]
+            "self._act(run, decision)",
+            "type(decision) is ActivityScheduled or self._act(run, decision)",
+        ),
+    ),
+    _mutant(
+        "an end is told before its commit",
+        Edit(
+            RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
+            "run.inflight.append(step)",
+            "run.inflight.append(step)\n"
+            "    if append.closed is not None and append.next_run is None:\n"
+            "        self.engine.closed(run.execution_id, run.run_id, decisions[-1])",
+        ),
+    ),
+    # ----------------------------------------------------------------------------- timers, time
+    _mutant(
+        "a timer fires half a second early",
+        Edit(
+            Deadlines._fire,  # pyright: ignore[reportPrivateUsage]
+            "now_us = self._clock.now_us()",
+            "now_us = self._clock.now_us() + 500_000",
+        ),
+        Edit(
+            Deadlines._arm,  # pyright: ignore[reportPrivateUsage]
+            "(self._call_us - self._clock.now_us())",
+            "(self._call_us - 500_000 - self._clock.now_us())",
+        ),
+    ),
+    _mutant(
+        "a run that sleeps forgets when to wake",
+        Edit(RunReleaser.evict, "self.release(run, wake_us)", "self.release(run, None)"),
+    ),
+    _mutant(
+        "history follows a clock that was set back",
+        Edit(
+            RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
+            "max(run.last_us, self.engine.clock.now_us())",
+            "self.engine.clock.now_us()",
+        ),
+    ),
+    _mutant(
+        "a timer that was cancelled fires",
+        Edit(_is_stale, "not run.code.is_pending(event.timer_id)", "False"),
+        Edit(
+            RunKeeper._act,  # pyright: ignore[reportPrivateUsage]
+            "run.timers.pop(decision.timer_id, None)",
+            "pass",
+        ),
+    ),
+    # -------------------------------------------------------------------------------- activities
+    _mutant(
+        "an outcome is recorded twice",
+        Edit(
+            ActivityRunner._finish,  # pyright: ignore[reportPrivateUsage]
+            "self._deliver(run, Incoming(outcome))",
+            "self._deliver(run, Incoming(outcome))\n    self._deliver(run, Incoming(outcome))",
+        ),
+        Edit(_is_stale, "not run.code.is_open(event.activity_id)", "False"),
+    ),
+    _mutant(
+        "an activity that begins at most once is repeated",
+        Edit(retries.may_repeat_lost, "if options.at_most_once:", "if False:"),
+    ),
+    _mutant(
+        "one attempt more than allowed",
+        Edit(
+            retries.retry_failed,
+            "attempt >= options.max_attempts",
+            "attempt > options.max_attempts",
+        ),
+    ),
+    _mutant(
+        "an attempt that may have begun on a dead worker is not counted",
+        Edit(takeover._lost, "elif row.state is AttemptState.STARTED:", "elif False:"),  # pyright: ignore[reportPrivateUsage]
+        Edit(
+            ActivityRunner.restore,
+            "newest.state is not AttemptState.STARTED",
+            "True",
+        ),
+    ),
+    _mutant(
+        "back-off is half as long as its policy says",
+        Edit(
+            retries.next_delay_us,
+            "options.delay_us * options.backoff**doublings",
+            "options.delay_us * options.backoff**doublings / 2",
+        ),
+    ),
+    _mutant(
+        "a takeover forgets the back-off",
+        Edit(
+            ActivityRunner.restore,
+            "self._after_row(attempt, newest.retry_us)",
+            "self._after_row(attempt, newest.retry_us and 0)",
+        ),
+    ),
+    _mutant(
+        "an attempt outlives its step",
+        Edit(
+            RunLoader._restore_activities,  # pyright: ignore[reportPrivateUsage]
+            "activities.cancel(run, number)",
+            "pass",
+        ),
+    ),
+    # -------------------------------------------------------------------------------------- mail
+    _mutant(
+        "a message that was fed stays in the inbox",
+        Edit("delete_mail", "WHERE position = ?", "WHERE 0 AND position = ?"),
+        Edit(appends._accept, "gone.rowcount != 1", "False"),  # pyright: ignore[reportPrivateUsage]
+    ),
+    _mutant(
+        "a request id is not looked for",
+        Edit("find_request", "WHERE shard = ?", "WHERE 0 AND shard = ?"),
+        Edit("insert_request", "INSERT INTO", "INSERT OR IGNORE INTO"),
+    ),
+    _mutant(
+        "the newest mail is fed first",
+        Edit("mail_of", "ORDER BY position", "ORDER BY position DESC"),
+    ),
+    _mutant(
+        "a run that ends looks for no mail",
+        Edit(
+            appends._without_mail,  # pyright: ignore[reportPrivateUsage]
+            "if append.mail_free:",
+            "if append.mail_free and append.closed is None:",
+        ),
+    ),
+    _mutant(
+        "a direct message overtakes the inbox",
+        Edit(
+            Appends.of_step,
+            "mail_free=incoming.on_done is not None or (closing is not None and not continued),",
+            "mail_free=closing is not None and not continued,",
+        ),
+    ),
+    _mutant(
+        "a run falls asleep on its mail",
+        Edit(leases.release_all, "falls_asleep and not inbox_empty", "False"),
+    ),
+    _mutant(
+        "mail that comes between a claim and its adoption is nobody's",
+        Edit(RunLoader.keep_stray, "if self._claims:", "if False:"),
+    ),
+    _mutant(
+        "a message wakes nobody",
+        Edit(
+            messages.put_message,
+            'tx.execute(SQL["wake_run"], (message.now_us, row.shard, row.run_id))',
+            "pass",
+        ),
+    ),
+    _mutant(
+        "signals that came too late are not named",
+        Edit(_with_unread, "if names else closing", "if not names else closing"),
+    ),
+    _mutant(
+        "an inbox does not outlive a checkpoint",
+        Edit(
+            appends._accept,  # pyright: ignore[reportPrivateUsage]
+            "following = append.next_run\n",
+            "following = append.next_run\n"
+            '    tx.execute(SQL["forget_mail"], (append.shard, append.execution_id))\n',
+        ),
+    ),
+    # -------------------------------------------------------------------------------- checkpoints
+    _mutant(
+        "signals that were not received yet are lost at a checkpoint",
+        Edit(
+            Appends._following,  # pyright: ignore[reportPrivateUsage]
+            "carried=event.carried",
+            "carried=()",
+        ),
+    ),
+    _mutant(
+        "a checkpoint begins anew with the old arguments",
+        Edit(
+            Appends._following,  # pyright: ignore[reportPrivateUsage]
+            "arguments=event.arguments",
+            "arguments=before.arguments",
+        ),
+    ),
+    _mutant(
+        "a cancellation is lost at a checkpoint",
+        Edit(
+            Appends._following,  # pyright: ignore[reportPrivateUsage]
+            "cancel_requested=run.code.cancel_requested",
+            "cancel_requested=False",
+        ),
+    ),
+    # -------------------------------------------------------------------------------------- replay
+    _mutant(
+        "a patch is answered anew at each replay",
+        Edit(
+            WorkflowRun.patched,
+            "self._recorded is None or PatchMarked(name) in self._recorded",
+            "True",
+        ),
+    ),
+    _mutant(
+        "a start with a request id is not remembered",
+        Edit("run_of_request", "WHERE shard = ?", "WHERE 0 AND shard = ?"),
+    ),
+)
+
+
+@contextmanager
+def planted(mutant: Mutant) -> Generator[None, None, None]:
+    """The engine with this defect, in this process, until the block ends.
+
+    Raises:
+        LookupError: the text that an edit replaces is not there.
+    """
+    sql = cast("dict[str, str]", statements.SQL)
+    texts = dict(sql)
+    codes: dict[Any, CodeType] = {}
+    try:
+        for where in dict.fromkeys(edit.where for edit in mutant.edits):
+            edits = [edit for edit in mutant.edits if edit.where == where]
+            if isinstance(where, str):
+                sql[where] = _edited(sql[where], where, edits)
+            else:
+                function: Any = inspect.unwrap(where)
+                codes[function] = function.__code__
+                function.__code__ = _recompiled(function, edits)
+        statements._texts.clear()  # pyright: ignore[reportPrivateUsage]
+        yield
+    finally:
+        sql.update(texts)
+        statements._texts.clear()  # pyright: ignore[reportPrivateUsage]
+        for function, code in codes.items():
+            function.__code__ = code
+
+
+def _recompiled(function: Any, edits: list[Edit]) -> CodeType:
+    source = textwrap.dedent(inspect.getsource(function))
+    edited = _edited(source, function.__qualname__, edits)
+    made: dict[str, Any] = {}
+    exec(compile(edited, function.__code__.co_filename, "exec"), function.__globals__, made)
+    code: CodeType = made[function.__name__].__code__
+    return code
+
+
+def _edited(text: str, where: str, edits: list[Edit]) -> str:
+    for edit in edits:
+        if edit.old not in text:
+            raise LookupError(f"{where} no longer says {edit.old!r}: let the mutant follow it")
+        text = text.replace(edit.old, edit.new)
+    return text
