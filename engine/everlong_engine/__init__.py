@@ -6,7 +6,7 @@ SDK, version by version.
 
 from everlong_engine.engine import Engine
 from everlong_engine.machine.probation import hold_us, is_suspect, trial_us, watch_us
-from everlong_engine.machine.retries import may_repeat_lost, retry_failed
+from everlong_engine.machine.retries import may_repeat_lost, next_delay_us, retry_failed
 from everlong_engine.machine.state import RunState, fold
 from everlong_engine.machine.takeover import latest_attempts
 from everlong_engine.model import limits
@@ -166,6 +166,7 @@ __all__ = [
     "latest_attempts",
     "limits",
     "may_repeat_lost",
+    "next_delay_us",
     "pack",
     "retry_failed",
     "seconds_us",

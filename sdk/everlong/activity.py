@@ -202,7 +202,8 @@ def activity(
         heartbeat_timeout: the longest silence between two calls of `heartbeat()`.
         raises: exception classes that the workflow catches as themselves. Builtins and classes
             that are visible in the activity's module need not be named.
-        at_most_once: an attempt whose worker died is not repeated; the workflow gets ActivityLost.
+        at_most_once: an attempt whose worker or process died is not repeated; the workflow gets
+            ActivityLost.
         process: run a plain function in a process pool (for work that holds the interpreter).
 
     Raises:

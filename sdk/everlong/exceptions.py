@@ -184,8 +184,8 @@ class ActivityTimeout(ActivityError, TimeoutError):
 
 
 class ActivityLost(ActivityError):
-    """The worker that ran the activity is gone, and no attempt is left. Whether it took effect
-    is unknown: look before you repeat it."""
+    """The worker or the process that ran the activity is gone, and no attempt is left. Whether it
+    took effect is unknown: look before you repeat it."""
 
     type: str = "everlong.exceptions.ActivityLost"
 

@@ -20,6 +20,7 @@ WORKERS = 40 if FULL else 1
 CHILDREN_OF_A_WORKER = 2
 FLOWS_OF_A_WORKER = 3
 LOST_WITHIN_S = 5.0
+DIED = "the process that ran this attempt died"
 
 
 def children(owner: Child) -> list[int]:
@@ -73,6 +74,11 @@ async def test_killed_pools_and_killed_workers_leave_no_process_and_no_flow_behi
             await asyncio.sleep(0.1)
         for number in range(count):
             assert await client.get_handle(f"flow-{number}").result() == 4 * number + 6
+        died = sum(
+            DIED in row.error for run in await evidence.all_runs(client) for row in run.attempts
+        )
+        # One process is one attempt: those of its neighbours are not concerned.
+        assert died <= killed
         await evidence.outcomes_are_recorded_once(client)
         await evidence.effects_have_attempts(arena, client)
     assert killed > 0
@@ -88,6 +94,7 @@ async def test_killed_pools_and_killed_workers_leave_no_process_and_no_flow_behi
         figures={
             "workers": WORKERS,
             "pool processes": killed,
+            "attempts lost with them": died,
             "gone within s": round(waited_s, 2),
         },
         reproduce="EVERLONG_CHAOS=full pytest tests/chaos/test_pool.py -s",

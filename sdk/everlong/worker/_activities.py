@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
 from random import Random
@@ -21,6 +21,7 @@ from everlong._records import Records
 from everlong.exceptions import StoreError
 from everlong.worker._attempts import (
     AttemptContext,
+    Died,
     Raised,
     Succeeded,
     perform,
@@ -29,7 +30,7 @@ from everlong.worker._attempts import (
 )
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
-from everlong.worker._pool import end_pool, spawned_pool
+from everlong.worker._pool import ProcessPool
 from everlong.worker._threads import DaemonThreads
 from everlong_engine import (
     ActivityCompleted,
@@ -46,6 +47,7 @@ from everlong_engine import (
     MarkAttempts,
     WriteResult,
     may_repeat_lost,
+    next_delay_us,
     retry_failed,
 )
 
@@ -83,10 +85,8 @@ class ActivityRunner:
         self._threads_max = threads
         self._processes_max = processes
         self._threads: DaemonThreads | None = None
-        self._processes: ProcessPoolExecutor | None = None
+        self._processes: ProcessPool | None = None
         self._at_work: set[OpenAttempt] = set()
-        self._outliving: set[Future[Any]] = set()
-        """Work in processes that goes on although its attempt is over."""
         self.stopping = False
         self._handing_back = False
         self._quiet = asyncio.Event()
@@ -283,19 +283,16 @@ class ActivityRunner:
         attempt.has_slot = False
         if not (attempt.abandoned or attempt.run.dropped):
             self._judge(attempt, outcome)
-        self._give_back_behind(activity.work, attempt.definition.process)
+        self._give_back_behind(activity.work)
 
-    def _give_back_behind(self, work: "Future[Any] | None", in_process: bool) -> None:
+    def _give_back_behind(self, work: "Future[Any] | None") -> None:
         """A thread or a process cannot be stopped: its slot stays taken until it ends by itself."""
         if work is None or work.done():
             self.give_back()
             return
         loop = asyncio.get_running_loop()
-        if in_process:
-            self._outliving.add(work)
 
         def ended(_: "Future[Any]") -> None:
-            self._outliving.discard(work)
             with suppress(RuntimeError):  # The loop is closed: so is the worker.
                 loop.call_soon_threadsafe(self.give_back)
 
@@ -308,6 +305,8 @@ class ActivityRunner:
                 self._finish(attempt, ActivityCompleted(activity_id, outcome.result))
             case Raised():
                 self._failed(attempt, outcome.failure)
+            case Died():
+                self._lost(attempt, outcome.text)
             case _:
                 self._judge_timeout(attempt)
 
@@ -339,20 +338,6 @@ class ActivityRunner:
             else:
                 self._finish(attempt, ActivityFailed(activity_id, failure, number))
             return
-        now_us = self._engine.clock.now_us()
-        row = self._row(
-            attempt,
-            state,
-            ended_us=now_us,
-            retry_us=now_us + delay_us,
-            error_type=failure.type,
-            error=failure.message,
-            traceback=failure.traceback,
-            details=attempt.details,
-        )
-        if attempt.details is not None:
-            attempt.previous_details = attempt.details
-        attempt.details = None
         logger.info(
             "attempt %d of %s in %s failed (%s: %s); the next in %.1f s",
             number,
@@ -362,9 +347,41 @@ class ActivityRunner:
             "its message is encrypted" if self._records.conceals else failure.message,
             delay_us / 1e6,
         )
-        attempt.retry_us = now_us + delay_us
+        self._again(attempt, state, failure, delay_us)
+
+    def _lost(self, attempt: OpenAttempt, text: str) -> None:
+        """Its process died. Mostly that is its own doing, so the next one waits as after a failure;
+        but what it has done nobody knows, so that with `at_most_once` it was the last."""
+        options, number = attempt.scheduled.options, attempt.attempt
+        name, workflow_id = attempt.definition.name, attempt.run.workflow_id
+        failure = Failure(type="lost", message=text)
+        delay_us = None
+        if may_repeat_lost(options, number):
+            delay_us = next_delay_us(options, number, self._random.random())
+        logger.warning("attempt %d of %s in %s is lost: %s", number, name, workflow_id, text)
+        self._again(attempt, AttemptState.LOST, failure, delay_us)
+
+    def _again(
+        self, attempt: OpenAttempt, state: AttemptState, failure: Failure, delay_us: int | None
+    ) -> None:
+        """Write down how it ended, and when the next one is due."""
+        now_us = self._engine.clock.now_us()
+        retry_us = None if delay_us is None else now_us + delay_us
+        row = self._row(
+            attempt,
+            state,
+            ended_us=now_us,
+            retry_us=retry_us,
+            error_type=failure.type,
+            error=failure.message,
+            traceback=failure.traceback,
+            details=attempt.details,
+        )
+        if attempt.details is not None:
+            attempt.previous_details = attempt.details
+        attempt.details = None
         self._mark(attempt, row, None)
-        self._retry_at(attempt.retry_us, attempt)
+        self._after_row(attempt, retry_us)
 
     def _finish(self, attempt: OpenAttempt, outcome: Input) -> None:
         attempt.abandoned = True
@@ -441,7 +458,7 @@ class ActivityRunner:
         if self._threads is not None:
             self._threads.shutdown()
         if self._processes is not None:
-            end_pool(self._processes, at_work=bool(self._outliving))
+            self._processes.end()
 
     # ----------------------------------------------------------------------------- private
 
@@ -476,11 +493,9 @@ class ActivityRunner:
             self._threads = DaemonThreads(self._threads_max, "everlong-activity")
         return self._threads
 
-    def _process_pool(self) -> ProcessPoolExecutor:
-        broken = getattr(self._processes, "_broken", False)
-        if self._processes is None or broken:
-            # One process that was killed breaks its pool for good; the next attempt gets a new one.
-            self._processes = spawned_pool(self._processes_max)
+    def _process_pool(self) -> ProcessPool:
+        if self._processes is None:
+            self._processes = ProcessPool(self._processes_max)
         return self._processes
 
 

@@ -6,7 +6,7 @@ exception of a user's crosses this line, `SystemExit` and `KeyboardInterrupt` in
 
 import asyncio
 import traceback
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,11 +15,12 @@ from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
 from everlong.exceptions import EverlongError
 from everlong.worker._owned import OpenAttempt
-from everlong.worker._pool import perform_in_process
+from everlong.worker._pool import ProcessDied, ProcessPool, perform_in_process
 from everlong_engine import Failure, id_text, pack, unpack
 
 __all__ = [
     "AttemptContext",
+    "Died",
     "Raised",
     "Succeeded",
     "perform",
@@ -43,6 +44,13 @@ class Succeeded:
 @dataclass(frozen=True, slots=True)
 class Raised:
     failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """Its process did. It is lost, as if its worker had died; other attempts are not concerned."""
+
+    text: str
 
 
 class AttemptContext:
@@ -129,8 +137,8 @@ def perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised:
 
 
 async def perform_elsewhere(
-    pool: ProcessPoolExecutor, attempt: OpenAttempt, context: AttemptContext
-) -> Succeeded | Raised:
+    pool: ProcessPool, attempt: OpenAttempt, context: AttemptContext
+) -> Succeeded | Raised | Died:
     definition = attempt.definition
     function = definition.function
     try:
@@ -143,7 +151,9 @@ async def perform_elsewhere(
         )
     except asyncio.CancelledError:
         raise
-    except Exception as error:  # The pool broke: a worker process died.
+    except ProcessDied as error:
+        return Died(str(error))
+    except Exception as error:  # It could not be handed over.
         return _raised(definition, error)
     if ok:
         return Succeeded(data)

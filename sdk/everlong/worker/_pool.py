@@ -1,4 +1,4 @@
-"""Activities with `process=True`: plain functions in a pool of spawned processes.
+"""Activities with `process=True`: plain functions in spawned processes.
 
 A call crosses as names and bytes: the function by module and name, arguments, result and failure in
 the same encoding as everywhere. Heartbeats come back through a pipe of their own.
@@ -7,40 +7,164 @@ the same encoding as everywhere. Heartbeats come back through a pipe of their ow
 import asyncio
 import os
 import signal
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Pipe, wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from everlong._context import activity_context
 from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
 from everlong_engine import pack
 
-__all__ = ["end_pool", "perform_in_process", "spawned_pool"]
+__all__ = ["ProcessDied", "ProcessPool", "perform_in_process"]
+
+T = TypeVar("T")
 
 _LOOK_S: Final = 1.0
+_LOOK_FOR_CODE_S: Final = 0.01
+_LOOKS_FOR_CODE_MAX: Final = 50
 
 
-def spawned_pool(processes_max: int) -> ProcessPoolExecutor:
-    """Spawned, never forked: a forked child would share the store's descriptors."""
-    return ProcessPoolExecutor(
-        processes_max, mp_context=get_context("spawn"), initializer=_belong_to_the_worker
-    )
+class ProcessDied(Exception):
+    """The process died under its attempt. What that has done, nobody knows."""
+
+    def __init__(self, code: int | None) -> None:
+        how = "" if code is None else f" ({_how_it_ended(code)})"
+        super().__init__(f"the process that ran this attempt died{how}")
 
 
-def end_pool(pool: ProcessPoolExecutor, *, at_work: bool) -> None:
-    """Let its processes go. Those at work were given up with their attempts: they are killed, since
-    the interpreter would wait for them at its end."""
-    processes: dict[int, BaseProcess] | None = getattr(pool, "_processes", None)
-    children = list((processes or {}).values())
-    pool.shutdown(wait=False, cancel_futures=True)
-    if at_work:
-        for child in children:
-            child.kill()
+def _how_it_ended(code: int) -> str:
+    try:
+        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+class ProcessPool:
+    """Processes for one attempt at a time each.
+
+    Every process is an executor of its own, since one that dies breaks the executor that it is in
+    for good, with everything that is at work there.
+    """
+
+    def __init__(self, processes_max: int) -> None:
+        self._processes_max = processes_max
+        self._idle: list[ProcessPoolExecutor] = []
+        self._at_work: dict[ProcessPoolExecutor, Future[Any] | None] = {}
+        self._waiting: deque[asyncio.Future[ProcessPoolExecutor]] = deque()
+
+    async def run(
+        self, work: Callable[..., T], *args: Any, begun: "Callable[[Future[T]], None]"
+    ) -> T:
+        """Run it as soon as a process is free. Cancelled, it leaves the process to end by itself.
+
+        Raises:
+            ProcessDied: its process, and nobody else's.
+        """
+        loop = asyncio.get_running_loop()
+        executor = await self._take()
+        try:
+            future = executor.submit(work, *args)
+        except BaseException:
+            self._put(executor, whole=False)
+            raise
+        self._at_work[executor] = future
+        process = _process_of(executor)
+
+        def ended(_: "Future[T]") -> None:
+            with suppress(RuntimeError):  # The loop is closed: so is the worker.
+                loop.call_soon_threadsafe(self._ended, executor, future)
+
+        future.add_done_callback(ended)
+        begun(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except BrokenProcessPool:
+            raise ProcessDied(await _exit_code(process)) from None
+
+    async def _take(self) -> ProcessPoolExecutor:
+        while self._idle:
+            executor = self._idle.pop()
+            if _is_whole(executor):
+                self._at_work[executor] = None
+                return executor
+            executor.shutdown(wait=False)
+        if len(self._at_work) < self._processes_max:
+            return self._new()
+        turn: asyncio.Future[ProcessPoolExecutor] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._put(turn.result(), whole=True)
+            raise
+
+    def _new(self) -> ProcessPoolExecutor:
+        # Spawned, never forked: a forked child would share the store's descriptors.
+        executor = ProcessPoolExecutor(
+            1, mp_context=get_context("spawn"), initializer=_belong_to_the_worker
+        )
+        self._at_work[executor] = None
+        return executor
+
+    def _ended(self, executor: ProcessPoolExecutor, work: "Future[Any]") -> None:
+        broken = not work.cancelled() and isinstance(work.exception(), BrokenProcessPool)
+        self._put(executor, whole=not broken)
+
+    def _put(self, executor: ProcessPoolExecutor, *, whole: bool) -> None:
+        self._at_work.pop(executor, None)
+        if not whole:
+            executor.shutdown(wait=False)
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                if whole:
+                    self._at_work[executor] = None
+                turn.set_result(executor if whole else self._new())
+                return
+        if whole:
+            self._idle.append(executor)
+
+    def end(self) -> None:
+        """Let the processes go. Those at work were given up with their attempts: they are killed,
+        since the interpreter would wait for them at its end."""
+        for executor, work in self._at_work.items():
+            process = _process_of(executor)
+            executor.shutdown(wait=False, cancel_futures=True)
+            if process is not None and work is not None and not work.done():
+                process.kill()
+        for executor in self._idle:
+            executor.shutdown(wait=False)
+
+
+def _process_of(executor: ProcessPoolExecutor) -> BaseProcess | None:
+    """The executor has no public word for it."""
+    processes: dict[int, BaseProcess] | None = getattr(executor, "_processes", None)
+    return next(iter((processes or {}).values()), None)
+
+
+async def _exit_code(process: BaseProcess | None) -> int | None:
+    """The executor's own thread may be the one that is told; it says so a moment later."""
+    for _ in range(_LOOKS_FOR_CODE_MAX):
+        if process is None or process.exitcode is not None:
+            break
+        await asyncio.sleep(_LOOK_FOR_CODE_S)
+    return None if process is None else process.exitcode
+
+
+def _is_whole(executor: ProcessPoolExecutor) -> bool:
+    """Whether its process has not died since it was at work."""
+    process = _process_of(executor)
+    return process is not None and not wait([process.sentinel], timeout=0)
 
 
 def _belong_to_the_worker() -> None:
@@ -75,13 +199,13 @@ class PooledAttempt(Protocol):
 
 
 async def perform_in_process(
-    pool: ProcessPoolExecutor,
+    pool: ProcessPool,
     module: str,
     name: str,
     arguments: bytes,
     context: PooledAttempt,
 ) -> tuple[bool, bytes]:
-    """(True, result) or (False, failure). Cancelled, it leaves the process to end by itself."""
+    """(True, result) or (False, failure), or ProcessDied. See `ProcessPool.run`."""
     loop = asyncio.get_running_loop()
     ours, theirs = Pipe(duplex=False)
 
@@ -92,10 +216,13 @@ async def perform_in_process(
             loop.remove_reader(ours.fileno())
 
     loop.add_reader(ours.fileno(), hear)
-    try:
-        work = pool.submit(_call, module, name, arguments, context.info(), _Beats(theirs))
+
+    def begun(work: "Future[tuple[bool, bytes]]") -> None:
         context.work = work
-        return await asyncio.wrap_future(work)
+
+    try:
+        call = (module, name, arguments, context.info(), _Beats(theirs))
+        return await pool.run(_call, *call, begun=begun)
     finally:
         loop.remove_reader(ours.fileno())
         ours.close()
