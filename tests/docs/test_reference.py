@@ -36,7 +36,7 @@ def shown(value: object) -> str:
 
 def limit_shown(name: str, value: float) -> str:
     if name.endswith("_US"):
-        return shown(value // DAY_US if value >= DAY_US else value // limits.SECOND_US)
+        return shown(value / (DAY_US if value >= DAY_US else limits.SECOND_US))
     return shown(value)
 
 
