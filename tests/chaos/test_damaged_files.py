@@ -32,14 +32,20 @@ Rows = dict[bytes, list[tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
-class Stores:
-    """What is damaged, always a copy of it."""
+class Original:
+    """A whole store, of which copies are damaged."""
 
-    killed: Path
+    db: Path
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class Originals:
+    killed: Original
     """Its log holds most of it."""
-    closed: Path
+    closed: Original
     """It has no log."""
-    other: Path
+    other: Original
     """Another one, killed as well."""
 
 
@@ -86,16 +92,22 @@ MIXED = "log of another store"
 KINDS = (*OF_THE_LOG, *OF_THE_FILE, MIXED)
 
 
-def damaged(stores: Stores, kind: str, target: Path, chance: random.Random) -> None:
-    """Make it at `target`. The index beside the log is never copied: it is made anew."""
-    if kind in OF_THE_FILE:
-        shutil.copy(stores.closed, target)
-        OF_THE_FILE[kind](target, chance)
-        return
-    shutil.copy(stores.closed if kind == MIXED else stores.killed, target)
-    shutil.copy(log_of(stores.other if kind == MIXED else stores.killed), log_of(target))
-    if kind in OF_THE_LOG:
-        OF_THE_LOG[kind](log_of(target), chance)
+def damaged(of: Originals, kind: str, target: Path, chance: random.Random) -> tuple[Original, ...]:
+    """Make it at `target`; which stores it may look like then. The index beside the log is never
+    copied: it is made anew."""
+    if damage := OF_THE_FILE.get(kind):
+        shutil.copy(of.closed.db, target)
+        damage(target, chance)
+        return (of.closed,)
+    if damage := OF_THE_LOG.get(kind):
+        shutil.copy(of.killed.db, target)
+        shutil.copy(log_of(of.killed.db), log_of(target))
+        damage(log_of(target), chance)
+        return (of.killed,)
+    assert kind == MIXED
+    shutil.copy(of.closed.db, target)
+    shutil.copy(log_of(of.other.db), log_of(target))
+    return (of.closed, of.other)
 
 
 def history_of(db: Path) -> Rows:
@@ -113,7 +125,7 @@ def is_shorter(found: Rows, whole: Rows) -> bool:
     return all(rows == whole.get(run_id, [])[: len(rows)] for run_id, rows in found.items())
 
 
-def make(arena: Arena, db: Path, seed: int, *, kill: bool) -> Path:
+def make(arena: Arena, db: Path, seed: int, *, kill: bool) -> Original:
     arena.db, arena.log = db, Path(f"{db}.log")
     child = arena.start("live", seed=seed, count=FLOWS, pause_s=0.0, log=str(arena.log))
     enough = FLOWS if kill else 10 * FLOWS
@@ -121,13 +133,26 @@ def make(arena: Arena, db: Path, seed: int, *, kill: bool) -> Path:
         lambda: len(aftermath.acknowledged(arena.log)) >= enough or not child.is_alive, "a store"
     )
     arena.kill(child)
-    return db
+    copy = db.with_name(f"whole-{db.name}")  # To read a store moves its log.
+    shutil.copy(db, copy)
+    if log_of(db).exists():
+        shutil.copy(log_of(db), log_of(copy))
+    return Original(db, history_of(copy))
 
 
-def classify(
-    arena: Arena, target: Path, wholes: list[Rows], told: dict[str, Any]
+def examined(arena: Arena, target: Path, kind: str) -> dict[str, Any]:
+    """What a process says that opens it: it must come to its end, and say something."""
+    child = arena.start("examine", db=str(target), report=f"{target}.report")
+    assert child.wait(EXAMINED_WITHIN_S), f"{kind}: it hangs"
+    told = lines(f"{target}.report")
+    assert told, f"{kind}: the process died\n{arena.told()}"
+    return told[0]
+
+
+def what_came_of_it(
+    arena: Arena, target: Path, told: dict[str, Any], possible: tuple[Original, ...]
 ) -> tuple[str, bool]:
-    """What became of it, and whether that may be."""
+    """In a word, and whether that may be."""
     if "error" in told:
         return "refused", True
     arena.start("look_again", db=str(target), report=f"{target}.report")
@@ -137,7 +162,7 @@ def classify(
     if told["problems"]:
         return "named by verify" + ("" if kept else ", and forgetful"), True
     found = history_of(target)
-    whole = next((one for one in wholes if is_shorter(found, one)), None)
+    whole = next((one.rows for one in possible if is_shorter(found, one.rows)), None)
     if whole is None:
         return "other data, unseen", False
     return ("whole" if found == whole else "shorter"), kept
@@ -149,36 +174,25 @@ def test_a_damaged_file_is_refused_named_or_as_it_was(arena: Arena, tmp_path: Pa
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    stores = Stores(
-        make(arena, tmp_path / "killed.db", 1, kill=True),
-        make(arena, tmp_path / "closed.db", 2, kill=False),
-        make(arena, tmp_path / "other.db", 3, kill=True),
+    originals = Originals(
+        killed=make(arena, tmp_path / "killed.db", 1, kill=True),
+        closed=make(arena, tmp_path / "closed.db", 2, kill=False),
+        other=make(arena, tmp_path / "other.db", 3, kill=True),
     )
-    assert log_of(stores.killed).stat().st_size > 20 * PAGE_BYTES
-    assert not log_of(stores.closed).exists()
-    wholes = {
-        name: _rows_of_a_copy(getattr(stores, name)) for name in ("killed", "closed", "other")
-    }
-    classes: Counter[str] = Counter()
+    assert log_of(originals.killed.db).stat().st_size > 20 * PAGE_BYTES
+    assert not log_of(originals.closed.db).exists()
+    outcomes: Counter[str] = Counter()
     broken: list[str] = []
     for number in range(DAMAGES):
         kind = KINDS[number % len(KINDS)]
         target = tmp_path / f"damaged-{number}.db"
-        damaged(stores, kind, target, chance)
-        child = arena.start("examine", db=str(target), report=f"{target}.report")
-        assert child.wait(EXAMINED_WITHIN_S), f"{kind}: it hangs"
-        told = lines(f"{target}.report")
-        assert told, f"{kind}: the process died\n{arena.told()}"
-        possible = (
-            ("closed", "other")
-            if kind == MIXED
-            else (("closed",) if kind in OF_THE_FILE else ("killed",))
-        )
-        result, may_be = classify(arena, target, [wholes[name] for name in possible], told[0])
-        classes[f"{kind}: {result}"] += 1
+        possible = damaged(originals, kind, target, chance)
+        told = examined(arena, target, kind)
+        outcome, may_be = what_came_of_it(arena, target, told, possible)
+        outcomes[f"{kind}: {outcome}"] += 1
         if not may_be:
-            broken.append(f"{kind}: {result} ({target})")
-    for name, times in sorted(classes.items()):
+            broken.append(f"{kind}: {outcome} ({target})")
+    for name, times in sorted(outcomes.items()):
         print(f"{times:4} {name}")
     record(
         "damaged files",
@@ -187,15 +201,7 @@ def test_a_damaged_file_is_refused_named_or_as_it_was(arena: Arena, tmp_path: Pa
         times=DAMAGES,
         broken=len(broken),
         seconds=time.monotonic() - began,
-        figures=dict(sorted(classes.items())),
+        figures=dict(sorted(outcomes.items())),
         reproduce="make chaos ARGS='-k damaged_files'",
     )
     assert not broken
-
-
-def _rows_of_a_copy(db: Path) -> Rows:
-    copy = db.with_name(f"whole-{db.name}")
-    shutil.copy(db, copy)
-    if log_of(db).exists():
-        shutil.copy(log_of(db), log_of(copy))
-    return history_of(copy)

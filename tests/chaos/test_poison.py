@@ -33,6 +33,7 @@ STEPS_MS = (3, 30, 150, 400)
 
 @pytest.mark.timeout(120)
 async def test_one_poison_run_among_five_hundred_is_parked_alone(arena: Arena) -> None:
+    begun = time.monotonic()
     async with Client.connect(arena.db) as client:
         for index in range(HEALTHY):
             if index == HEALTHY // 2:
@@ -64,7 +65,16 @@ async def test_one_poison_run_among_five_hundred_is_parked_alone(arena: Arena) -
         await evidence.outcomes_are_recorded_once(client)
         await evidence.effects_have_attempts(arena, client)
     await evidence.nothing_is_damaged(arena.db)
-    print(f"{deaths} workers died before the run was parked")
+    record(
+        "a run that kills its worker, among 499 that do not",
+        invariants=[13],
+        tried="the run must be parked after a few deaths, and all others finish",
+        times=deaths,
+        broken=0,
+        seconds=time.monotonic() - begun,
+        figures={"deaths": deaths, "parked": 1, "finished": HEALTHY},
+        reproduce="pytest tests/chaos/test_poison.py -s",
+    )
 
 
 @pytest.mark.timeout(120)
