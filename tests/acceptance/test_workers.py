@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from everlong import (
+    ActivityLost,
     Client,
     DefinitionError,
     EverlongError,
@@ -278,3 +279,45 @@ async def test_clients_need_no_worker_and_close_clean(
     with pytest.raises(EverlongError, match="not open"):
         await client.start("anything")
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_what_a_lost_activity_sets_off_keeps_no_other_from_going_on(path: Path) -> None:
+    """Its outcome is known as soon as the run is loaded, before the others are at work again."""
+    at_work: asyncio.Queue[str] = asyncio.Queue()
+    may_end = asyncio.Event()
+
+    @activity(at_most_once=True)
+    async def once() -> None:
+        at_work.put_nowait("once")
+        await may_end.wait()
+
+    @activity
+    async def works(name: str) -> str:
+        at_work.put_nowait(name)
+        await may_end.wait()
+        return name
+
+    @workflow
+    async def three() -> str:
+        first = asyncio.ensure_future(once())
+        second = asyncio.ensure_future(works("second"))
+        third = asyncio.ensure_future(works("third"))
+        try:
+            await first
+        except ActivityLost:
+            second.cancel()
+        return await third
+
+    async with Client.connect(path) as client:
+        async with Worker(client) as dies:
+            handle = await client.start(three, id="three")
+            assert {await at_work.get() for _ in range(3)} == {"once", "second", "third"}
+            # As by a death: it lets go of its runs without a word.
+            keeper = dies._keeper  # pyright: ignore[reportPrivateUsage]
+            assert keeper is not None
+            keeper.abandon()
+        async with Worker(client), asyncio.timeout(10):
+            while await at_work.get() != "third":
+                pass
+            may_end.set()
+            assert await handle.result() == "third"

@@ -57,6 +57,7 @@ logger = logging.getLogger("everlong")
 
 _DETAILS_EVERY_US: Final = 1_000_000
 _MARK_AGAIN_US: Final = 500_000
+_LOOK_AGAIN_US: Final = 10_000
 
 
 class ActivityRunner:
@@ -200,14 +201,26 @@ class ActivityRunner:
                     self._free_slot(attempt)
                 return
             assert isinstance(result, AppendResult)
-            if result.refusal is not None or run.dropped or attempt.abandoned:
-                if then is not None:
-                    self._free_slot(attempt)
+            if then is None:
                 return
-            if then is not None:
-                then()
+            if result.refusal is not None:
+                self._free_slot(attempt)
+            else:
+                self._go_on(attempt, then)
 
         self._engine.commits.add(MarkAttempts(run.shard, run.run_id, run.token, (row,)), settled)
+
+    def _go_on(self, attempt: OpenAttempt, then: Callable[[], None]) -> None:
+        """Behind a mark: unless nobody wants the attempt any more."""
+        run = attempt.run
+        if run.dropped or attempt.abandoned:
+            self._free_slot(attempt)
+        elif run.loading:
+            # An append whose answer was lost may have closed it: loading finds that out.
+            again_us = self._engine.clock.now_us() + _LOOK_AGAIN_US
+            self._deadlines.add(again_us, self._go_on, attempt, then, matters=_always_matters)
+        else:
+            then()
 
     def _row(self, attempt: OpenAttempt, state: AttemptState, **more: Any) -> AttemptRow:
         row = AttemptRow(
