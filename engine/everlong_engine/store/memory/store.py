@@ -152,7 +152,11 @@ class MemoryStore:
         return reads.list_runs(self._open_data(), wanted, limit, after)
 
     async def workers(self) -> list[WorkerRow]:
-        return [worker.row for _, worker in sorted(self._open_data().workers.rows.items())]
+        data = self._open_data()
+        rows = [worker.row for _, worker in sorted(data.workers.rows.items())]
+        if data.owner is not None:
+            return rows
+        return [replace(row, gone=not row.dead) for row in rows]
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         asked = self._open_data().questions.get(question_id)

@@ -1,0 +1,370 @@
+"""The store in memory and the SQL, side by side: the same verbs, the same answers, the same rows.
+
+Each step draws verbs without knowing what is right: stale tokens, wrong numbers, mail that is gone,
+groups that are repeated. Both stores must answer alike, and show the same afterwards. What is right
+is told by the tests of each verb, and by `test_random_operations`; here the two only have to agree.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings, strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from everlong_engine.model.events import RunCompleted, RunContinuedAsNew
+from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunRow
+from everlong_engine.model.writes import (
+    Answer,
+    Append,
+    Ask,
+    ForgetMail,
+    MarkAttempts,
+    Message,
+    Release,
+    Resume,
+    StartRun,
+    Write,
+)
+from everlong_engine.store.interface import MailGone, RunFilter, Store
+from everlong_engine.store.memory.data import MemoryData
+from everlong_engine.store.memory.store import MemoryStore
+from everlong_engine.store.sqlite.inline import InlineDatabase
+from tests.store.test_random_operations import NAMES
+from tests.support.store_rig import SECOND_US, Rig, signal
+
+T = TypeVar("T")
+
+names = st.sampled_from(NAMES[:2])
+LARGE = bytes(range(256)) * 300  # 75 KB: over what stays in an event.
+QUESTIONS = [b"p" * 16, b"q" * 16]
+requests = st.sampled_from([None, None, "r1", "r2"])
+whose = st.integers(0, 1)
+seldom = st.sampled_from([False, False, False, True])
+
+
+class BothStores(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.database = InlineDatabase()
+        self.stores: tuple[Store, Store] = (MemoryStore(MemoryData()), self.database.open())
+        # Two processes make ids of their own; what they look at is the first store.
+        self.rigs = [Rig(self.stores[0], seed=seed) for seed in (7, 8)]
+        self.group: list[Write] = []
+        self.size = 1
+        self.lossy = False
+
+    def teardown(self) -> None:
+        try:
+            self.flush()
+            self.both(lambda store: store.verify())
+        finally:
+            self.database.close()
+            self.runner.close()
+
+    def look(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def both(self, work: Callable[[Store], Awaitable[T]]) -> T | str:
+        """The answer of both; a failure is one of two kinds."""
+
+        async def ask(store: Store) -> T | str:
+            try:
+                return await work(store)
+            except MailGone:
+                return "mail is gone"
+            except Exception as error:
+                return f"failed ({isinstance(error, AssertionError)})"
+
+        memory, sql = (self.look(ask(store)) for store in self.stores)
+        assert memory == sql
+        return memory
+
+    def row(self, name: str) -> RunRow | None:
+        return self.look(self.stores[0].latest(self.rigs[0].target(name)))
+
+    @invariant()
+    def they_show_the_same(self) -> None:
+        async def shown(store: Store) -> list[object]:
+            runs = await store.list_runs(RunFilter("default"), 1000, None)
+            found: list[object] = [runs]
+            for run in runs:
+                found.append(await store.load(run.shard, run.run_id))
+                found.append(await store.last_event(run.shard, run.run_id))
+            found += [await store.latest(self.rigs[0].target(name)) for name in NAMES]
+            found += [await store.answer(question) for question in QUESTIONS]
+            found += [await store.open_questions(10), await store.workers()]
+            found += [await store.next_wake(self.rigs[0].wants()), store.mail_since(0, 1000)]
+            return [*found, await store.newest_run(), store.changed()]
+
+        self.both(shown)
+
+    # --------------------------------------------------------------------- what makes a group up
+
+    @rule(size=st.sampled_from([1, 2, 3, 5]), lossy=st.booleans())
+    def groups_are_of(self, size: int, lossy: bool) -> None:
+        """So many writes; where answers are lost, each group is sent again."""
+        self.size, self.lossy = size, lossy
+
+    def add(self, write: Write) -> None:
+        self.group.append(write)
+        if len(self.group) >= self.size:
+            self.flush()
+
+    @rule(
+        name=names,
+        who=whose,
+        here=st.booleans(),
+        ends=st.booleans(),
+        large=seldom,
+        if_open=st.sampled_from(["use", "use", "fail", "terminate"]),
+        if_closed=st.sampled_from(["allow", "allow", "fail", "allow_failed"]),
+        request_id=requests,
+    )
+    def start(self, name: str, who: int, here: bool, ends: bool, large: bool, **how: Any) -> None:
+        rig = self.rigs[who]
+        if here:
+            ending = (RunCompleted(b"done"),) if ends else ()
+            start: StartRun = rig.start_here(name, *ending, **how)
+        else:
+            start = rig.start(name, arguments=LARGE if large else b"", **how)
+        self.add(start)
+
+    @rule(
+        name=names,
+        count=st.integers(1, 2),
+        ahead=st.sampled_from([0, 0, 0, 0, 1, -1]),
+        stale=seldom,
+        consume=st.sampled_from(["none", "first", "all", "all", "gone"]),
+        end=st.sampled_from(["no", "no", "no", "close", "roll"]),
+        mail_free=seldom,
+        healthy=st.booleans(),
+        large=seldom,
+    )
+    def append(self, name: str, count: int, consume: str, end: str, **how: Any) -> None:
+        row = self.row(name)
+        if row is None:
+            return
+        loaded = self.look(self.rigs[0].load(row))
+        positions = [mail.position for mail in loaded.mail]
+        consumed = {"none": [], "first": positions[:1], "all": positions, "gone": [10**6]}[consume]
+        events: list[Any] = [signal(LARGE if how["large"] else b"%d" % n) for n in range(count)]
+        options: dict[str, Any] = {"consumed": tuple(consumed), "healthy": how["healthy"]}
+        if end == "close":
+            events.append(RunCompleted(b""))
+        elif end == "roll":
+            events.append(RunContinuedAsNew(b"", (), 1))
+            options |= {"next_run": self.rigs[0].successor(row), "mail_free": False}
+        else:
+            options["mail_free"] = how["mail_free"]
+        before = [one for one in self.group if isinstance(one, Append) and one.run_id == row.run_id]
+        base = (before[-1].base + len(before[-1].rows) if before else row.next_seq) + how["ahead"]
+        if base < 1:
+            return
+        token = row.lease_token - how["stale"]
+        append = self.rigs[0].events(row, base, *events, token=token, **options)
+        self.add(append)
+
+    @rule(
+        name=names,
+        who=whose,
+        request=requests,
+        sent=st.booleans(),
+        large=seldom,
+        earlier=seldom,
+    )
+    def message(
+        self, name: str, who: int, request: str | None, sent: bool, large: bool, earlier: bool
+    ) -> None:
+        rig = self.rigs[who]
+        execution_id: bytes | None = None
+        if earlier:
+            runs = self.look(
+                rig.store.list_runs(RunFilter("default", workflow_id=name), 1000, None)
+            )
+            execution_id = runs[-1].execution_id if runs else b"nobody" * 3
+        message: Message = rig.message(
+            name,
+            LARGE if large else b"x",
+            request_id=request,
+            execution_id=execution_id,
+            sent=rig.sent(f"sender {who}") if sent and request is None else None,
+        )
+        self.add(message)
+
+    @rule(name=names)
+    def terminate(self, name: str) -> None:
+        self.add(self.rigs[0].terminate(name))
+
+    @rule(name=names)
+    def resume(self, name: str) -> None:
+        self.add(Resume(self.rigs[0].target(name), self.rigs[0].now_us))
+
+    @rule(
+        name=names,
+        sleep=st.sampled_from([None, 0, 2]),
+        stale=seldom,
+        blocked=st.booleans(),
+        mail=seldom,
+        attempts=st.booleans(),
+    )
+    def release(
+        self, name: str, sleep: int | None, stale: bool, blocked: bool, mail: bool, attempts: bool
+    ) -> None:
+        row = self.row(name)
+        if row is None:
+            return
+        rig = self.rigs[0]
+        wake_us = rig.now_us + sleep * SECOND_US if sleep else sleep
+        outcome = rig.message(name)
+        release: Release = rig.release(
+            replace(row, lease_token=row.lease_token - stale),
+            wake_us,
+            blocked=blocked,
+            reason="no" if blocked else None,
+            attempts=(self._attempt(1, 1, AttemptState.NOT_BEGUN),) if attempts else (),
+            mail=((outcome.kind, outcome.body),) if mail else (),
+        )
+        self.add(release)
+
+    @rule(
+        name=names,
+        activity=st.integers(1, 2),
+        attempt=st.integers(1, 30),
+        state=st.sampled_from(AttemptState),
+        stale=seldom,
+        probation=st.sampled_from([None, *Probation]),
+    )
+    def mark(
+        self,
+        name: str,
+        activity: int,
+        attempt: int,
+        state: AttemptState,
+        stale: bool,
+        probation: Probation | None,
+    ) -> None:
+        row = self.row(name)
+        if row is not None:
+            attempts = (self._attempt(activity, attempt, state),)
+            token = row.lease_token - stale
+            mark = MarkAttempts(row.shard, row.run_id, token, attempts, probation)
+            self.add(mark)
+
+    def _attempt(self, activity: int, attempt: int, state: AttemptState) -> AttemptRow:
+        details = None if attempt % 3 else b"%d" % attempt
+        return AttemptRow(
+            activity_id=activity,
+            attempt=attempt,
+            state=state,
+            started_us=self.rigs[0].now_us,
+            details=details,
+        )
+
+    @rule(name=names, which=st.sampled_from(QUESTIONS))
+    def ask(self, name: str, which: bytes) -> None:
+        rig = self.rigs[0]
+        self.add(Ask(which, rig.target(name), "status", b"", rig.now_us))
+
+    @rule(which=st.sampled_from(QUESTIONS), ok=st.booleans())
+    def put_answer(self, which: bytes, ok: bool) -> None:
+        self.add(Answer(which, ok, b"so"))
+
+    @rule(at=st.integers(0, 3))
+    def forget_mail(self, at: int) -> None:
+        mail = self.stores[0].mail_since(0, 1000)
+        if at < len(mail):
+            self.add(ForgetMail(mail[at].position, mail[at].execution_id))
+
+    # ------------------------------------------------------------------------ what is done at once
+
+    @rule()
+    def flush(self) -> None:
+        """What was drawn since the last time is one group."""
+        if self.group:
+            group, self.group = self.group, []
+            for _ in range(1 + self.lossy):
+                self.both(lambda store: store.submit(group))
+
+    @rule(seconds=st.integers(0, 3))
+    def time_passes(self, seconds: int) -> None:
+        for rig in self.rigs:
+            rig.now_us += seconds * SECOND_US
+
+    @rule(seconds=st.integers(1, 100))
+    def a_clock_is_set_back(self, seconds: int) -> None:
+        self.rigs[1].now_us -= seconds * SECOND_US
+
+    @rule(limit=st.integers(0, 3), doubt=st.booleans(), held=st.sets(names))
+    def claim(self, limit: int, doubt: bool, held: set[str]) -> None:
+        self.flush()
+        rig = self.rigs[0]
+        wants = rig.wants()
+        if doubt:
+            rows = [row for name in sorted(held) if (row := self.row(name)) is not None]
+            wants = replace(wants, held=frozenset(row.execution_id for row in rows))
+        self.both(lambda store: store.claim(wants, rig.now_us, limit))
+
+    @rule(name=names)
+    def claim_run(self, name: str) -> None:
+        self.flush()
+        row = self.row(name)
+        if row is not None:
+            rig = self.rigs[0]
+            self.both(lambda store: store.claim_run(rig.worker_id, row.shard, row.run_id))
+
+    @rule()
+    def register(self) -> None:
+        self.both(self._register)
+
+    async def _register(self, store: Store) -> None:
+        first = self.rigs[0].store
+        try:
+            self.rigs[0].store = store
+            await self.rigs[0].register()
+        finally:
+            self.rigs[0].store = first
+
+    @rule(alive=st.booleans(), limit=st.integers(1, 2))
+    def take_over(self, alive: bool, limit: int) -> None:
+        self.flush()
+        rig = self.rigs[0]
+        living = [rig.worker_id] if alive else []
+        freed = self.both(lambda store: store.take_over(living, rig.now_us, limit))
+        if not alive and freed != limit:
+            rig.worker_id = rig.ids.next(rig.now_us)
+
+    @rule()
+    def bury(self) -> None:
+        self.both(lambda store: store.bury(self.rigs[0].worker_id))
+
+    @rule()
+    def resume_blocked(self) -> None:
+        self.flush()
+        self.both(lambda store: store.resume_blocked(("flow",), self.rigs[0].now_us))
+
+    @rule(which=st.sampled_from(QUESTIONS))
+    def forget_question(self, which: bytes) -> None:
+        self.both(lambda store: store.forget_question(which))
+
+    @rule(limit=st.integers(1, 4), old=st.integers(-1, 3))
+    def prune(self, limit: int, old: int) -> None:
+        self.flush()
+        horizon_us = self.rigs[0].now_us - old * SECOND_US
+        cursor: Any = (-1, b"")
+        while cursor is not None:
+            at = cursor
+            answer = self.both(lambda store: store.prune(at, horizon_us, limit))  # noqa: B023
+            assert not isinstance(answer, str)
+            cursor, _ = answer
+
+
+TestSameAnswers = BothStores.TestCase
+TestSameAnswers.settings = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
