@@ -27,6 +27,7 @@ MUST_BE_REACHED: Final = (
     "acknowledged: terminate",
     "answer to a killed process dropped",
     "bomb",
+    "bomb parked",
     "cancelled",
     "claim with mail",
     "completed",

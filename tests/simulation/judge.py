@@ -67,6 +67,13 @@ class Judge:
         running = {row.execution_id for row in rows if row.status is RunStatus.RUNNING}
         return [one for one in self.open_executions() if one in running]
 
+    def may_be_parked(self, name: str, reason: str) -> None:
+        """As a killer of its workers: only one that has a bomb in it."""
+        if reason.startswith("poison:"):
+            self._world.reached("bomb parked")
+            is_bomb = name in self._world.plan.bombs
+            self._journal.must(is_bomb, f"{name} is parked for what others did: {reason}")
+
     def nothing_is_forgotten(self) -> None:
         """There were no faults for a while: what was due must have happened, unasked."""
         journal, now_us = self._journal, self._world.clock_reads()

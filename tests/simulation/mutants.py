@@ -233,6 +233,14 @@ MUTANTS: Final = (
             "pass",
         ),
     ),
+    _mutant(
+        "whoever is at work when a worker dies is the reason",
+        Edit(
+            takeover._guilt,  # pyright: ignore[reportPrivateUsage]
+            "return row.losses + at_work, 0",
+            "return row.losses + at_work, row.strikes + at_work",
+        ),
+    ),
     # -------------------------------------------------------------------------------------- mail
     _mutant(
         "a message that was fed stays in the inbox",

@@ -291,7 +291,9 @@ async def _operate(scenario: Scenario, process: Process) -> None:
                 continue
             handle = client.get_handle(name)
             try:
-                if (await handle.describe()).status == "blocked":
+                found = await handle.describe()
+                if found.status == "blocked":
+                    judge.may_be_parked(name, found.reason or "")
                     await handle.resume()
                 elif number >= _PATIENCE:
                     await handle.signal(letters, f"operator:{number}")
