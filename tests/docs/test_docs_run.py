@@ -75,10 +75,11 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def shows(printed: str, expected: str) -> bool:
-    pattern = re.escape(expected.strip("\n"))
-    pattern = re.sub(r"(^|\n)\\\.\\\.\\\.(?=\n|$)", r"\1(?:.*\n)*?.*", pattern)
-    pattern = pattern.replace(r"\.\.\.", r"[^\n]*")
-    return re.fullmatch(pattern, printed.strip("\n")) is not None
+    lines = (
+        r"(?:.*\n)*" if line == "..." else re.escape(line).replace(r"\.\.\.", ".*") + r"\n"
+        for line in expected.strip("\n").split("\n")
+    )
+    return re.fullmatch("".join(lines), printed.strip("\n") + "\n") is not None
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,12 @@ def test_a_page_does_what_it_says(page: Path, tmp_path: Path) -> None:
     [
         ("a 17 b\n", "a ... b", True),
         ("a\nb\nc\n", "a\n...\nc", True),
+        ("a\nb\nb\nc\n", "a\n...\nc", True),
+        ("a\nc\n", "a\n...\nc", True),
+        ("a\nb\nb\n", "a\n...", True),
+        ("b\nb\nc", "...\nc", True),
+        ("b\nd", "...\nc", False),
+        ("a b\nc", "a ...", False),
         ("a\nb\n", "a", False),
         ("a.b", "a+b", False),
     ],

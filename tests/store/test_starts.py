@@ -7,7 +7,7 @@ import pytest
 from everlong_engine.model.events import RunCompleted, RunContinuedAsNew, RunStarted
 from everlong_engine.model.runs import RunStatus
 from everlong_engine.model.writes import StartResult
-from tests.support.store_rig import Rig
+from tests.support.store_rig import SECOND_US, Rig
 
 
 async def test_a_start_lies_in_the_inbox_until_it_is_claimed(rig: Rig) -> None:
@@ -211,6 +211,22 @@ async def test_starts_are_known_again_when_their_group_is_repeated(rig: Rig) -> 
     created = [isinstance(one, StartResult) and one.created for one in first]
     assert [isinstance(one, StartResult) and one.created for one in again] == created
     assert await rig.problems() == []
+
+
+async def test_a_clock_that_was_set_back_hides_no_open_run(rig: Rig) -> None:
+    """Ids grow with time, and another process's clock may be behind."""
+    closed = await rig.closed()
+    behind = Rig(rig.store, seed=8)
+    behind.now_us -= 3600 * SECOND_US
+    row = await behind.started()
+    assert row.run_id < closed.run_id
+    assert await rig.row() == row
+    assert (await rig.send()).run_id == row.run_id
+    earlier = await rig.store.latest(rig.target(execution_id=closed.execution_id))
+    assert earlier is not None
+    assert earlier.run_id == closed.run_id
+    await rig.one(rig.terminate())
+    assert await rig.row() == closed
 
 
 async def test_another_namespace_is_another_world(rig: Rig) -> None:
