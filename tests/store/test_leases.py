@@ -222,6 +222,13 @@ async def test_the_last_attempts_are_kept_and_their_number_stays_exact(rig: Rig)
         assert numbers == list(range(101 - ATTEMPTS_KEPT, 101))
 
 
+async def test_a_mark_that_comes_behind_the_release_is_void_with_the_next_claim(rig: Rig) -> None:
+    row = await rig.owned()
+    await rig.one(rig.release(row, 0))
+    await rig.one(mark(row, probation=Probation.OUTLIVED))
+    assert (await rig.claim_one()).row.probation is Probation.NONE
+
+
 async def test_probation_is_a_mark_that_stays(rig: Rig) -> None:
     row = await rig.owned()
     await rig.one(mark(row, probation=Probation.ON_TRIAL))

@@ -49,7 +49,13 @@ def _claim_again(
 
 
 def _take(data: MemoryData, run: RunRow, worker_id: bytes) -> LoadedRun | None:
-    taken = replace(run, owner=worker_id, lease_token=run.lease_token + 1, wake_us=None)
+    taken = replace(
+        run,
+        owner=worker_id,
+        lease_token=run.lease_token + 1,
+        wake_us=None,
+        probation=Probation.NONE,
+    )
     data.runs.put(run.run_id, taken)
     try:
         return reads.load_run(data, taken)

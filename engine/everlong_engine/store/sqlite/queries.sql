@@ -242,8 +242,9 @@ WHERE wake_us IS NOT NULL AND queue = ?2 AND type = ?3 AND wake_us <= ?1 AND sta
 ORDER BY wake_us LIMIT ?4;
 
 -- name: claim_run
--- Take one run by its id, if nobody has it; the token moves on with each claim.
-UPDATE runs SET owner = ?, lease_token = lease_token + 1, wake_us = NULL
+-- Take one run by its id, if nobody has it; the token moves on with each claim. A mark that came
+-- behind the release that it should have preceded is void.
+UPDATE runs SET owner = ?, lease_token = lease_token + 1, wake_us = NULL, probation = 0
 WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0
 RETURNING *;
 
@@ -253,7 +254,8 @@ SELECT shard, run_id, execution_id FROM runs WHERE owner = ? ORDER BY run_id;
 
 -- name: claim_again
 -- Take anew what was claimed before, in an answer that was lost.
-UPDATE runs SET lease_token = lease_token + 1 WHERE shard = ? AND run_id = ? AND owner = ?
+UPDATE runs SET lease_token = lease_token + 1, probation = 0
+WHERE shard = ? AND run_id = ? AND owner = ?
 RETURNING *;
 
 -- name: next_wake
