@@ -237,8 +237,12 @@ class Engine:
     def closing(self, execution_id: bytes) -> _Waiter:
         """Resolves with (run id, closing event) when a run of the execution closes from now on;
         with None when somebody left this engine, or nobody here owns the file any more: look into
-        the store then."""
+        the store then. Fails when the store does, or has."""
         future: _Waiter = asyncio.get_running_loop().create_future()
+        if self.commits.failed is not None:  # Nobody will come by any more.
+            future.set_exception(self.commits.failed)
+            future.exception()  # Seen, also when nobody awaits it.
+            return future
         waiters = self._waiters.setdefault(execution_id, [])
         waiters.append(future)
         future.add_done_callback(lambda _: self._forget_waiter(execution_id, future))

@@ -1,8 +1,9 @@
 """What a store does when it may not be used, is full, or holds what is old."""
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from everlong import (
     NewerSchema,
     Signal,
     StoreError,
+    StoreFailed,
     StoreFull,
     Worker,
     WorkflowFailed,
@@ -24,6 +26,8 @@ from everlong import (
     workflow,
 )
 from everlong_engine.duties.history_pruner import HistoryPruner
+from everlong_engine.model.runs import RunRow
+from everlong_engine.model.writes import Target
 from tests.support.hosting import hosting, until
 
 amount: Signal[int] = Signal("amount", int)
@@ -185,6 +189,38 @@ async def test_a_full_disk_refuses_and_loses_nothing_that_was_acknowledged(path:
         assert got[: len(acknowledged)] == acknowledged
         assert got[len(acknowledged) :] == list(range(1000, 1040 - len(acknowledged)))
         assert list(await client.verify()) == []
+
+
+@pytest.mark.parametrize("look", [1, 2])
+async def test_who_waits_for_a_result_hears_of_a_store_that_fails_while_it_is_read(
+    path: Path, look: int
+) -> None:
+    @workflow
+    async def waits() -> int:
+        return await amount.receive()
+
+    async with Client.connect(path) as client, Worker(client, workflows=[waits]):
+        await client.start(waits, id="waits")
+        with suppress(TimeoutError):  # Until no news of the start are on their way.
+            while True:
+                async with asyncio.timeout(0.3):
+                    await client.engine.changed()
+        store = client.engine.store
+        latest, left = store.latest, look
+
+        async def fail_meanwhile(target: Target) -> RunRow | None:
+            nonlocal left
+            row = await latest(target)
+            left -= 1
+            if left == 0:
+                assert store.on_fatal is not None
+                store.on_fatal(StoreFailed(path=str(path), reason="a sync failed"))
+            return row
+
+        store.latest = fail_meanwhile  # type: ignore[method-assign]
+        with pytest.raises(StoreFailed):
+            async with asyncio.timeout(10):
+                await client.get_handle("waits").result()
 
 
 async def test_an_outcome_waits_for_room_and_is_recorded_by_itself(path: Path) -> None:
