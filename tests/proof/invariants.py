@@ -148,6 +148,12 @@ NOT_COVERED: Final = (
         "nothing tries to provoke it.",
     ),
     (
+        "What simulation leaves out",
+        "It has no threads, no pools of processes and no operating system: those are tested with "
+        "real ones, at far fewer moments. Processes share the file's order of commits, as on one "
+        "machine; codecs, blobs, pruning and timeouts of whole runs are not in its programs.",
+    ),
+    (
         "What is not built",
         "Schedules, limits over several runs, updates, approvals and child workflows: "
         "invariants 11 and 12, and their share of 2 and 3, wait for them.",

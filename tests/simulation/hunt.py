@@ -1,5 +1,6 @@
 """Plants each defect and simulates until a seed breaks a rule: how good the rules are."""
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -57,4 +58,5 @@ def hunt_all(mutants: Sequence[Mutant], seeds: range, workers: int) -> Iterator[
 
 
 def _hunt(number: int, seeds: range) -> Kill:
+    gc.freeze()
     return hunt(MUTANTS[number], seeds)

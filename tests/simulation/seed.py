@@ -4,6 +4,8 @@
 import asyncio
 import gc
 import logging
+import sys
+import warnings
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -56,18 +58,21 @@ class Verdict:
 def run_plan(plan: Plan, trace_lines: int = 200) -> Verdict:
     """Simulate; whatever goes wrong is in the verdict."""
     with _prepared(plan):
-        world = World(plan, trace_lines)
-        language.stage.append(world)
-        scenario = Scenario(world)
-        try:
-            scenario.run()
-        except TooLong as error:
-            world.journal.must(False, f"it never comes to rest: {error}")
-        finally:
-            language.stage.pop()
-            scenario.bury()
+        return _lived_through(World(plan, trace_lines))
+
+
+def _lived_through(world: World) -> Verdict:
+    language.stage.append(world)
+    scenario = Scenario(world)
+    try:
+        scenario.run()
+    except TooLong as error:
+        world.journal.must(False, f"it never comes to rest: {error}")
+    finally:
+        language.stage.pop()
+        scenario.bury()
     return Verdict(
-        plan=plan,
+        plan=world.plan,
         broken=tuple(dict.fromkeys(world.journal.broken)),
         trace=tuple(world.trace),
         digest=world.digest,
@@ -96,12 +101,28 @@ def _prepared(plan: Plan) -> Generator[None, None, None]:
     try:
         for owner, name, value in settings:
             setattr(owner, name, value)
-        yield
+        with warnings.catch_warnings():
+            # A process may be killed before a task of it began.
+            warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
+            yield
     finally:
         for owner, name, value in before:
             setattr(owner, name, value)
+        _collect()
         gc.enable()
         logging.disable(level)
+
+
+def _collect() -> None:
+    """Let go of the dead processes' tasks now: what they have to say of that is nobody's affair."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 class Scenario:
