@@ -26,7 +26,7 @@ from everlong.worker._leaving import RunReleaser
 from everlong.worker._loading import RunLoader
 from everlong_engine.machine import retries, takeover
 from everlong_engine.operations.group_commit import GroupCommit
-from everlong_engine.store.sqlite import appends, group, leases, messages, statements
+from everlong_engine.store.sqlite import appends, group, leases, messages, starts, statements
 
 __all__ = ["MUTANTS", "Mutant", "planted"]
 
@@ -299,6 +299,31 @@ MUTANTS: Final = (
             "following = append.next_run\n",
             "following = append.next_run\n"
             '    tx.execute(SQL["forget_mail"], (append.shard, append.execution_id))\n',
+        ),
+    ),
+    _mutant(
+        "a message puts off a run that is due",
+        Edit("wake_run", "min(?1, coalesce(wake_us, ?1))", "?1"),
+    ),
+    # ------------------------------------------------------------------------- claims and starts
+    _mutant(
+        "a claim whose answer was lost is forgotten",
+        Edit(RunLoader.claiming, "self.in_doubt = True", "pass"),
+    ),
+    _mutant(
+        "an outcome is fed while its run is being loaded",
+        Edit(
+            RunLoader._load,  # pyright: ignore[reportPrivateUsage]
+            "run.pumping = True",
+            "pass",
+        ),
+    ),
+    _mutant(
+        "a run that is over at once asks for no workflow id",
+        Edit(
+            starts._has_conditions,  # pyright: ignore[reportPrivateUsage]
+            "over_at_once or start.if_closed",
+            "start.if_closed",
         ),
     ),
     # -------------------------------------------------------------------------------- checkpoints

@@ -144,7 +144,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
     later = _chance(seed, "later")
     return Plan(
         seed=seed,
-        store=store or ("memory" if shape.random() < 0.25 else "sqlite"),
+        store=store or ("memory" if _chance(seed, "store").random() < 0.25 else "sqlite"),
         workers=workers,
         clients=clients,
         slots=shape.choice((1, 2, 200)),
