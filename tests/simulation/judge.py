@@ -42,10 +42,6 @@ class Judge:
         self._world = world
         self._journal = world.journal
         self._senders = senders
-        # Without a request id a message that is repeated, as its answer was lost, is another one.
-        self._unnamed_letters = {
-            one.text for sender in senders for one in sender.errands if not one.named
-        }
 
     def open_executions(self) -> list[bytes]:
         journal = self._journal
@@ -150,7 +146,7 @@ class Judge:
         last = runs[-1]
         name = last.workflow_id
         got = journal.letters_of(execution_id, unpack)
-        for text in sorted({one for one in got if got.count(one) > 1} - self._unnamed_letters):
+        for text in sorted({one for one in got if got.count(one) > 1}):
             journal.must(False, f"{name}: letter {text} was delivered twice: {got}")
         match last.closing:
             case RunCompleted() as closing:
