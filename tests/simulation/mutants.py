@@ -400,7 +400,7 @@ def _recompiled(function: Any, edits: list[Edit]) -> CodeType:
     edited = _edited(source, function.__qualname__, edits)
     made: dict[str, Any] = {}
     exec(compile(edited, function.__code__.co_filename, "exec"), function.__globals__, made)
-    code: CodeType = made[function.__name__].__code__
+    code: CodeType = inspect.unwrap(made[function.__name__]).__code__  # Also of a decorated one.
     return code
 
 
