@@ -35,12 +35,17 @@ class Workload:
     per_size: int
     """Units of work that one more of the size adds."""
     unit: str
+    role: str = "measure"
+    before: str | None = None
+    """What must have been made, uncounted."""
 
 
 WORKLOADS: Final = MappingProxyType(
     {
         "throughput": Workload(400, 1_200, 1, "workflow"),
         "sequential": Workload(20, 100, WORKFLOWS + 1, "activity"),  # and the warm-up
+        # Two histories, of the size and of ten times the size; an activity is two events.
+        "replay": Workload(20, 100, 22, "event", role="read", before="write"),
     }
 )
 
@@ -99,12 +104,19 @@ def _sources(commit: str, folder: Path) -> Path:
 
 
 def _under_cachegrind(name: str, size: int, sources: Path, folder: Path) -> str:
+    workload = WORKLOADS[name]
+    path = os.pathsep.join(map(str, (sources / "sdk", sources / "engine", sources)))
     with scratch(folder) as database:
-        command = ["valgrind", "--tool=cachegrind", "--cache-sim=no"]
-        command += ["--cachegrind-out-file=/dev/null", sys.executable]
-        command += ["-m", "benchmarks._child", f"{name}.measure", str(database), str(size)]
-        path = os.pathsep.join(map(str, (sources / "sdk", sources / "engine", sources)))
-        return _run(command, sources, PYTHONPATH=path, PYTHONHASHSEED="0")
+
+        def command(role: str) -> list[str]:
+            what = [sys.executable, "-m", "benchmarks._child", f"{name}.{role}"]
+            return [*what, str(database), str(size)]
+
+        if workload.before is not None:
+            _run(command(workload.before), sources, PYTHONPATH=path)
+        counting = ["valgrind", "--tool=cachegrind", "--cache-sim=no"]
+        counting += ["--cachegrind-out-file=/dev/null", *command(workload.role)]
+        return _run(counting, sources, PYTHONPATH=path, PYTHONHASHSEED="0")
 
 
 def _run(command: Sequence[str], folder: Path, **environment: str) -> str:

@@ -1,7 +1,8 @@
 """Stored events: what goes in comes out, for every kind, and what is damaged is said to be."""
 
 import dataclasses
-from typing import Any
+import tracemalloc
+from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 import pytest
@@ -23,6 +24,7 @@ from everlong_engine.model.events import (
     ActivityCompleted,
     ActivityFailed,
     ActivityScheduled,
+    Carried,
     Event,
     RunCompleted,
     RunContinuedAsNew,
@@ -30,9 +32,10 @@ from everlong_engine.model.events import (
     RunStarted,
     SignalReceived,
     TimerFired,
+    TimerStarted,
 )
 from everlong_engine.model.failure import Failure
-from everlong_engine.model.limits import PAYLOAD_INLINE_BYTES_MAX
+from everlong_engine.model.limits import HISTORY_EVENTS_MAX, PAYLOAD_INLINE_BYTES_MAX
 from everlong_engine.model.policies import ActivityOptions
 from tests.support.events import any_event, event_of
 
@@ -41,12 +44,12 @@ kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__
 
 
 def fields_of(body: bytes) -> list[Any]:
-    wire: list[Any] = msgpack.unpackb(body, use_list=True)
+    wire: list[Any] = msgpack.unpackb(body, use_list=True, unicode_errors="surrogatepass")
     return wire
 
 
 def packed(*wire: object) -> bytes:
-    return bytes(msgpack.packb(list(wire)))
+    return bytes(msgpack.packb(list(wire), unicode_errors="surrogatepass"))
 
 
 @kinds
@@ -71,17 +74,18 @@ def test_a_body_says_its_version_and_then_the_fields_in_their_order(kind: type[E
 
 
 def simplest(kind: type[Event]) -> Event:
-    samples: dict[str, Any] = {
-        "failure": Failure(type="t", message="m"),
-        "options": ActivityOptions(),
-        "carried": (),
-        "arguments": b"",
-        "result": b"",
-        "payload": b"",
-        "value": b"",
+    """With nothing but what it must have."""
+    samples: dict[Any, Any] = {
+        Failure: Failure(type="t", message="m"),
+        ActivityOptions: ActivityOptions(),
+        Carried: (),
+        bytes: b"",
+        str: "a",
+        int: 7,
     }
+    hints = get_type_hints(kind)
     required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
-    return kind(**{name: samples.get(name, 7) for name in required})
+    return kind(**{name: samples[hints[name]] for name in required})
 
 
 @kinds
@@ -245,3 +249,89 @@ def test_the_codes_are_for_ever() -> None:
     assert not INPUTS & DECISIONS
     assert CLOSING <= DECISIONS
     assert RunStarted in INPUTS
+
+
+# ------------------------------------------------------------------------------ what is hostile
+
+TEN_MILLION = 10_000_000
+hostile = pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"\x91" * 100_000 + b"\x01", id="100,000 deep"),
+        pytest.param(b"\xdd\x00\x98\x96\x80" + b"\x80" * TEN_MILLION, id="ten million maps"),
+        pytest.param(b"\xdd\x00\x98\x96\x80" + b"\x90" * TEN_MILLION, id="ten million arrays"),
+        pytest.param(b"\xdf\x00\x98\x96\x80" + b"\xa0" * 2 * TEN_MILLION, id="one large map"),
+        pytest.param(b"\xdd\x00\x10\x00\x00" * 5_000 + b"\x00" * 1_100_000, id="nested promises"),
+    ],
+)
+
+
+@hostile
+def test_what_would_take_much_memory_is_refused_before_it_is_built(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(UndecodablePayload):
+            decode_event(CODES[RunStarted], body, {})
+        with pytest.raises(UndecodablePayload):
+            blob_references(body)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 40_000_000
+
+
+def test_as_many_waiting_signals_as_a_long_history_holds_can_be_carried() -> None:
+    many = RunContinuedAsNew(b"", tuple((str(n), b"x") for n in range(HISTORY_EVENTS_MAX)), 1)
+    code, body = encode_event(many, {})
+    assert decode_event(code, body, {}) == many
+
+
+ODD: list[object] = [None, -1, 2**63, 1.5, "text", b"bytes", True, [], [1], {}, {"a": 1}]
+
+
+@kinds
+@given(data=st.data())
+def test_a_field_of_another_type_is_named(kind: type[Event], data: st.DataObject) -> None:
+    """Either the event is refused, or every field of it has the type that its class names."""
+    code, body = encode_event(data.draw(event_of(kind)), {})
+    wire = fields_of(body)
+    at = data.draw(st.integers(1, len(wire) - 1))
+    wire[at] = data.draw(st.sampled_from(ODD))
+    try:
+        event = decode_event(code, packed(*wire), {})
+    except UndecodablePayload:
+        return
+    hints = get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        value = getattr(event, one.name)
+        hint = hints[one.name]
+        origins = [get_origin(each) or each for each in get_args(hint) or (hint,)]
+        if get_origin(hint) is tuple:
+            assert type(value) is tuple
+        else:
+            assert type(value) in origins, f"{one.name}={value!r}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "wire", "names"),
+    [
+        (ActivityCompleted, [1, "5", b""], "activity_id holds a str, not int"),
+        (ActivityCompleted, [1, 5, "result"], "result holds a str, not bytes"),
+        (ActivityCompleted, [1, 2**60, b""], "number"),
+        (ActivityCompleted, [1, True, b""], "activity_id holds a bool"),
+        (TimerStarted, [1, 1, 2**60, "here"], "due_us"),
+        (TimerStarted, [1, 1, -1, "here"], "due_us"),
+        (RunStarted, [1, "w", b"", "id", 1, "", "", 2**62], "run_timeout_us"),
+        (RunStarted, [1, "w", b"", "id", 1, "", "", None, None, None, [["a"]]], "carried"),
+        (RunCompleted, [1, b"", [7]], "unread"),
+        (ActivityFailed, [1, 1, ["t", "m", "", b"", True, -5], 1], "not a failure"),
+        (ActivityScheduled, [1, 1, "a", b"", ["many"], ""], "max_attempts"),
+        (ActivityScheduled, [1, 1, "a", b"", [3, 1, float("nan")], ""], "backoff"),
+        (ActivityScheduled, [1, 1, "a", b"", [None] * 12, ""], "12 options"),
+        (ActivityScheduled, [1, 1, "a", b"", [3, 1, 2.0, 9, 0.5, [7]], ""], "non_retryable"),
+        (ActivityScheduled, [1, 1, "a", b"", [3, 1, 2.0, 9, 0.5, 7], ""], "non_retryable"),
+    ],
+)
+def test_what_makes_no_sense_is_named(kind: type[Event], wire: list[object], names: str) -> None:
+    with pytest.raises(UndecodablePayload, match=names):
+        decode_event(CODES[kind], packed(*wire), {})

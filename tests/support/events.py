@@ -14,7 +14,8 @@ from everlong_engine.model.policies import ActivityOptions
 
 __all__ = ["any_event", "event_of", "failures", "options"]
 
-ints: Final = st.integers(0, 2**63 - 1)
+ints: Final = st.integers(0, 2**53)
+"""What a number, an instant or a duration may be."""
 texts: Final = st.text(st.characters(), max_size=20)
 payloads: Final = st.binary(max_size=40)
 floats: Final = st.floats(0, 1e6)

@@ -6,19 +6,30 @@ defaults, so old bodies decode; a change that this cannot express gets a version
 
 A payload over 64 KB leaves the body for the blob table: its place holds ext code 1 with the SHA-256
 of its content. The checksum (CRC-32 over the body, begun at kind and sequence number) finds rotten
-and misplaced rows; it is no defence against an attacker.
+and misplaced rows; it is no defence against an attacker. So bytes are not trusted: what could cost
+memory out of proportion is refused before it is built, and every field must have its type.
 """
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from zlib import crc32
 
 import msgpack
 
 from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.event_shapes import (
+    NUMBER_MAX,
+    NUMBERED,
+    Shape,
+    carried_of,
+    explain,
+    require_instant,
+    shapes_of,
+    unread_of,
+)
 from everlong_engine.model.events import (
     CODES,
     KINDS,
@@ -28,16 +39,19 @@ from everlong_engine.model.events import (
     RunContinuedAsNew,
     RunFailed,
     RunStarted,
+    TimerStarted,
 )
 from everlong_engine.model.failure import Failure
-from everlong_engine.model.limits import PAYLOAD_INLINE_BYTES_MAX
+from everlong_engine.model.limits import EVENT_ELEMENTS_MAX, PAYLOAD_INLINE_BYTES_MAX
+from everlong_engine.model.payload_limits import count_elements
 from everlong_engine.model.policies import ActivityOptions
 
 __all__ = ["Blobs", "blob_references", "checksum", "decode_event", "encode_event"]
 
 SCHEMA_VERSION: Final = 1
 _BLOB: Final = 1
-_EVENT_BYTES_MAX: Final = 256_000_000
+_HARMLESS_BYTES: Final = 4096
+"""Whatever so few bytes declare, at most 32 MB are reserved for a moment."""
 
 Blobs = dict[bytes, bytes]
 """Spilled payloads by the SHA-256 of their content."""
@@ -123,12 +137,6 @@ def decode_event(kind: int, body: bytes, blobs: Mapping[bytes, bytes]) -> Event:
     Raises:
         UndecodablePayload: an unknown kind or version, a missing blob, or bytes that are no event.
     """
-    cls = KINDS.get(kind)
-    if cls is None:
-        raise UndecodablePayload(
-            f"unknown event kind {kind}: this history was written by a newer version of Everlong; "
-            "upgrade this process"
-        )
 
     def resolve(code: int, data: bytes) -> bytes:
         if code != _BLOB:
@@ -137,19 +145,35 @@ def decode_event(kind: int, body: bytes, blobs: Mapping[bytes, bytes]) -> Event:
             raise UndecodablePayload(f"blob {data.hex()} is missing from the store")
         return blobs[data]
 
-    wire = _unpack(body, resolve)
-    if not isinstance(wire, list) or not wire or wire[0] != SCHEMA_VERSION:
-        raise UndecodablePayload(f"an event of kind {cls.__name__} has no known schema version")
-    try:
-        return _BUILDERS[cls](*wire[1:])
-    except (TypeError, ValueError, IndexError, AttributeError) as error:
-        raise UndecodablePayload(
-            f"an event of kind {cls.__name__} does not have its fields: {error}"
-        ) from error
+    wire: Any = _unpack(body, resolve)
+    build, is_numbered = (
+        _BUILDERS.get((kind, *map(type, wire)), _NOTHING) if type(wire) is list else _NOTHING  # pyright: ignore[reportUnknownArgumentType]
+    )
+    if build is None or wire[0] != SCHEMA_VERSION:
+        raise _refusal(kind, wire)
+    if is_numbered and not 0 <= wire[1] <= NUMBER_MAX:
+        raise UndecodablePayload(reason=f"{KINDS[kind].__name__} has the number {wire[1]}")
+    return build(*wire[1:])
+
+
+def _refusal(kind: int, wire: Any) -> UndecodablePayload:
+    cls = KINDS.get(kind)
+    if cls is None:
+        return UndecodablePayload(
+            f"unknown event kind {kind!r}: this history was written by a newer version of "
+            "Everlong; upgrade this process"
+        )
+    if type(wire) is not list or not wire or wire[0] != SCHEMA_VERSION:  # pyright: ignore[reportUnknownArgumentType]
+        return UndecodablePayload(f"an event of kind {cls.__name__} has no known schema version")
+    return explain(cls, wire)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _unpack(body: bytes, ext_hook: Callable[[int, bytes], object]) -> Any:
     try:
+        if len(body) > _HARMLESS_BYTES and count_elements(body, EVENT_ELEMENTS_MAX) > (
+            EVENT_ELEMENTS_MAX
+        ):
+            raise UndecodablePayload(reason=f"it holds more than {EVENT_ELEMENTS_MAX} elements")
         return msgpack.unpackb(
             body,
             use_list=True,
@@ -177,44 +201,59 @@ def _build_activity_failed(activity_id: int, failure: Any, attempts: int) -> Act
     return ActivityFailed(activity_id, Failure.from_wire(failure), attempts)
 
 
+def _build_timer(timer_id: int, due_us: int, where: str) -> TimerStarted:
+    require_instant(due_us, "due_us")
+    return TimerStarted(timer_id, due_us, where)
+
+
 def _build_run_failed(failure: Any, unread: Iterable[str] = ()) -> RunFailed:
-    return RunFailed(Failure.from_wire(failure), tuple(unread))
-
-
-def _carried(wire: Iterable[Iterable[Any]]) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, payload) for name, payload in wire)
+    return RunFailed(Failure.from_wire(failure), unread_of(unread))
 
 
 def _build_started(*wire: Any) -> RunStarted:
     values = list(wire)
     if len(values) > 9:
-        values[9] = _carried(values[9])
-    return RunStarted(*values)
+        values[9] = carried_of(values[9])
+    started = RunStarted(*values)
+    require_instant(started.run_timeout_us, "run_timeout_us")
+    require_instant(started.execution_deadline_us, "execution_deadline_us")
+    return started
 
 
 def _build_continued(arguments: bytes, carried: Any, checkpoints: int) -> RunContinuedAsNew:
-    return RunContinuedAsNew(arguments, _carried(carried), checkpoints)
+    return RunContinuedAsNew(arguments, carried_of(carried), checkpoints)
 
 
 def _with_unread(kind: Callable[..., Event]) -> Callable[..., Event]:
     def build(value: Any, unread: Iterable[str] = ()) -> Event:
-        return kind(value, tuple(unread))
+        return kind(value, unread_of(unread))
 
     return build
 
 
-def _builders() -> dict[type[Event], Callable[..., Event]]:
+_Builder: TypeAlias = tuple[Callable[..., Event] | None, bool]
+"""What makes an event of its fields, and whether the first of them is a number to be checked."""
+
+_NOTHING: Final[_Builder] = (None, False)
+
+
+def _builders() -> dict[Shape, _Builder]:
     special: dict[str, Callable[..., Event]] = {
         "ActivityScheduled": _build_scheduled,
         "ActivityFailed": _build_activity_failed,
         "RunFailed": _build_run_failed,
         "RunStarted": _build_started,
         "RunContinuedAsNew": _build_continued,
+        "TimerStarted": _build_timer,
     }
     for kind in CODES:
         if kind.__name__ in ("RunCompleted", "RunCancelled"):
             special[kind.__name__] = _with_unread(kind)
-    return {kind: special.get(kind.__name__, kind) for kind in CODES}
+    return {
+        shape: (special.get(kind.__name__, kind), fields(kind)[0].name in NUMBERED)
+        for code, kind in KINDS.items()
+        for shape in shapes_of(code)
+    }
 
 
 _BUILDERS: Final = _builders()

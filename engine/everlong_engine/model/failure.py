@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.limits import INSTANT_US_MAX
 
 __all__ = ["MESSAGE_CHARS_MAX", "TRACEBACK_CHARS_MAX", "Failure", "bounded"]
 
@@ -63,7 +64,7 @@ class Failure:
                 bool(retryable),
                 int() | None as next_delay_us,
                 *_,  # pyright: ignore[reportUnknownVariableType]
-            ]:
+            ] if next_delay_us is None or 0 <= next_delay_us <= INSTANT_US_MAX:
                 return cls(
                     type=type_,
                     message=message,

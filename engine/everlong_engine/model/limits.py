@@ -13,6 +13,12 @@ HISTORY_EVENTS_WARNING: Final = 10_000
 HISTORY_EVENTS_MAX: Final = 50_000
 HISTORY_BYTES_MAX: Final = 50_000_000
 
+ROW_BYTES_MAX: Final = 64_000_000
+"""A row of the store. The largest that is ever written carries what a whole history may hold."""
+EVENT_ELEMENTS_MAX: Final = 1_000_000
+INSTANT_US_MAX: Final = 1 << 56
+"""The year 4253: a later instant was not written by a clock."""
+
 PAYLOAD_BYTES_MAX: Final = 2_000_000
 PAYLOAD_INLINE_BYTES_MAX: Final = 64 * 1024
 

@@ -91,7 +91,7 @@ def _may_reserve_much(data: bytes) -> bool:
     return False
 
 
-def count_elements(data: bytes) -> int:
+def count_elements(data: bytes, limit: int = ELEMENTS_MAX) -> int:
     """Add up what the headers declare, token by token; stops as soon as it is too much.
 
     The header of a set is passed over and its content counted with the rest. If that content is not
@@ -110,7 +110,7 @@ def count_elements(data: bytes) -> int:
         at += step
         pending += declared - 1
         elements += declared
-        if elements > ELEMENTS_MAX:
+        if elements > limit:
             break
     return elements
 

@@ -5,10 +5,13 @@ activity, so that a policy in force survives a restart with other code. Duration
 `timedelta` at the door and microseconds inside.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
+
+from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.limits import INSTANT_US_MAX
 
 __all__ = ["ActivityOptions", "IfClosed", "IfOpen", "Retry", "seconds_us"]
 
@@ -123,10 +126,22 @@ class ActivityOptions:
 
     @classmethod
     def from_wire(cls, wire: list[Any] | None) -> "ActivityOptions":
+        """Read what `to_wire` wrote; fields that a later version has may be missing.
+
+        Raises:
+            UndecodablePayload: no option of ours says such a thing.
+        """
         if wire is None:
             return _DEFAULT
         values = list(wire)
-        values[5] = tuple(values[5])
+        if len(values) > 5:
+            names: Any = values[5]
+            values[5] = tuple(names) if isinstance(names, list | tuple) else None  # pyright: ignore[reportUnknownArgumentType]
+        if len(values) > len(_SENSIBLE):
+            raise UndecodablePayload(reason=f"there are {len(values)} options, more than there are")
+        for (name, is_sensible), value in zip(_SENSIBLE.items(), values, strict=False):
+            if not is_sensible(value):
+                raise UndecodablePayload(reason=f"the option {name} holds {value!r:.80}")
         return cls(*values)
 
     def changed(self, changes: dict[str, Any]) -> "ActivityOptions":
@@ -136,3 +151,33 @@ class ActivityOptions:
 
 
 _DEFAULT = ActivityOptions()
+
+
+def _is_duration(value: object) -> bool:
+    return type(value) is int and 0 <= value <= INSTANT_US_MAX
+
+
+def _is_duration_or_none(value: object) -> bool:
+    return value is None or _is_duration(value)
+
+
+def _is_number(value: object, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and least <= value <= most
+
+
+_SENSIBLE: Mapping[str, Callable[[object], bool]] = {
+    "max_attempts": lambda it: it is None or _is_number(it, 1, float("inf")),
+    "delay_us": _is_duration,
+    "backoff": lambda it: _is_number(it, 1, 1000),
+    "delay_max_us": _is_duration,
+    "jitter": lambda it: _is_number(it, 0, 1),
+    "non_retryable": lambda it: (
+        type(it) is tuple and all(type(one) is str for one in cast("tuple[object, ...]", it))
+    ),
+    "start_to_close_us": _is_duration_or_none,
+    "schedule_to_close_us": _is_duration_or_none,
+    "schedule_to_start_us": _is_duration_or_none,
+    "heartbeat_us": _is_duration_or_none,
+    "at_most_once": lambda it: type(it) is bool,
+}
+"""What may stand in a history, in the order of the fields."""

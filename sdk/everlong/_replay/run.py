@@ -358,7 +358,8 @@ class WorkflowRun:
         self._require_live()
         timer.timer_id = self._new_id()
         due_us = self.loop.start_us + round(timer.when() * 1_000_000)
-        self._made.append(TimerStarted(timer.timer_id, max(due_us, self.now_us), user_line()))
+        due_us = min(max(due_us, self.now_us), limits.INSTANT_US_MAX)
+        self._made.append(TimerStarted(timer.timer_id, due_us, user_line()))
         self._timers[timer.timer_id] = timer
 
     def cancel_timer(self, timer: WorkflowTimer) -> None:
