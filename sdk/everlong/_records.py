@@ -185,12 +185,6 @@ class Records:
                 return SignalRejected(event.signal, event.payload, str(error))
             raise
 
-    def termination(self, to: Execution, mail: MailRow) -> RunTerminated:
-        """The notice of a termination."""
-        event = decode_event(mail.kind, mail.body, {})
-        assert isinstance(event, RunTerminated)
-        return self._sealing.show(event, _in_mail(to, event))
-
     # ------------------------------------------------------------------------- attempts, reasons
 
     def attempt(self, run: Run, row: AttemptRow) -> AttemptRow:

@@ -201,7 +201,7 @@ class StoreMachine(RuleBasedStateMachine):
             known.row = self.run(self.rig.row(name))
             known.mail.append(self._last_position())
             known.token, known.next_seq, known.payloads, known.owned = 1, 1, [], True
-            known.wake_us = None
+            known.status, known.wake_us = RunStatus.RUNNING, None
 
     def _payload(self) -> bytes:
         self.sent += 1

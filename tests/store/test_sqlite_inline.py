@@ -98,8 +98,9 @@ async def test_a_death_in_a_transaction_passes_through_and_leaves_nothing(
 async def test_verify_leaves_the_connection_as_it_was() -> None:
     database = InlineDatabase()
     rig = Rig(database.open())
+    before = database.connection.text_factory
     assert await rig.problems() == []
-    assert database.connection.text_factory is str
+    assert database.connection.text_factory is before
 
 
 async def test_databases_are_apart() -> None:

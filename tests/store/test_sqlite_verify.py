@@ -64,7 +64,7 @@ DAMAGE: dict[str, tuple[str, str]] = {
     ),
     "bytes turned into text": (  # One flipped bit of a record's header does that.
         f"UPDATE history SET body = CAST(x'ff' AS TEXT) WHERE seq = 2 AND {VICTIM}",
-        "event 2 has a wrong checksum",
+        "event 2 is damaged: body holds a text that is no UTF-8",
     ),
     "another kind": (
         f"UPDATE history SET kind = 9 WHERE seq = 2 AND {VICTIM}",
@@ -179,7 +179,7 @@ async def test_a_damaged_run_is_parked_and_stops_nobody(rig: Rig, which: str) ->
     assert "victim" not in claimed
     assert (row.status, row.owner) == (RunStatus.BLOCKED, None)
     assert row.reason is not None
-    assert row.reason.startswith("its history cannot be read")
+    assert row.reason.startswith("what is stored of it cannot be read")
     assert await rig.claim() == []
 
 

@@ -55,5 +55,8 @@ class HistoryPruner:
                 await self.run_once()
             except StoreError as error:
                 logger.warning("cannot prune closed runs now: %s", error)
+            except Exception:
+                logger.exception("a sweep failed; the next one begins anew")
+                self._cursor = _START
             at_start = self._cursor == _START
             await asyncio.sleep(_ROUND_S if at_start else _SWEEP_S)

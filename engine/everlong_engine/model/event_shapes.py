@@ -28,8 +28,8 @@ __all__ = [
     "unread_of",
 ]
 
-Shape = tuple[Any, ...]
-"""The kind's code, then the type of the version, then the type of each field."""
+Shape = tuple[type, ...]
+"""The type of the schema's version, then that of each field."""
 
 NUMBER_MAX: Final = 1 << 53
 """Activities and timers are counted from 1: no history gets near it."""
@@ -60,7 +60,7 @@ def shapes_of(code: int) -> list[Shape]:
     hints = get_type_hints(kind)
     fewest = sum(one.default is MISSING for one in names)
     return [
-        (code, int, *types)
+        (int, *types)
         for count in range(fewest, len(names) + 1)
         for types in product(*(_WRITTEN[hints[one.name]] for one in names[:count]))
     ]
@@ -76,6 +76,9 @@ def explain(kind: type[Event], wire: list[Any]) -> UndecodablePayload:
         if type(value) not in expected:
             names = " or ".join(each.__name__ for each in expected)
             what = f"{one.name} holds a {type(value).__name__}, not {names}"
+            break
+        if one.name in NUMBERED and not 0 <= value <= NUMBER_MAX:
+            what = f"{one.name} holds the number {value}"
             break
     return UndecodablePayload(
         reason=f"an event of kind {kind.__name__} does not have its fields: {what}"

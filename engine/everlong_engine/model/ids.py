@@ -12,11 +12,14 @@ from typing import Protocol
 from uuid import UUID
 from zlib import crc32
 
+from everlong_engine.model.limits import INSTANT_US_MAX
+
 __all__ = ["IdSource", "first_id_of", "id_from_text", "id_text", "shard_of"]
 
 _VERSION = 7 << 76
 _VARIANT = 2 << 62
 _COUNTER_MAX = 0xFFF
+_MILLIS_MAX = INSTANT_US_MAX // 1000
 
 
 class Bits(Protocol):
@@ -52,6 +55,8 @@ class IdSource:
         """Mint only greater ones from here on, also if the clock was set back since it was minted:
         the greatest id is the newest run, and a run's successor is greater than the run."""
         millis = int.from_bytes(identifier[:6], "big")
+        if millis > _MILLIS_MAX:
+            return  # No clock made it, and counting on from there would come to an end.
         if millis >= self._millis:
             self._millis, self._counter = millis, _COUNTER_MAX
 

@@ -219,6 +219,8 @@ class WorkflowRun:
     # ---------------------------------------------------------------------- one input, one function
 
     def take_started(self, event: RunStarted) -> None:
+        if self.started is not None:
+            raise WorkflowFault("the history starts this run a second time")
         self.started = event
         self.loop.begin(event.seed, self.now_us)
         for name, payload in event.carried:
@@ -226,17 +228,14 @@ class WorkflowRun:
         if event.cancel_requested:
             self._cancel_requested = "asked in an earlier run"
         args, kwargs = self.definition.parameters.decode(event.arguments)
-        context = Context()
-        task = WorkflowTask(
-            self._run_main(args, kwargs), loop=self.loop, name="main", context=context
-        )
+        main = self._run_main(args, kwargs)
+        task = WorkflowTask(main, loop=self.loop, name="main", context=Context())
         self._main = task
         self.loop.tasks.append(task)
 
     def take_completed(self, event: ActivityCompleted) -> None:
         future = self._take_activity(event.activity_id, event)
-        value = future.definition.result.decode(event.result)
-        future.set_result(value)
+        future.set_result(future.definition.result.decode(event.result))
 
     def take_failed(self, event: ActivityFailed) -> None:
         future = self._take_activity(event.activity_id, event)
@@ -357,9 +356,8 @@ class WorkflowRun:
     def start_timer(self, timer: WorkflowTimer) -> None:
         self._require_live()
         timer.timer_id = self._new_id()
-        due_us = self.loop.start_us + round(timer.when() * 1_000_000)
-        due_us = min(max(due_us, self.now_us), limits.INSTANT_US_MAX)
-        self._made.append(TimerStarted(timer.timer_id, due_us, user_line()))
+        due_us = min(self.loop.start_us + round(timer.when() * 1_000_000), limits.INSTANT_US_MAX)
+        self._made.append(TimerStarted(timer.timer_id, max(due_us, self.now_us), user_line()))
         self._timers[timer.timer_id] = timer
 
     def cancel_timer(self, timer: WorkflowTimer) -> None:

@@ -47,6 +47,6 @@ def outcome_of(run: ExecutionSummary, history: Sequence[HistoryEvent]) -> Outcom
                 unread=unread,
             )
         case "RunTimedOut":
-            return Outcome(reason=f"it did not end within its {facts['timeout']} timeout")
+            return Outcome(reason=f"it did not end within its {facts.get('timeout', '')} timeout")
         case _:
             return Outcome(reason=facts.get("reason", ""), unread=unread)

@@ -75,8 +75,9 @@ class StepReader:
         for event in history[self._read :]:
             if event.kind in _OUTCOMES:
                 # Between two looks an activity may fail, be tried again, and end.
-                began = history[self._activities[event.fields["activity_id"]].seq - 1]
-                steps += self._failed_attempts(began)
+                known = self._activities.get(event.fields["activity_id"])
+                if known is not None:
+                    steps += self._failed_attempts(history[known.seq - 1])
             step = self._step(event)
             if step is not None:
                 steps.append(step)
@@ -106,15 +107,15 @@ class StepReader:
             case "TimerCancelled":
                 self._timers.pop(facts["timer_id"], None)
             case "TimerFired":
-                began = self._timers.pop(facts["timer_id"])
-                seconds = (began.fields["due_at"] - began.at).total_seconds()
+                began = self._timers.pop(facts["timer_id"], event)
+                seconds = (began.fields.get("due_at", event.at) - began.at).total_seconds()
                 return Step("◷", "dim", "timer", span(seconds))
             case "ActivityCancelRequested":
-                began = self._activities.pop(facts["activity_id"])
-                return Step("○", "dim", began.fields["activity"], "cancelled")
+                began = self._activities.pop(facts["activity_id"], event)
+                return Step("○", "dim", _activity(began), "cancelled")
             case _ if event.kind in _OUTCOMES:
                 self.done += 1
-                return _outcome(event, self._activities.pop(facts["activity_id"]))
+                return _outcome(event, self._activities.pop(facts["activity_id"], event))
             case _:
                 told = _TOLD.get(event.kind)
                 return None if told is None else told(facts)
@@ -131,17 +132,22 @@ class StepReader:
                 wait_s = (one.next_at - one.ended_at).total_seconds()
                 detail += f", again in {span(wait_s)}" if wait_s > 0 else ", again now"
             detail += f": {error_text(one.error_type, one.error)}"
-            yield Step("↻", "yellow", began.fields["activity"], detail)
+            yield Step("↻", "yellow", _activity(began), detail)
+
+
+def _activity(began: HistoryEvent) -> str:
+    """Its name. A damaged history may hold an outcome of what was never scheduled."""
+    return str(began.fields.get("activity", "?"))
 
 
 _STATES: Final = {"timed_out": "timed out", "lost": "was lost"}
 
 _TOLD: Final[dict[str, Callable[[dict[str, Any]], Step]]] = {
     "SignalReceived": lambda facts: Step(
-        "←", "cyan", f"signal {facts['signal']}", _value(facts.get("payload"))
+        "←", "cyan", f"signal {facts.get('signal', '')}", _value(facts.get("payload"))
     ),
     "SignalRejected": lambda facts: Step(
-        "✗", "yellow", f"signal {facts['signal']}", f"rejected: {facts['error']}"
+        "✗", "yellow", f"signal {facts.get('signal', '')}", f"rejected: {facts.get('error', '')}"
     ),
     "CancelRequested": lambda facts: Step("←", "yellow", "cancel", facts.get("reason", "")),
     "RunContinuedAsNew": lambda _: Step("↻", "dim", "begins anew", "with a fresh history"),
@@ -149,7 +155,7 @@ _TOLD: Final[dict[str, Callable[[dict[str, Any]], Step]]] = {
 
 
 def _outcome(event: HistoryEvent, began: HistoryEvent) -> Step:
-    facts, name = event.fields, began.fields["activity"]
+    facts, name = event.fields, _activity(began)
     took = span((event.at - began.at).total_seconds())
     match event.kind:
         case "ActivityCompleted":
@@ -158,7 +164,7 @@ def _outcome(event: HistoryEvent, began: HistoryEvent) -> Step:
         case "ActivityFailed":
             why = error_text(facts["error_type"], facts.get("error", ""))
         case "ActivityTimedOut":
-            why = f"{facts['timeout']} timeout"
+            why = f"{facts.get('timeout', '')} timeout"
         case _:
             why = "lost with its worker"
     return Step("✗", "red", name, f"{took}  {why} · {_attempts(facts.get('attempts', 1))}")
@@ -173,7 +179,7 @@ def _value(value: Any) -> str:
 
 
 def _open_activity(event: HistoryEvent) -> OpenStep:
-    name = event.fields["activity"]
+    name = _activity(event)
     if not event.attempts:
         return OpenStep(name, event.at)
     newest = max(event.attempts, key=lambda one: one.number)

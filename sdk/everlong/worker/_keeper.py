@@ -237,9 +237,9 @@ class RunKeeper:
             return False
         if mail.kind == _TERMINATED:
             self.engine.forget_mail(mail)
-            self.terminated(mail.execution_id)
-            event = self.records.termination(run, mail)
-            self.engine.closed(mail.execution_id, run.run_id, event)
+            # A notice is a hint: what is so stands in the run's row.
+            if not (run.loading or run.releasing):
+                self.loading.reload(run)
             return True
         if run.releasing:
             return False  # If the release is refused, loading brings it; else a claim does.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from everlong._replay.run import replay
-from everlong.exceptions import EverlongError, StoreError
+from everlong.exceptions import EverlongError, StoreError, UndecodablePayload, WorkflowFault
 from everlong.worker._owned import OUTCOMES, Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
     AttemptRow,
@@ -129,6 +129,7 @@ class RunLoader:
             ]
             # Of a run that began anew: what came before its start waits for it.
             mail.sort(key=lambda one: not isinstance(one.event, RunStarted))
+            _require_one_start(run, mail)
         except EverlongError as fault:
             self._keeper.leaving.block(run, fault)
             return False
@@ -204,9 +205,13 @@ class RunLoader:
         target = self._engine.target(
             placeholder.namespace, placeholder.workflow_id, placeholder.execution_id
         )
+        row: RunRow | None = None
         try:
             row = await store.latest(target)
             loaded = await store.load(row.shard, row.run_id) if row is not None else None
+        except UndecodablePayload as fault:
+            self._block_successor(placeholder, row, fault)
+            return
         except EverlongError as error:
             logger.warning("%s: its successor cannot be loaded now: %s", placeholder.type, error)
             await asyncio.sleep(_AGAIN_US / 1e6)
@@ -223,6 +228,19 @@ class RunLoader:
         run.mailbox, run.late_mail = placeholder.mailbox, placeholder.late_mail
         if self._load(run, loaded):
             keeper.pump(run)
+
+    def _block_successor(
+        self, placeholder: OwnedRun, row: RunRow | None, fault: UndecodablePayload
+    ) -> None:
+        keeper = self._keeper
+        if placeholder.dropped:
+            return
+        keeper.forget(placeholder)
+        keeper.reject(placeholder)
+        if row is not None and row.owner == keeper.worker_id:
+            run = self._fresh(row)
+            run.next_seq = row.next_seq
+            keeper.leaving.block(run, fault)
 
     # --------------------------------------------------------------------------------- again
 
@@ -247,6 +265,12 @@ class RunLoader:
     async def _reload(self, run: OwnedRun, generation: int) -> None:
         try:
             loaded = await self._engine.store.load(run.shard, run.run_id)
+        except UndecodablePayload as fault:
+            # Trying again would find the same.
+            if not run.dropped and run.generation == generation:
+                run.loading = False
+                self._keeper.leaving.block(run, fault)
+            return
         except EverlongError as error:
             logger.warning("%s: cannot be loaded now: %s", run.workflow_id, error)
             self.reload_later(run)
@@ -398,6 +422,15 @@ class RunLoader:
     def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+
+def _require_one_start(run: OwnedRun, mail: list[Incoming]) -> None:
+    """Exactly one start, in the history or in the inbox: nothing else would ever begin the code,
+    and a second one would begin it twice."""
+    starts = sum(isinstance(one.event, RunStarted) for one in mail)
+    if starts + (run.code.started is not None) != 1:
+        what = "more than one start" if starts else "no start"
+        raise WorkflowFault(f"there is {what} of this run in the store; `everlong verify` tells")
 
 
 def _is_here(run: OwnedRun) -> bool:

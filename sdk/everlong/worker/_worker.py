@@ -335,8 +335,11 @@ class Worker:
                         wait_s = _POLL_S
                 else:
                     wait_s = 0.0
-            except (StoreError, sqlite3.Error) as error:
+            except (EverlongError, sqlite3.Error) as error:
                 logger.warning("cannot claim runs now: %s", error)
+            except Exception:
+                # Ours. A worker that claims nothing any more looks healthy, and is not.
+                logger.exception("claiming failed; trying again")
             self._next_look_us = clock.now_us() + round(wait_s * 1e6)
             if wait_s:
                 try:
@@ -419,6 +422,10 @@ class Worker:
             reply = Answer(question.question_id, True, records.answer(question, answer))
         except EverlongError as error:
             reply = Answer(question.question_id, False, records.refusal(question, error))
+        except Exception as error:
+            logger.exception("%s: a query could not be answered", question.workflow_id)
+            fault = EverlongError(f"the worker cannot answer: {type(error).__name__}: {error}")
+            reply = Answer(question.question_id, False, records.refusal(question, fault))
         try:
             await self._engine.commits.put(reply)
         except StoreError as error:

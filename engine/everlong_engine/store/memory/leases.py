@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from everlong_engine.machine.takeover import judge
 from everlong_engine.model.errors import UndecodablePayload
@@ -70,7 +71,7 @@ def _park(data: MemoryData, run: RunRow, error: UndecodablePayload) -> None:
         owner=None,
         wake_us=None,
         status=RunStatus.BLOCKED,
-        reason=f"its history cannot be read: {error}",
+        reason=f"what is stored of it cannot be read: {error}",
         probation=Probation.NONE,
     )
     data.runs.put(run.run_id, parked)
@@ -104,8 +105,11 @@ def take_over(data: MemoryData, alive: Sequence[bytes], now_us: int, limit: int)
         ]
         for position in notices:
             data.mail.remove(position)
-    dead = sorted(worker_id for worker_id, worker in data.workers.rows.items() if worker.row.dead)
-    orphans = [run_id for worker_id in dead for run_id in sorted(data.of_owner.keys(worker_id))]
+    rows = data.workers.rows
+    living = {worker_id for worker_id, worker in rows.items() if not worker.row.dead}
+    # Of whom nobody has heard is not here either.
+    gone = sorted(cast("set[bytes]", set(data.of_owner.groups())) - living - {None})
+    orphans = [run_id for worker_id in gone for run_id in sorted(data.of_owner.keys(worker_id))]
     driven = {run_id for run_id in orphans if data.runs.rows[run_id].probation.is_driven}
     # Suspects that were driven come last: until then they may explain this death.
     orphans.sort(key=lambda run_id: run_id in driven)
@@ -121,7 +125,9 @@ def _free(data: MemoryData, run: RunRow, now_us: int, *, explained: bool) -> Non
         _park(data, run, error)
         return
     assert run.owner is not None
-    verdict = judge(loaded, data.workers.rows[run.owner].row.name, now_us, explained=explained)
+    owner = data.workers.rows.get(run.owner)
+    name = "unknown" if owner is None else owner.row.name
+    verdict = judge(loaded, name, now_us, explained=explained)
     _put_attempts(data, run.run_id, verdict.lost)
     freed = replace(
         run,

@@ -16,8 +16,9 @@ from typing import Any, Final, Self, TypeVar
 
 import aiosqlite
 
-from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull
+from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, UndecodablePayload
 from everlong_engine.store.interface import Trouble
+from everlong_engine.store.sqlite.columns import guard
 from everlong_engine.store.sqlite.files import Place, refuse_foreign
 
 __all__ = [
@@ -164,6 +165,8 @@ def classify(error: BaseException, path: Path) -> tuple[Trouble, StoreError]:
         return Trouble.FATAL, error
     if isinstance(error, StoreError):
         return Trouble.REPEAT, error
+    if isinstance(error, UndecodablePayload):  # A damaged row: whoever needs it is concerned.
+        return Trouble.REPEAT, StoreError(str(error), path=str(path))
     code: int = getattr(error, "sqlite_errorcode", -1)
     primary = code & 0xFF
     # The second: the file that processes share beside the log could not grow.
@@ -226,4 +229,5 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         "check_same_thread": False,
     }
     connection: sqlite3.Connection = sqlite3.connect(uri, **options)
+    guard(connection)
     return connection

@@ -23,6 +23,7 @@ from typing import Final, TypeVar
 
 from everlong_engine.model.errors import StoreError, StoreOwned
 from everlong_engine.store.sqlite.access import Access
+from everlong_engine.store.sqlite.columns import guard
 from everlong_engine.store.sqlite.connection import STATEMENTS_CACHED, store_error
 from everlong_engine.store.sqlite.files import prepare_schema
 from everlong_engine.store.sqlite.store import SqliteStore
@@ -149,6 +150,7 @@ def _connect() -> sqlite3.Connection:
         ":memory:", isolation_level=None, cached_statements=STATEMENTS_CACHED
     )
     connection.execute("PRAGMA trusted_schema = OFF")
+    guard(connection)
     return connection
 
 

@@ -1,21 +1,30 @@
 """What an owner does under its lease beside appending: claims, attempts, hand-backs, takeovers."""
 
 import heapq
-from collections.abc import Sequence
-from sqlite3 import Connection
+import logging
+from collections.abc import Mapping, Sequence
+from sqlite3 import SQLITE_LIMIT_LENGTH, Connection
+from typing import Any, Final
 
 from everlong_engine.machine.takeover import judge
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.limits import ATTEMPTS_KEPT
-from everlong_engine.model.runs import LoadedRun, RunRow, RunStatus
+from everlong_engine.model.runs import LoadedRun, RunStatus
 from everlong_engine.model.writes import AppendResult, MarkAttempts, Release, WriteResult
 from everlong_engine.store.interface import Wants
 from everlong_engine.store.sqlite import reads
 from everlong_engine.store.sqlite.appends import ACCEPTED, FENCED, MAIL
-from everlong_engine.store.sqlite.rows import forget_notices, put_mail, run_row
+from everlong_engine.store.sqlite.columns import fetch_one, named
+from everlong_engine.store.sqlite.rows import forget_notices, put_mail, read_run, run_row
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
 __all__ = ["claim_one", "claim_runs", "mark_attempts", "release_all", "take_over"]
+
+
+logger = logging.getLogger("everlong")
+
+_INT_MAX: Final = (1 << 31) - 1
+_REASON_CHARS_MAX: Final = 2_000
 
 
 def claim_runs(tx: Connection, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
@@ -24,7 +33,7 @@ def claim_runs(tx: Connection, wants: Wants, now_us: int, limit: int) -> list[Lo
     due: list[tuple[int, int, bytes]] = []
     for kind in wants.types:
         due += tx.execute(SQL["due_runs"], (now_us, wants.queue, kind, limit)).fetchall()
-    for _, shard, run_id in heapq.nsmallest(limit, due):
+    for _, shard, run_id in heapq.nsmallest(limit, due, key=_when):
         loaded = claim_one(tx, wants.worker_id, shard, run_id)
         if loaded is not None:
             claimed.append(loaded)
@@ -33,8 +42,7 @@ def claim_runs(tx: Connection, wants: Wants, now_us: int, limit: int) -> list[Lo
 
 def claim_one(tx: Connection, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
     """Take one run, if nobody has it and it can be read; the token moves on."""
-    found = tx.execute(SQL["claim_run"], (worker_id, shard, run_id)).fetchone()
-    return None if found is None else _loaded(tx, run_row(found))
+    return _claim(tx, "claim_run", (worker_id, shard, run_id), shard, run_id)
 
 
 def _claim_again(tx: Connection, worker_id: bytes, held: frozenset[bytes]) -> list[LoadedRun]:
@@ -42,26 +50,43 @@ def _claim_again(tx: Connection, worker_id: bytes, held: frozenset[bytes]) -> li
     claimed: list[LoadedRun] = []
     for shard, run_id, execution_id in tx.execute(SQL["runs_of_owner"], (worker_id,)).fetchall():
         if execution_id not in held:
-            found = tx.execute(SQL["claim_again"], (shard, run_id, worker_id)).fetchone()
-            loaded = _loaded(tx, run_row(found))
+            loaded = _claim(tx, "claim_again", (shard, run_id, worker_id), shard, run_id)
             if loaded is not None:
                 claimed.append(loaded)
     return claimed
 
 
-def _loaded(tx: Connection, row: RunRow) -> LoadedRun | None:
-    """A run that was taken just now; one that cannot be read is parked."""
+def _claim(
+    tx: Connection, query: str, values: tuple[Any, ...], shard: int, run_id: bytes
+) -> LoadedRun | None:
+    """A run that is taken now; one that cannot be read is parked."""
+    name = f"run {named(run_id)}"
     try:
-        return reads.load_run(tx, row)
+        found = fetch_one(tx, SQL[query], values, name)
+        return None if found is None else reads.load_run(tx, run_row(found))
     except UndecodablePayload as error:
-        _park(tx, row, error)
+        _park(tx, shard, run_id, error)
         return None
 
 
-def _park(tx: Connection, row: RunRow, error: UndecodablePayload) -> None:
-    reason = f"its history cannot be read: {error}"
-    values = (None, int(RunStatus.BLOCKED), reason, row.shard, row.run_id)
-    tx.execute(SQL["release_run"], (*values, row.lease_token, row.next_seq)).close()
+def _when(due: tuple[int, int, bytes]) -> int:
+    return due[0]
+
+
+def _park(tx: Connection, shard: int, run_id: bytes, error: Exception) -> None:
+    """Block what nobody can drive, and nothing else: it must not stop the others."""
+    reason = (
+        f"what is stored of it cannot be read: {error}. Put back a copy of the file from before "
+        "the damage and resume it, or terminate it"
+    )
+    text = reason if len(reason) <= _REASON_CHARS_MAX else f"{reason[:_REASON_CHARS_MAX]}…"
+    # Its row may be larger than what is ever read here.
+    most = tx.setlimit(SQLITE_LIMIT_LENGTH, _INT_MAX)
+    try:
+        tx.execute(SQL["park_run"], (text, shard, run_id)).close()
+    finally:
+        tx.setlimit(SQLITE_LIMIT_LENGTH, most)
+    logger.error("run %s is blocked: %s", named(run_id), text)
 
 
 def take_over(tx: Connection, alive: Sequence[bytes], now_us: int, limit: int) -> int:
@@ -71,30 +96,43 @@ def take_over(tx: Connection, alive: Sequence[bytes], now_us: int, limit: int) -
         forget_notices(tx)
     names = {worker.worker_id: worker.name for worker in reads.workers(tx)}
     # Suspects that were driven come last: until then they may explain this death.
-    orphans = [run_row(values) for values in tx.execute(SQL["orphans"], (limit,)).fetchall()]
+    orphans = tx.execute(SQL["orphans"], (limit,)).fetchall()
     explained = tx.execute(SQL["driven_suspect"]).fetchone() is not None
-    for row in orphans:
+    for shard, run_id in orphans:
         try:
-            loaded = reads.load_run(tx, row)
+            _free(tx, shard, run_id, names, now_us, explained=explained)
         except UndecodablePayload as error:
-            _park(tx, row, error)
-            continue
-        verdict = judge(loaded, names.get(row.owner or b"", "unknown"), now_us, explained=explained)
-        _put_attempts(tx, MarkAttempts(row.shard, row.run_id, row.lease_token, verdict.lost))
-        tx.execute(
-            SQL["take_orphan"],
-            (
-                verdict.wake_us,
-                int(verdict.status),
-                verdict.losses,
-                verdict.strikes,
-                verdict.reason,
-                row.shard,
-                row.run_id,
-                row.lease_token,
-            ),
-        )
+            _park(tx, shard, run_id, error)
     return len(orphans)
+
+
+def _free(
+    tx: Connection,
+    shard: int,
+    run_id: bytes,
+    names: Mapping[bytes, str],
+    now_us: int,
+    *,
+    explained: bool,
+) -> None:
+    row = read_run(tx, shard, run_id)
+    assert row is not None, "it was found in this transaction"
+    loaded = reads.load_run(tx, row)
+    verdict = judge(loaded, names.get(row.owner or b"", "unknown"), now_us, explained=explained)
+    _put_attempts(tx, MarkAttempts(shard, run_id, row.lease_token, verdict.lost))
+    tx.execute(
+        SQL["take_orphan"],
+        (
+            verdict.wake_us,
+            int(verdict.status),
+            verdict.losses,
+            verdict.strikes,
+            verdict.reason,
+            shard,
+            run_id,
+            row.lease_token,
+        ),
+    )
 
 
 def mark_attempts(tx: Connection, mark: MarkAttempts) -> AppendResult:

@@ -63,6 +63,14 @@ SELECT position FROM inbox WHERE shard = ? AND execution_id = ? ORDER BY positio
 SELECT position, execution_id, kind, body, checksum FROM inbox WHERE position > ?
 ORDER BY position LIMIT ?;
 
+-- name: mail_behind
+-- The same, only where it lies: for an inbox that holds what is too large to be read.
+SELECT position FROM inbox WHERE position > ? ORDER BY position LIMIT ?;
+
+-- name: mail_at
+-- One message.
+SELECT position, execution_id, kind, body, checksum FROM inbox WHERE position = ?;
+
 -- name: insert_mail
 -- Accept a message.
 INSERT INTO inbox (shard, execution_id, kind, body, checksum) VALUES (?, ?, ?, ?, ?)
@@ -264,14 +272,20 @@ SELECT min(wake_us) FROM runs
 WHERE wake_us IS NOT NULL AND queue = ? AND type = ? AND status = 0;
 
 -- name: orphans
--- Runs of dead workers, in a bounded batch; suspects that were driven come last.
-SELECT * FROM runs WHERE owner IS NOT NULL AND owner IN
-    (SELECT worker_id FROM workers WHERE dead) ORDER BY probation IN (1, 2) LIMIT ?;
+-- Runs of workers that are dead, or that nobody has heard of, in a bounded batch; suspects that
+-- were driven come last.
+SELECT shard, run_id FROM runs WHERE owner IS NOT NULL AND owner NOT IN
+    (SELECT worker_id FROM workers WHERE NOT dead) ORDER BY probation IN (1, 2) LIMIT ?;
 
 -- name: driven_suspect
 -- Whether a dead worker was driving a suspect.
-SELECT 1 FROM runs WHERE owner IS NOT NULL AND probation IN (1, 2) AND owner IN
-    (SELECT worker_id FROM workers WHERE dead) LIMIT 1;
+SELECT 1 FROM runs WHERE owner IS NOT NULL AND probation IN (1, 2) AND owner NOT IN
+    (SELECT worker_id FROM workers WHERE NOT dead) LIMIT 1;
+
+-- name: park_run
+-- Whatever else its row says: nobody can drive it.
+UPDATE runs SET status = 1, owner = NULL, wake_us = NULL, probation = 0, reason = ?
+WHERE shard = ? AND run_id = ?;
 
 -- name: take_orphan
 -- Take one over, with what the judge found.
@@ -303,6 +317,11 @@ DELETE FROM workers WHERE dead AND beat_us < ?
 SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types FROM workers
 ORDER BY worker_id;
 
+-- name: worker_at
+-- One of them.
+SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types FROM workers
+WHERE worker_id = ?;
+
 -- name: put_question
 -- A query from another process. Asked again after an answer that was lost, it is there already.
 INSERT INTO questions (question_id, shard, namespace, workflow_id, query, arguments, asked_us)
@@ -311,7 +330,17 @@ VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 -- name: open_questions
 -- Queries that nobody has answered yet, oldest first.
 SELECT question_id, shard, namespace, workflow_id, query, arguments FROM questions
-WHERE answered IS NULL ORDER BY asked_us LIMIT ?;
+WHERE answered IS NULL AND typeof(question_id) = 'blob' AND typeof(arguments) = 'blob'
+ORDER BY asked_us LIMIT ?;
+
+-- name: all_questions
+-- Which there are, for when one of them is too large to be read.
+SELECT question_id FROM questions WHERE answered IS NULL;
+
+-- name: question_at
+-- One query.
+SELECT question_id, shard, namespace, workflow_id, query, arguments FROM questions
+WHERE question_id = ?;
 
 -- name: put_answer
 -- The answer to one.

@@ -1,25 +1,36 @@
 """What is read from a SQLite store: plain functions on a `sqlite3.Connection`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
 from hashlib import sha256
-from sqlite3 import Connection, OperationalError
-from typing import Any, Final
+from sqlite3 import Connection, DataError
+from typing import Any, Final, cast
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import Recorded
+from everlong_engine.model.limits import INSTANT_US_MAX, ROW_BYTES_MAX
 from everlong_engine.model.runs import (
     AttemptRow,
     AttemptState,
     LoadedRun,
     MailRow,
+    Probation,
     RunRow,
     RunStatus,
     WorkerRow,
 )
 from everlong_engine.store.interface import Question, RunFilter
-from everlong_engine.store.sqlite.rows import run_row
+from everlong_engine.store.sqlite.columns import (
+    COLUMNS,
+    MAIL,
+    as_id,
+    fetch_one,
+    is_too_big,
+    wrong,
+)
+from everlong_engine.store.sqlite.rows import read_run
 from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
@@ -49,16 +60,12 @@ def load_run(tx: Connection, row: RunRow) -> LoadedRun:
         blobs = blobs_of(tx, row)
         history, size = load_history(tx, row, blobs)
         mail = [
-            MailRow(*values)
+            _mail_row(values)
             for values in tx.execute(SQL["mail_of"], (row.shard, row.execution_id)).fetchall()
         ]
         attempts = attempts_of(tx, row.shard, row.run_id)
-    except (TypeError, ValueError, OperationalError) as error:
-        # A column of another type than it was written with. Python's own complaint about text that
-        # is no UTF-8 is an OperationalError too, told from SQLite's by its want of a code.
-        if getattr(error, "sqlite_errorcode", None) is not None:
-            raise
-        raise UndecodablePayload(reason=str(error)) from error
+    except DataError as error:
+        raise _too_big(error) from error
     return LoadedRun(row, history, mail, attempts, size, blobs)
 
 
@@ -66,8 +73,8 @@ def blobs_of(tx: Connection, row: RunRow) -> dict[bytes, bytes]:
     """Spilled payloads, each checked against the digest that it goes by."""
     blobs: dict[bytes, bytes] = {}
     for digest, data in tx.execute(SQL["blobs_of"], (row.shard, row.run_id, row.execution_id)):
-        if sha256(data).digest() != digest:
-            raise UndecodablePayload(f"the spilled payload {digest.hex()} is damaged")
+        if not isinstance(data, bytes) or sha256(data).digest() != digest:
+            raise UndecodablePayload(f"the spilled payload {_hex(digest)} is damaged")
         blobs[digest] = data
     return blobs
 
@@ -76,30 +83,75 @@ def load_history(
     tx: Connection, row: RunRow, blobs: dict[bytes, bytes]
 ) -> tuple[list[Recorded], int]:
     """A run's events, checked: gapless, each with its checksum; and their size in bytes."""
-    rows = tx.execute(SQL["history_of"], (row.shard, row.run_id, 1, ALL_ROWS)).fetchall()
     history: list[Recorded] = []
-    size = 0
-    for expected, (seq, kind, at_us, body, stored) in enumerate(rows, 1):
-        if seq != expected:
-            raise UndecodablePayload(f"event {expected} of the history is missing")
-        if checksum(seq, kind, body) != stored:
-            raise UndecodablePayload(f"event {seq} of the history has a wrong checksum")
-        history.append(Recorded(seq, at_us, decode_event(kind, body, blobs)))
-        size += len(body)
+    size = expected = 0
+    # One after the other, so that nothing is spent on what lies behind a damaged one.
+    with closing(tx.execute(SQL["history_of"], (row.shard, row.run_id, 1, ALL_ROWS))) as rows:
+        for found in rows:
+            expected += 1
+            if found[0] != expected:
+                raise UndecodablePayload(f"event {expected} of the history is missing")
+            history.append(_recorded(found, blobs))
+            size += len(found[3])
+    if expected + 1 != row.next_seq:
+        raise UndecodablePayload(
+            f"the run expects event {row.next_seq}, its history ends at {expected}"
+        )
     return history, size
 
 
-def last_event(tx: Connection, row: RunRow) -> Recorded | None:
-    found = tx.execute(SQL["last_event"], (row.shard, row.run_id)).fetchone()
-    if found is None:
-        return None
+def _recorded(found: tuple[Any, ...], blobs: dict[bytes, bytes]) -> Recorded:
     seq, kind, at_us, body, stored = found
-    if checksum(seq, kind, body) != stored:
-        raise UndecodablePayload(f"event {seq} of the history has a wrong checksum")
-    return Recorded(seq, at_us, decode_event(kind, body, blobs_of(tx, row)))
+    try:
+        if checksum(seq, kind, body) != stored:
+            raise UndecodablePayload(f"event {seq} of the history has a wrong checksum")
+        event = decode_event(kind, body, blobs)
+        if not 0 <= at_us <= INSTANT_US_MAX or type(at_us) is not int:
+            raise UndecodablePayload(reason=f"{at_us} is no instant")
+    except TypeError as error:  # A column of another type than it was written with.
+        raise UndecodablePayload(f"event {seq!r} of the history is damaged: {error}") from error
+    except UndecodablePayload as error:
+        if f"event {seq} " in str(error):
+            raise
+        raise UndecodablePayload(f"event {seq} of the history cannot be read: {error}") from error
+    return Recorded(seq, at_us, event)
+
+
+def _mail_row(values: tuple[Any, ...]) -> MailRow:
+    fault = wrong(MAIL, values)
+    if fault is not None:
+        raise UndecodablePayload(f"message {values[0]} of the inbox is damaged: {fault}")
+    return MailRow(*values)
+
+
+def _too_big(error: DataError) -> UndecodablePayload:
+    """Raises what it was given, if it is something else."""
+    if not is_too_big(error):
+        raise error
+    return UndecodablePayload(f"a row of it is larger than {ROW_BYTES_MAX} bytes")
+
+
+def _hex(digest: object) -> str:
+    return digest.hex() if isinstance(digest, bytes) else repr(digest)
+
+
+def last_event(tx: Connection, row: RunRow) -> Recorded | None:
+    """How a run ended. Raises UndecodablePayload."""
+    try:
+        found = tx.execute(SQL["last_event"], (row.shard, row.run_id)).fetchone()
+        return None if found is None else _recorded(found, blobs_of(tx, row))
+    except DataError as error:
+        raise _too_big(error) from error
 
 
 def attempts_of(tx: Connection, shard: int, run_id: bytes) -> list[AttemptRow]:
+    rows = tx.execute(SQL["attempts_of"], (shard, run_id)).fetchall()
+    for values in rows:
+        fault = wrong(_ATTEMPT, values)
+        if fault is not None:
+            raise UndecodablePayload(
+                f"attempt {values[1]!r:.20} of activity {values[0]!r:.20} is damaged: {fault}"
+            )
     return [
         AttemptRow(
             activity_id=values[0],
@@ -114,12 +166,16 @@ def attempts_of(tx: Connection, shard: int, run_id: bytes) -> list[AttemptRow]:
             worker=values[9],
             details=values[10],
         )
-        for values in tx.execute(SQL["attempts_of"], (shard, run_id)).fetchall()
+        for values in rows
     ]
 
 
 def list_runs(tx: Connection, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
-    """Newest first, from behind `after`. Run ids are time-ordered, so they are the order."""
+    """Newest first, from behind `after`. Run ids are time-ordered, so they are the order.
+
+    A row that cannot be read stands among them as a blocked one with the reason, so that it hides
+    none of the others.
+    """
     conditions, values = ["namespace = ?"], [wanted.namespace]
     parameters: list[Any] = list(values)
     if wanted.status is not None:
@@ -135,33 +191,126 @@ def list_runs(tx: Connection, wanted: RunFilter, limit: int, after: bytes | None
         conditions.append("run_id < ?")
         parameters.append(after)
     # Conditions are our own texts; every value is a parameter.
-    text = f"SELECT * FROM runs WHERE {' AND '.join(conditions)} ORDER BY run_id DESC LIMIT ?"
+    text = (
+        "SELECT shard, run_id, namespace FROM runs"
+        f" WHERE {' AND '.join(conditions)} ORDER BY run_id DESC LIMIT ?"
+    )
     found = tx.execute(text, (*parameters, limit)).fetchall()
-    return [run_row(values) for values in found]
+    return [_listed(tx, shard, run_id, wanted.namespace) for shard, run_id, _ in found]
+
+
+def _listed(tx: Connection, shard: int, run_id: bytes, namespace: str) -> RunRow:
+    try:
+        row = read_run(tx, shard, run_id)
+        assert row is not None, "it was found in the same snapshot"
+    except UndecodablePayload as error:
+        return RunRow(
+            shard=0,
+            run_id=as_id(run_id) or bytes(16),
+            execution_id=bytes(16),
+            namespace=namespace,
+            workflow_id=_text_of(tx, "workflow_id", shard, run_id),
+            type=_text_of(tx, "type", shard, run_id),
+            queue="",
+            status=RunStatus.BLOCKED,
+            next_seq=1,
+            lease_token=0,
+            owner=None,
+            wake_us=None,
+            started_us=0,
+            closed_us=None,
+            losses=0,
+            strikes=0,
+            probation=Probation.NONE,
+            reason=str(error),
+            request_id=None,
+        )
+    return row
+
+
+def _text_of(tx: Connection, column: str, shard: int, run_id: bytes) -> str:
+    # The column is one of ours; every value is a parameter.
+    text = f"SELECT substr({column}, 1, 200) FROM runs WHERE shard = ? AND run_id = ?"
+    try:
+        value = tx.execute(text, (shard, run_id)).fetchone()[0]
+    except DataError:
+        return "?"
+    return value if isinstance(value, str) else repr(value)
 
 
 def mail_since(tx: Connection, position: int, limit: int) -> list[MailRow]:
-    return [MailRow(*values) for values in tx.execute(SQL["mail_since"], (position, limit))]
+    """A hint. Of a damaged message only its place is told: what becomes of its run is decided where
+    that is loaded."""
+    try:
+        found = tx.execute(SQL["mail_since"], (position, limit)).fetchall()
+    except DataError as error:
+        _too_big(error)
+        keys = tx.execute(SQL["mail_behind"], (position, limit)).fetchall()
+        whole = {values[0]: values for values in _each(tx, "inbox", "mail_at", keys)}
+        found = [whole.get(key, (key, None)) for (key,) in keys]
+    return [
+        MailRow(*values)
+        if len(values) == len(MAIL) and wrong(MAIL, values) is None
+        else MailRow(values[0], as_id(values[1]) or bytes(16), 0, b"", _NO_CHECKSUM)
+        for values in found
+    ]
 
 
 def open_questions(tx: Connection, limit: int) -> list[Question]:
-    return [Question(*values) for values in tx.execute(SQL["open_questions"], (limit,))]
+    """Those that can be answered; the others are nobody's."""
+    try:
+        found = tx.execute(SQL["open_questions"], (limit,)).fetchall()
+    except DataError as error:
+        _too_big(error)
+        found = _each(tx, "questions", "question_at", tx.execute(SQL["all_questions"]))
+    return [Question(*values) for values in found if wrong(_QUESTION, values) is None]
 
 
 def workers(tx: Connection) -> list[WorkerRow]:
-    return [
-        WorkerRow(
-            worker_id=values[0],
-            name=values[1],
-            pid=values[2],
-            host=values[3],
-            started_us=values[4],
-            beat_us=values[5],
-            dead=bool(values[6]),
-            types=tuple(json.loads(values[8])),
-        )
-        for values in tx.execute(SQL["list_workers"]).fetchall()
-    ]
+    """Whoever is here; a row that cannot be read is nobody."""
+    try:
+        found = tx.execute(SQL["list_workers"]).fetchall()
+    except DataError as error:
+        _too_big(error)
+        found = _each(tx, "workers", "worker_at", tx.execute("SELECT worker_id FROM workers"))
+    return [row for values in found if (row := _worker_row(values)) is not None]
+
+
+def _each(tx: Connection, table: str, query: str, keys: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """One row after the other, where one of them is too large to be read at all."""
+    found: list[tuple[Any, ...]] = []
+    for key in list(keys):
+        with suppress(UndecodablePayload):
+            row = fetch_one(tx, SQL[query], key, table)
+            if row is not None:
+                found.append(row)
+    return found
+
+
+def _worker_row(values: tuple[Any, ...]) -> WorkerRow | None:
+    if wrong(COLUMNS["workers"], values) is not None:
+        return None
+    try:
+        types: object = json.loads(values[8])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(types, list):
+        return None
+    return WorkerRow(
+        worker_id=values[0],
+        name=values[1],
+        pid=values[2],
+        host=values[3],
+        started_us=values[4],
+        beat_us=values[5],
+        dead=bool(values[6]),
+        types=tuple(str(one) for one in cast("list[object]", types)),
+    )
+
+
+_NO_CHECKSUM: Final = -1
+_ATTEMPT: Final = COLUMNS["attempts"][2:]
+_QUESTION: Final = COLUMNS["questions"][:6]
 
 
 def many(values: Sequence[str] | Sequence[bytes]) -> str:

@@ -2,19 +2,36 @@
 
 from collections.abc import Mapping
 from sqlite3 import Connection
-from typing import Any
+from typing import Any, Final
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import Target
+from everlong_engine.store.sqlite.columns import COLUMNS, check, fetch_one, named
 from everlong_engine.store.sqlite.statements import SQL
 
-__all__ = ["forget_notices", "latest_run", "new_run_values", "put_blobs", "put_mail", "run_row"]
+__all__ = [
+    "forget_notices",
+    "latest_run",
+    "new_run_values",
+    "put_blobs",
+    "put_mail",
+    "read_run",
+    "run_row",
+]
+
+
+_RUN: Final = COLUMNS["runs"]
 
 
 def run_row(values: tuple[Any, ...]) -> RunRow:
-    """A row of `SELECT * FROM runs`."""
+    """A row of `SELECT * FROM runs`.
+
+    Raises:
+        UndecodablePayload: a column holds what it must not.
+    """
+    check("runs", _RUN, values, f"{values[4]!s:.100} (run {named(values[1])})")
     return RunRow(
         shard=values[0],
         run_id=values[1],
@@ -38,16 +55,23 @@ def run_row(values: tuple[Any, ...]) -> RunRow:
     )
 
 
+def read_run(tx: Connection, shard: int, run_id: bytes) -> RunRow | None:
+    """One run by its id. Raises UndecodablePayload."""
+    found = fetch_one(tx, SQL["get_run"], (shard, run_id), f"run {named(run_id)}")
+    return None if found is None else run_row(found)
+
+
 def latest_run(tx: Connection, target: Target) -> RunRow | None:
     """The newest run of a workflow id, or of one of its executions, also of an earlier one."""
-    key = (target.shard, target.namespace, target.workflow_id)
-    found = tx.execute(SQL["latest_run"], key).fetchone()
+    key: tuple[Any, ...] = (target.shard, target.namespace, target.workflow_id)
+    found = fetch_one(tx, SQL["latest_run"], key, target.workflow_id)
     if found is None:
         return None
     row = run_row(found)
     if target.execution_id in (None, row.execution_id):
         return row
-    found = tx.execute(SQL["latest_of_execution"], (*key, target.execution_id)).fetchone()
+    key = (*key, target.execution_id)
+    found = fetch_one(tx, SQL["latest_of_execution"], key, target.workflow_id)
     return None if found is None else run_row(found)
 
 

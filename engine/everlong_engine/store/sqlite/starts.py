@@ -3,15 +3,18 @@
 from sqlite3 import Connection
 from typing import Any
 
+from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import StartResult, StartRun, Target, WriteResult
 from everlong_engine.store.sqlite.appends import history_values
+from everlong_engine.store.sqlite.columns import as_id, fetch_one
 from everlong_engine.store.sqlite.rows import (
     latest_run,
     new_run_values,
     put_blobs,
     put_mail,
+    read_run,
     run_row,
 )
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
@@ -84,9 +87,9 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
     latest = latest_run(tx, Target(run.shard, run.namespace, run.workflow_id))
     if latest is None:
         return None
-    own = tx.execute(SQL["get_run"], (run.shard, run.run_id)).fetchone()
+    own = read_run(tx, run.shard, run.run_id)
     if own is not None:  # This very start was done before, and its answer lost.
-        return _found(run_row(own), created=True)
+        return _found(own, created=True)
     if latest.status.is_open:
         if start.if_open == "use" and run.request_id is not None:
             name = name_of_start(run.request_id)
@@ -102,15 +105,18 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
 def _same_request(tx: Connection, run: NewRun, request_id: str) -> StartResult | None:
     """What a start with this request id was answered before."""
     key = (run.shard, run.namespace, run.workflow_id)
-    began = tx.execute(SQL["run_of_request"], (*key, request_id)).fetchone()
+    began = fetch_one(tx, SQL["run_of_request"], (*key, request_id), run.workflow_id)
     if began is not None:
         row = run_row(began)
         its_own = row.run_id == run.run_id  # Done before, as below.
         return _found(row, created=its_own, same_request=not its_own)
-    used = tx.execute(SQL["user_of_request"], (*key, name_of_start(request_id))).fetchone()
+    by_name = (*key, name_of_start(request_id))
+    used = fetch_one(tx, SQL["user_of_request"], by_name, run.workflow_id)
     if used is None:
         return None
-    row, told = run_row(used), used[-1]
+    row, told = run_row(used[:-1]), as_id(used[-1])
+    if told is None:
+        raise UndecodablePayload(reason=f"the answer to the request {request_id!r:.80} is no id")
     return StartResult(False, told, row.execution_id, row.status, same_request=True)
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed
+from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed, UndecodablePayload
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.limits import STRIKES_TO_POISON
 from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
@@ -21,6 +21,7 @@ from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
 from everlong_engine.store.sqlite import leases, reads, upkeep
 from everlong_engine.store.sqlite.access import Access
+from everlong_engine.store.sqlite.columns import as_id, fetch_one, named
 from everlong_engine.store.sqlite.connection import (
     Durability,
     FileWatch,
@@ -33,7 +34,7 @@ from everlong_engine.store.sqlite.connection import (
 )
 from everlong_engine.store.sqlite.files import OwnerLock, check_place, prepare_schema
 from everlong_engine.store.sqlite.group import apply_group, transaction
-from everlong_engine.store.sqlite.rows import latest_run, run_row
+from everlong_engine.store.sqlite.rows import latest_run, read_run, run_row
 from everlong_engine.store.sqlite.statements import SQL
 from everlong_engine.store.sqlite.verify import verify
 
@@ -181,7 +182,7 @@ class SqliteStore:
                 tx.execute(SQL["next_wake"], (wants.queue, kind)).fetchone()[0]
                 for kind in wants.types
             ]
-            return min((wake for wake in found if wake is not None), default=None)
+            return min((wake for wake in found if isinstance(wake, int)), default=None)
 
         return await self._reader.run(look)
 
@@ -189,8 +190,14 @@ class SqliteStore:
 
     async def load(self, shard: int, run_id: bytes) -> LoadedRun | None:
         def look(tx: sqlite3.Connection) -> LoadedRun | None:
-            found = tx.execute(SQL["get_run"], (shard, run_id)).fetchone()
-            return None if found is None else reads.load_run(tx, run_row(found))
+            row = read_run(tx, shard, run_id)
+            if row is None:
+                return None
+            try:
+                return reads.load_run(tx, row)
+            except UndecodablePayload as error:
+                name = f"{row.workflow_id} (run {named(run_id)})"
+                raise UndecodablePayload(f"{name} cannot be read: {error}") from error
 
         return await self._read(look)
 
@@ -199,22 +206,21 @@ class SqliteStore:
 
     async def newest_run(self) -> bytes | None:
         def look(tx: sqlite3.Connection) -> bytes | None:
-            found: bytes | None = tx.execute(SQL["newest_run"]).fetchone()[0]
-            return found
+            return as_id(tx.execute(SQL["newest_run"]).fetchone()[0])
 
         return await self._read(look)
 
     async def run_by_id(self, run_id: bytes) -> RunRow | None:
         def look(tx: sqlite3.Connection) -> RunRow | None:
-            found = tx.execute(SQL["run_by_id"], (run_id,)).fetchone()
+            found = fetch_one(tx, SQL["run_by_id"], (run_id,), f"run {named(run_id)}")
             return None if found is None else run_row(found)
 
         return await self._read(look)
 
     async def last_event(self, shard: int, run_id: bytes) -> Recorded | None:
         def look(tx: sqlite3.Connection) -> Recorded | None:
-            found = tx.execute(SQL["get_run"], (shard, run_id)).fetchone()
-            return None if found is None else reads.last_event(tx, run_row(found))
+            row = read_run(tx, shard, run_id)
+            return None if row is None else reads.last_event(tx, row)
 
         return await self._read(look)
 
@@ -233,8 +239,12 @@ class SqliteStore:
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         def look(tx: sqlite3.Connection) -> tuple[bool, bytes] | None:
-            found = tx.execute(SQL["get_answer"], (question_id,)).fetchone()
-            return None if found is None or found[0] is None else (bool(found[0]), found[1])
+            found = fetch_one(tx, SQL["get_answer"], (question_id,), "the answer to a query")
+            if found is None or found[0] is None:
+                return None
+            if not isinstance(found[1], bytes):
+                raise UndecodablePayload(reason="the answer to a query is no bytes")
+            return bool(found[0]), found[1]
 
         return await self._read(look)
 

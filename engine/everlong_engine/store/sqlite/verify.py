@@ -1,23 +1,34 @@
-"""Checks a whole file: gapless sequences, checksums, complete ends, orphans, SQLite's own check.
+"""Checks a whole file: every column of every table, gapless sequences, checksums, complete ends,
+orphans, SQLite's own check.
 
 Reads in one snapshot, so that what is written meanwhile is no problem, and reports instead of
 raising: a damaged row must not hide the others.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from sqlite3 import Connection, DatabaseError
+from sqlite3 import Connection, DatabaseError, DataError
 from typing import Any, Final
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.events import CLOSING, INPUTS, KINDS
-from everlong_engine.model.ids import id_text
+from everlong_engine.model.events import CLOSING, INPUTS, KINDS, RunStarted
+from everlong_engine.model.limits import ROW_BYTES_MAX
 from everlong_engine.model.runs import RunRow
 from everlong_engine.store.interface import Problem, Trouble
+from everlong_engine.store.sqlite.columns import (
+    COLUMNS,
+    KEYS,
+    NoUtf8,
+    as_id,
+    is_too_big,
+    named,
+    wrong,
+)
 from everlong_engine.store.sqlite.connection import classify
 from everlong_engine.store.sqlite.reads import ALL_ROWS
 from everlong_engine.store.sqlite.rows import run_row
@@ -26,6 +37,9 @@ from everlong_engine.store.sqlite.statements import SQL
 __all__ = ["verify"]
 
 _PROBLEMS_MAX: Final = 1000
+_POSITION_MAX: Final = (1 << 63) - 1
+_FIRST: Final = -(1 << 63)
+_EVENT: Final = COLUMNS["history"][2:7]
 
 # What hangs on a run or an execution, and by which column.
 _HANGING: Final = (
@@ -37,10 +51,7 @@ _HANGING: Final = (
 
 
 def verify(tx: Connection) -> list[Problem]:
-    """What is wrong, up to a thousand problems. Empty: all is well.
-
-    It reads bytes that were turned into text, too.
-    """
+    """What is wrong, up to a thousand problems. Empty: all is well."""
     factory, tx.text_factory = tx.text_factory, _text
     found: list[Problem] = []
     try:
@@ -61,48 +72,128 @@ def verify(tx: Connection) -> list[Problem]:
 
 
 def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return NoUtf8(raw.decode("utf-8", "backslashreplace"))
 
 
 def _problems(tx: Connection) -> Iterator[Problem]:
-    yield from _of_blobs(tx)
+    for table in COLUMNS:
+        if table not in ("runs", "history"):
+            yield from _of_table(tx, table)
+    yield from _of_positions(tx)
     yield from _of_mail(tx)
     yield from _of_orphans(tx)
-    with closing(tx.execute("SELECT * FROM runs ORDER BY shard, run_id")) as rows:
-        for values in rows:
-            yield from _of_run(tx, values)
+    for (shard, run_id), values in _rows(tx, "runs"):
+        yield from _of_run(tx, shard, run_id, values)
 
 
-def _of_run(tx: Connection, values: tuple[Any, ...]) -> Iterator[Problem]:
-    run_id: bytes = values[1]
-    name = f"{values[4]} ({id_text(run_id)})"
+def _rows(tx: Connection, table: str) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...] | None]]:
+    """(key, row) of each; None for a row that is larger than any that is ever written."""
+    # Table and column names are our own; there are no values.
+    keys = KEYS[table]
+    names = ", ".join(keys)
+    where = " AND ".join(f"{name} = ?" for name in keys)
+    columns = ", ".join(column.name for column in COLUMNS[table])
+    with closing(tx.execute(f"SELECT {names} FROM {table} ORDER BY {names}")) as found:
+        for key in found:
+            # A text that is no UTF-8 is not found by what was made of it.
+            if any(isinstance(value, NoUtf8) for value in key):
+                yield key, ()
+                continue
+            try:
+                row = tx.execute(f"SELECT {columns} FROM {table} WHERE {where}", key).fetchone()
+            except DataError as error:
+                if not is_too_big(error):
+                    raise
+                row = None
+            yield key, row
+
+
+def _fault(table: str, values: tuple[Any, ...] | None) -> str | None:
+    if values is None:
+        return f"it is larger than {ROW_BYTES_MAX} bytes"
+    if not values:
+        return "its key holds text that is no UTF-8"
+    return wrong(COLUMNS[table], values)
+
+
+def _of_table(tx: Connection, table: str) -> Iterator[Problem]:
+    for key, values in _rows(tx, table):
+        fault = _fault(table, values)
+        if fault is None and table == "workers" and values is not None:
+            fault = _fault_of_types(values[-1])
+        if fault is None and table == "blobs" and values is not None:
+            fault = None if sha256(values[2]).digest() == values[1] else "its content is damaged"
+        if fault is not None:
+            name = " ".join(map(named, key[1:] or key))
+            yield Problem(_owner(table, key), f"the row {name} in {table} is damaged: {fault}")
+
+
+def _owner(table: str, key: tuple[Any, ...]) -> bytes | None:
+    """The run or the execution that a row belongs to."""
+    return as_id(key[1]) if table in ("attempts", "requests", "blob_uses") else None
+
+
+def _fault_of_types(text: str) -> str | None:
     try:
-        row = run_row(values)
-    except ValueError as error:
-        yield Problem(run_id, f"{name}: its row cannot be read: {error}")
+        types: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return f"types is no JSON: {error}"
+    return None if isinstance(types, list) else "types is no list"
+
+
+def _of_positions(tx: Connection) -> Iterator[Problem]:
+    found = tx.execute("SELECT seq FROM sqlite_sequence WHERE name = 'inbox'").fetchone()
+    if found is not None and not (isinstance(found[0], int) and 0 <= found[0] < _POSITION_MAX):
+        yield Problem(None, f"the inbox has no places left: its counter is at {found[0]!r}")
+
+
+def _of_run(
+    tx: Connection, shard: int, run_id: bytes, values: tuple[Any, ...] | None
+) -> Iterator[Problem]:
+    owner = as_id(run_id)
+    name = named(run_id) if not values else f"{values[4]!s:.100} ({named(run_id)})"
+    fault = _fault("runs", values)
+    if fault is not None or values is None:
+        yield Problem(owner, f"{name}: its row cannot be read: {fault}")
         return
-    for text in _of_history(tx, row):
-        yield Problem(run_id, f"{name}: {text}")
+    row = run_row(values)
+    try:
+        for text in _of_history(tx, row):
+            yield Problem(owner, f"{name}: {text}")
+    except DataError as error:
+        if not is_too_big(error):
+            raise
+        yield Problem(owner, f"{name}: an event is larger than {ROW_BYTES_MAX} bytes")
     if row.next_seq == 1 and row.status.is_open:
         key = (row.shard, row.execution_id)
         if tx.execute(SQL["mail_positions_of"], key).fetchone() is None:
-            yield Problem(run_id, f"{name}: it has not begun, and its start is missing")
+            yield Problem(owner, f"{name}: it has not begun, and its start is missing")
 
 
 def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
     # Digests are checked once for the whole file, not with every run that uses a payload.
     blobs = dict(tx.execute(SQL["blobs_of"], (row.shard, row.run_id, row.execution_id)).fetchall())
     last, closed = 0, False
-    with closing(tx.execute(SQL["history_of"], (row.shard, row.run_id, 0, ALL_ROWS))) as events:
-        for seq, kind, _, body, stored in events:
+    with closing(
+        tx.execute(SQL["history_of"], (row.shard, row.run_id, -(1 << 63), ALL_ROWS))
+    ) as events:
+        for seq, kind, at_us, body, stored in events:
+            fault = wrong(_EVENT, (seq, kind, at_us, body, stored))
+            if fault is not None:
+                yield f"event {seq!r:.30} is damaged: {fault}"
+                last = seq if isinstance(seq, int) else last
+                continue
             if seq != last + 1:
                 yield f"events {last + 1} to {seq - 1} are missing"
             last = seq
-            if not isinstance(body, bytes) or checksum(seq, kind, body) != stored:
+            if checksum(seq, kind, body) != stored:
                 yield f"event {seq} has a wrong checksum"
                 continue
             try:
-                decode_event(kind, body, blobs)
+                event = decode_event(kind, body, blobs)
             except UndecodablePayload as error:
                 yield f"event {seq} cannot be read: {error}"
                 continue
@@ -110,6 +201,8 @@ def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
                 yield f"event {seq} stands behind the end of the run"
             if seq == 1 and KINDS[kind] not in INPUTS and KINDS[kind] not in CLOSING:
                 yield "the history does not begin with an input"
+            if isinstance(event, RunStarted):
+                yield from _of_start(row, seq, event)
             closed = closed or KINDS[kind] in CLOSING
     if last + 1 != row.next_seq:
         yield f"the run expects event {row.next_seq}, its history ends at {last}"
@@ -117,11 +210,25 @@ def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
         yield f"the run is {row.status.text}, its history says otherwise"
 
 
+def _of_start(row: RunRow, seq: int, event: RunStarted) -> Iterator[str]:
+    if seq != 1:
+        yield f"event {seq} starts the run once more"
+    if (event.workflow, event.workflow_id) != (row.type, row.workflow_id):
+        yield f"it was started as {event.workflow} {event.workflow_id}, its row says otherwise"
+
+
 def _of_mail(tx: Connection) -> Iterator[Problem]:
-    with closing(tx.execute(SQL["mail_since"], (-1, ALL_ROWS))) as mail:
-        for position, execution_id, kind, body, stored in mail:
-            if not isinstance(body, bytes) or checksum(0, kind, body) != stored:
+    for _, values in _rows(tx, "inbox"):
+        if _fault("inbox", values) is None and values is not None:
+            position, _, execution_id, kind, body, stored = values
+            if checksum(0, kind, body) != stored:
                 yield Problem(execution_id, f"message {position} has a wrong checksum")
+                continue
+            blobs = dict(tx.execute(SQL["blobs_of"], (0, execution_id, execution_id)).fetchall())
+            try:
+                decode_event(kind, body, blobs)
+            except UndecodablePayload as error:
+                yield Problem(execution_id, f"message {position} cannot be read: {error}")
 
 
 def _of_orphans(tx: Connection) -> Iterator[Problem]:
@@ -129,17 +236,12 @@ def _of_orphans(tx: Connection) -> Iterator[Problem]:
     for table, key in _HANGING:
         text = f"SELECT DISTINCT {key} FROM {table} WHERE {key} NOT IN (SELECT {key} FROM runs)"
         for (owner,) in tx.execute(text).fetchall():
-            yield Problem(owner, f"rows in {table} without a run")
+            yield Problem(as_id(owner), f"rows in {table} without a run: of {named(owner)}")
     for (owner,) in tx.execute(SQL["unowned_blob_uses"]).fetchall():
-        yield Problem(owner, "a spilled payload is noted for a run that is not there")
-
-
-def _of_blobs(tx: Connection) -> Iterator[Problem]:
+        text = f"a spilled payload is noted for a run that is not there: {named(owner)}"
+        yield Problem(as_id(owner), text)
     for (owner,) in tx.execute(SQL["missing_blobs"]).fetchall():
-        yield Problem(owner, "a spilled payload is missing")
+        yield Problem(as_id(owner), "a spilled payload is missing")
     for (digest,) in tx.execute(SQL["unused_blobs"]).fetchall():
-        yield Problem(None, f"the spilled payload {digest.hex()} belongs to nobody")
-    with closing(tx.execute("SELECT digest, data FROM blobs")) as blobs:
-        for digest, data in blobs:
-            if not isinstance(data, bytes) or sha256(data).digest() != digest:
-                yield Problem(None, f"the spilled payload {digest.hex()} is damaged")
+        name = digest.hex() if isinstance(digest, bytes) else repr(digest)
+        yield Problem(None, f"the spilled payload {name} belongs to nobody")
