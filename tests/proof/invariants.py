@@ -140,6 +140,13 @@ NOT_COVERED: Final = (
         "They are refused by the kind of file system that the kernel names; that refusal is "
         "tested with a kind that is made up, on no real network file system.",
     ),
+    (
+        "A file that somebody else can write",
+        "Rows that nobody of us has written are named and stop nobody else; that is all. Whoever "
+        "writes rows that make sense, with right checksums, changes what is done; only "
+        "encryption notices that. A row at the last place of the inbox stops all messages, with "
+        "an error that says so.",
+    ),
     ("PostgreSQL", "Not built. There is one store, a SQLite file, with one owner at a time."),
     (
         "SQLite itself",

@@ -45,6 +45,12 @@ PARTS: Final = (
          "{python} -m tests.simulation --seeds 200 --workers 2"),
     Part(MUTANTS, (1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 14),
          "{python} -m tests.simulation --mutants"),
+    Part("hostile", (7, 13, 14),
+         f"{_PYTEST} tests/hostile tests/fuzz/test_command_line.py --timeout=7200",
+         environment=FULL),
+    Part("fuzz", (13,),
+         "{python} -m tests.fuzz --seconds 120",
+         "{python} -m tests.fuzz --seconds 5"),
     Part("upgrades", (1, 2, 7),
          f"{_PYTEST} tests/stores tests/histories"),
 )

@@ -49,7 +49,7 @@ _BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
     bytes: payloads,
     bool: st.booleans(),
     int | None: st.none() | ints,
-    bytes | None: st.none() | payloads,
+    bytes | None: st.none() | st.binary(min_size=16, max_size=16),  # An id.
     tuple[str, ...]: st.lists(texts, max_size=3).map(tuple),
     Carried: st.lists(st.tuples(texts, payloads), max_size=3).map(tuple),
     Failure: failures,

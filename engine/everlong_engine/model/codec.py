@@ -46,6 +46,7 @@ from everlong_engine.model.events import (
     TimerStarted,
 )
 from everlong_engine.model.failure import Failure
+from everlong_engine.model.ids import ID_BYTES
 from everlong_engine.model.limits import EVENT_ELEMENTS_MAX, PAYLOAD_INLINE_BYTES_MAX
 from everlong_engine.model.payload_limits import count_elements
 from everlong_engine.model.policies import ActivityOptions
@@ -280,6 +281,8 @@ def _build_started(*wire: Any) -> RunStarted:
     if len(values) > 9:
         values[9] = carried_of(values[9])
     started = RunStarted(*values)
+    if started.previous_run is not None and len(started.previous_run) != ID_BYTES:
+        raise UndecodablePayload(reason="previous_run holds no id")
     require_instant(started.run_timeout_us, "run_timeout_us")
     require_instant(started.execution_deadline_us, "execution_deadline_us")
     return started

@@ -14,8 +14,9 @@ from zlib import crc32
 
 from everlong_engine.model.limits import INSTANT_US_MAX
 
-__all__ = ["IdSource", "first_id_of", "id_from_text", "id_text", "shard_of"]
+__all__ = ["ID_BYTES", "IdSource", "first_id_of", "id_from_text", "id_text", "shard_of"]
 
+ID_BYTES = 16
 _VERSION = 7 << 76
 _VARIANT = 2 << 62
 _COUNTER_MAX = 0xFFF

@@ -4,6 +4,8 @@ import asyncio
 import os
 import platform
 import sqlite3
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +30,8 @@ __all__ = ["doctor", "installed"]
 _PACKAGES: Final = ("aiosqlite", "anyio", "msgpack", "pydantic", "typer", "rich")
 _FOR_PROGRAMS: Final = frozenset({"application_id", "page_size"})
 _BLOCKED_SHOWN_MAX: Final = 100
+_RUNS_LOOKED_AT_MAX: Final = 1000
+_UNHOSTED_SHOWN_MAX: Final = 10
 
 
 def installed(package: str) -> str:
@@ -108,10 +112,22 @@ async def _examine_store(client: Client, findings: _Findings) -> None:
         if one.gone
     ]
     findings.warnings += await _locked(client)
+    findings.warnings += await _unhosted(client, [one for one in workers if is_there(one)])
     blocked = await client.list(status="blocked", limit=_BLOCKED_SHOWN_MAX)
     if blocked.items:
         count = f"{len(blocked.items)}{'+' if blocked.next else ''}"
         findings.warnings.append(f"{count} blocked: everlong list --status blocked")
+
+
+async def _unhosted(client: Client, workers: Sequence[WorkerRow]) -> list[str]:
+    """Workflows with open runs that nobody could drive: perhaps their code is gone."""
+    newest = await client.list(status="running", limit=_RUNS_LOOKED_AT_MAX)
+    hosted = {kind for one in workers for kind in one.types}
+    waiting = Counter(run.type for run in newest.items if run.type not in hosted)
+    return [
+        f"no worker is here for {kind}: {'1 run waits' if count == 1 else f'{count} runs wait'}"
+        for kind, count in sorted(waiting.items())[:_UNHOSTED_SHOWN_MAX]
+    ]
 
 
 async def _locked(client: Client) -> list[str]:

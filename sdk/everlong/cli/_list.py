@@ -15,6 +15,8 @@ from everlong.client import Client, ExecutionSummary, Page
 __all__ = ["list_"]
 
 _REASON_CHARS_MAX = 60
+_NAME_CHARS_MAX = 512
+"""As many as an id may have: one that is cut off cannot be pasted."""
 
 
 def list_(
@@ -74,8 +76,8 @@ def _row(run: ExecutionSummary) -> list[Cell]:
     took = "" if run.closed_at is None else span((run.closed_at - run.started_at).total_seconds())
     return [
         (mark, style),
-        (run.workflow_id, "bold"),
-        run.type,
+        (cropped(run.workflow_id, _NAME_CHARS_MAX), "bold"),
+        cropped(run.type, _NAME_CHARS_MAX),
         (run.status.replace("_", " "), style),
         (ago(run.started_at, now()), "dim"),
         (took, "dim"),

@@ -134,6 +134,7 @@ class Client:
             raise ValueError(f'durability={durability!r}: choose "full" or "relaxed"')
         if not namespace:
             raise ValueError("namespace must not be empty")
+        _storable(namespace, "namespace")
         retention_us = None if retention is None else seconds_us(retention, "retention")
         return cls(
             _path(url),
@@ -253,6 +254,8 @@ class Client:
             WorkflowAlreadyStarted: the id is taken, and the policies say fail.
         """
         definition, name = self._definition(workflow)
+        _storable(name, "workflow")
+        _storable(request_id or "", "request_id")
         arguments = _arguments(definition, name, args, kwargs)
         now_us = self.engine.clock.now_us()
         started = RunStarted(
@@ -368,7 +371,7 @@ class Client:
     ) -> WorkflowHandle[Any]:
         """A handle by workflow id. Give the workflow to have its result rebuilt by its types."""
         definition = None if workflow is None else workflow.definition
-        return WorkflowHandle(self, workflow_id, definition=definition)
+        return WorkflowHandle(self, _storable(workflow_id, "id"), definition=definition)
 
     async def list(
         self,
@@ -393,6 +396,8 @@ class Client:
             raise ValueError(f"status={status!r}: choose one of {', '.join(known)}")
         if not 1 <= limit <= 1000:
             raise ValueError(f"limit={limit}: choose 1 to 1000")
+        _storable(type or "", "type")
+        _storable(workflow_id or "", "workflow_id")
         try:
             cursor = None if after is None else id_from_text(after)
         except ValueError as error:
@@ -488,7 +493,19 @@ def _checked_id(workflow_id: str) -> str:
         raise InvalidArguments(f"id={workflow_id!r}: a workflow id is a text")
     if not 1 <= len(workflow_id) <= _ID_CHARS_MAX:
         raise InvalidArguments(f"a workflow id has 1 to {_ID_CHARS_MAX} characters")
-    return workflow_id
+    return _storable(workflow_id, "id")
+
+
+def _storable(text: str, name: str) -> str:
+    """A terminal that is set to no UTF-8 makes texts that nothing can store or look up."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidArguments(
+                f"{name}={text!a} holds half a surrogate pair, which UTF-8 cannot express"
+            ) from None
+    return text
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from everlong._replay.run import replay
 from everlong.exceptions import EverlongError, StoreError, UndecodablePayload, WorkflowFault
 from everlong.worker._owned import OUTCOMES, Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
+    CODES,
     AttemptRow,
     AttemptState,
     LoadedRun,
@@ -27,6 +28,7 @@ from everlong_engine import (
     RunStarted,
     RunState,
     RunStatus,
+    RunTerminated,
     WriteResult,
     fold,
     hold_us,
@@ -46,6 +48,7 @@ logger = logging.getLogger("everlong")
 
 _AGAIN_US: Final = 500_000
 _TURN_US: Final = 50_000
+_TERMINATED: Final = CODES[RunTerminated]
 
 
 class RunLoader:
@@ -125,7 +128,9 @@ class RunLoader:
             loaded = records.opened(loaded)
             replay(run.code, loaded.history)
             mail = [
-                Incoming(records.input(run, row, loaded.blobs), row.position) for row in loaded.mail
+                Incoming(records.input(run, row, loaded.blobs), row.position)
+                for row in loaded.mail
+                if not self._is_notice(row)
             ]
             # Of a run that began anew: what came before its start waits for it.
             mail.sort(key=lambda one: not isinstance(one.event, RunStarted))
@@ -171,6 +176,13 @@ class RunLoader:
                 assert definition is not None, "the replayed code has this activity open"
                 attempt = OpenAttempt(run, activity.scheduled, definition, activity.at_us)
                 activities.restore(attempt, newest.get(number))
+
+    def _is_notice(self, row: MailRow) -> bool:
+        """A run that can be loaded as ours was not terminated, whatever lies in its inbox."""
+        if row.kind != _TERMINATED:
+            return False
+        self._engine.forget_mail(row)
+        return True
 
     def _arm(self, run: OwnedRun, started: RunStarted | None, started_us: int) -> None:
         keeper = self._keeper

@@ -21,6 +21,7 @@ __all__ = [
     "COLUMNS",
     "KEYS",
     "MAIL",
+    "POSITION_MAX",
     "Column",
     "NoUtf8",
     "as_id",
@@ -36,6 +37,8 @@ _NONE: Final = type(None)
 _NUMBER_MAX: Final = 1 << 53
 _INT_MAX: Final = (1 << 63) - 1
 _ID_BYTES: Final = 16
+POSITION_MAX: Final = _INT_MAX
+"""Behind it the inbox has no place left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +203,7 @@ def _lenient(raw: bytes) -> str:
 def wrong(columns: Sequence[Column], values: Sequence[Any]) -> str | None:
     """What is wrong with a row: the first column that holds what it must not. None: nothing."""
     for column, value in zip(columns, values, strict=True):
-        kind: type = type(value)
+        kind: type[Any] = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind not in column.types:
             return f"{column.name} holds a {_KINDS.get(kind, kind.__name__)}"
         if kind is int:

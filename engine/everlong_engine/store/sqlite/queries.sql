@@ -71,6 +71,11 @@ SELECT position FROM inbox WHERE position > ? ORDER BY position LIMIT ?;
 -- One message.
 SELECT position, execution_id, kind, body, checksum FROM inbox WHERE position = ?;
 
+-- name: last_position
+-- Behind which place the inbox goes on.
+SELECT max(seq, (SELECT coalesce(max(position), 0) FROM inbox)) FROM sqlite_sequence
+WHERE name = 'inbox';
+
 -- name: insert_mail
 -- Accept a message.
 INSERT INTO inbox (shard, execution_id, kind, body, checksum) VALUES (?, ?, ?, ?, ?)
@@ -224,6 +229,11 @@ FROM attempts WHERE shard = ? AND run_id = ? ORDER BY activity_id, attempt;
 -- A run's events from a sequence number on.
 SELECT seq, kind, at_us, body, checksum FROM history
 WHERE shard = ? AND run_id = ? AND seq >= ? ORDER BY seq LIMIT ?;
+
+-- name: whole_history_of
+-- All that is stored of a run's events, whatever their numbers.
+SELECT seq, kind, at_us, body, checksum, append_id FROM history
+WHERE shard = ? AND run_id = ? ORDER BY seq;
 
 -- name: last_event
 -- How a closed run closed.

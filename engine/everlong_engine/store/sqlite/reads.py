@@ -28,6 +28,7 @@ from everlong_engine.store.sqlite.columns import (
     as_id,
     fetch_one,
     is_too_big,
+    named,
     wrong,
 )
 from everlong_engine.store.sqlite.rows import read_run
@@ -202,7 +203,8 @@ def list_runs(tx: Connection, wanted: RunFilter, limit: int, after: bytes | None
 def _listed(tx: Connection, shard: int, run_id: bytes, namespace: str) -> RunRow:
     try:
         row = read_run(tx, shard, run_id)
-        assert row is not None, "it was found in the same snapshot"
+        if row is None:  # What was made of an id that is no UTF-8 finds nothing.
+            raise UndecodablePayload(reason=f"the run's id is {named(run_id)}")
     except UndecodablePayload as error:
         return RunRow(
             shard=0,
@@ -232,7 +234,7 @@ def _text_of(tx: Connection, column: str, shard: int, run_id: bytes) -> str:
     # The column is one of ours; every value is a parameter.
     text = f"SELECT substr({column}, 1, 200) FROM runs WHERE shard = ? AND run_id = ?"
     try:
-        value = tx.execute(text, (shard, run_id)).fetchone()[0]
+        (value,) = tx.execute(text, (shard, run_id)).fetchone() or ("?",)
     except DataError:
         return "?"
     return value if isinstance(value, str) else repr(value)

@@ -1,14 +1,15 @@
 """Rows that more than one family of writes makes or reads: runs, mail, spilled payloads."""
 
 from collections.abc import Mapping
-from sqlite3 import Connection
+from sqlite3 import SQLITE_FULL, Connection, OperationalError
 from typing import Any, Final
 
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import Target
-from everlong_engine.store.sqlite.columns import COLUMNS, check, fetch_one, named
+from everlong_engine.store.sqlite.columns import COLUMNS, POSITION_MAX, check, fetch_one, named
 from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
@@ -115,8 +116,23 @@ def put_mail(
     """Leave a message; its position."""
     put_blobs(tx, shard, execution_id, blobs)
     values = (shard, execution_id, kind, body, checksum(0, kind, body))
-    position: int = tx.execute(SQL["insert_mail"], values).fetchone()[0]
+    try:
+        position: int = tx.execute(SQL["insert_mail"], values).fetchone()[0]
+    except OperationalError as error:
+        if getattr(error, "sqlite_errorcode", None) == SQLITE_FULL:
+            _require_places(tx, error)
+        raise
     return position
+
+
+def _require_places(tx: Connection, error: OperationalError) -> None:
+    """SQLite calls it a full disk, too, when a counter has come to its end."""
+    (last,) = tx.execute(SQL["last_position"]).fetchone() or (0,)
+    if not isinstance(last, int) or last >= POSITION_MAX:
+        raise StoreError(
+            "the inbox has no places left: somebody other than Everlong put a row at the end of "
+            "its numbers. `everlong verify` names it; put back a copy of the file from before that"
+        ) from error
 
 
 def put_blobs(

@@ -23,6 +23,7 @@ from everlong_engine.store.interface import Problem, Trouble
 from everlong_engine.store.sqlite.columns import (
     COLUMNS,
     KEYS,
+    POSITION_MAX,
     NoUtf8,
     as_id,
     is_too_big,
@@ -30,16 +31,13 @@ from everlong_engine.store.sqlite.columns import (
     wrong,
 )
 from everlong_engine.store.sqlite.connection import classify
-from everlong_engine.store.sqlite.reads import ALL_ROWS
 from everlong_engine.store.sqlite.rows import run_row
 from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = ["verify"]
 
 _PROBLEMS_MAX: Final = 1000
-_POSITION_MAX: Final = (1 << 63) - 1
-_FIRST: Final = -(1 << 63)
-_EVENT: Final = COLUMNS["history"][2:7]
+_EVENT: Final = COLUMNS["history"][2:]
 
 # What hangs on a run or an execution, and by which column.
 _HANGING: Final = (
@@ -145,8 +143,8 @@ def _fault_of_types(text: str) -> str | None:
 
 
 def _of_positions(tx: Connection) -> Iterator[Problem]:
-    found = tx.execute("SELECT seq FROM sqlite_sequence WHERE name = 'inbox'").fetchone()
-    if found is not None and not (isinstance(found[0], int) and 0 <= found[0] < _POSITION_MAX):
+    found = tx.execute(SQL["last_position"]).fetchone()
+    if found is not None and not (isinstance(found[0], int) and 0 <= found[0] < POSITION_MAX):
         yield Problem(None, f"the inbox has no places left: its counter is at {found[0]!r}")
 
 
@@ -177,11 +175,9 @@ def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
     # Digests are checked once for the whole file, not with every run that uses a payload.
     blobs = dict(tx.execute(SQL["blobs_of"], (row.shard, row.run_id, row.execution_id)).fetchall())
     last, closed = 0, False
-    with closing(
-        tx.execute(SQL["history_of"], (row.shard, row.run_id, -(1 << 63), ALL_ROWS))
-    ) as events:
-        for seq, kind, at_us, body, stored in events:
-            fault = wrong(_EVENT, (seq, kind, at_us, body, stored))
+    with closing(tx.execute(SQL["whole_history_of"], (row.shard, row.run_id))) as events:
+        for seq, kind, at_us, body, stored, append_id in events:
+            fault = wrong(_EVENT, (seq, kind, at_us, body, stored, append_id))
             if fault is not None:
                 yield f"event {seq!r:.30} is damaged: {fault}"
                 last = seq if isinstance(seq, int) else last

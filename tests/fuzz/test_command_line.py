@@ -1,0 +1,134 @@
+"""Every command with arguments that nobody would type: an exit code of the table, no traceback."""
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings, strategies as st
+
+from everlong.cli import main
+from everlong.cli._app import COMMANDS
+from everlong.cli._exits import ExitCode
+from tests.chaos.arena import FULL
+from tests.hostile import specimen
+from tests.proof.record import record
+
+SLOW: Final = [HealthCheck.too_slow]
+EXAMPLES: Final = 3000 if FULL else 12
+OPTIONS: Final = {
+    "list": ("--status", "--type", "--id", "--limit", "--after"),
+    "show": (),
+    "history": ("--run", "--last", "--traceback"),
+    "start": ("--id", "--arg", "--json-args", "--request-id"),
+    "signal": ("--arg", "--json-args", "--request-id", "--value"),
+    "query": ("--arg", "--json-args", "--timeout"),
+    "cancel": ("--reason",),
+    "terminate": ("--reason",),
+    "resume": (),
+    "verify": (),
+    "doctor": (),
+    "run": ("--arg", "--json-args", "--id"),
+    "worker": ("--slots", "--threads"),
+}
+EVERYWHERE: Final = ("--namespace", "--codecs", "--json", "--help", "--nonsense")
+
+# No separators: a made-up name must not leave the folder. Half surrogate pairs are what Python
+# makes of arguments that are no UTF-8.
+texts: Final = st.text(st.characters(codec=None, exclude_characters="\0/\\"), max_size=12)
+likely: Final = st.sampled_from(
+    ["victim", "healthy-0", "a=1", "a=[1", '{"a": 1}', "[", "{", "running", "-1", "1e400", "0"]
+)
+words: Final = texts | likely | st.integers().map(str)
+
+
+@st.composite
+def command_lines(draw: st.DrawFn, name: str) -> list[str]:
+    line = [name]
+    if name in ("run", "worker"):  # Without a file that is not there, they would begin to serve.
+        line.append(f"{draw(texts)}.no.such.file.py")
+    else:
+        line += draw(st.lists(words, max_size=3))
+    for option in draw(st.lists(st.sampled_from((*OPTIONS[name], *EVERYWHERE)), max_size=4)):
+        line.append(option)
+        if option not in ("--json", "--help", "--traceback"):
+            line.append(draw(words))
+    return line
+
+
+@dataclass(slots=True)
+class Tried:
+    times: int = 0
+    broken: int = 0
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Generator[Tried]:
+    """In a folder with a store; at the end, what came of all commands is one record."""
+    began, before, found = time.monotonic(), Path.cwd(), Tried()
+    made = tmp_path_factory.mktemp("command-line")
+    specimen.copy(made)
+    os.chdir(made)
+    yield found
+    os.chdir(before)
+    record(
+        "arguments of every command",
+        invariants=[14],
+        tried="commands with random texts, control characters and half surrogate pairs",
+        times=found.times,
+        broken=found.broken,
+        seconds=time.monotonic() - began,
+        figures={"commands": len(COMMANDS)},
+        reproduce="EVERLONG_CHAOS=full pytest tests/fuzz -k arguments",
+    )
+
+
+def called(line: list[str]) -> None:
+    raw_out, raw_err = io.BytesIO(), io.BytesIO()
+    out, err = io.TextIOWrapper(raw_out, "utf-8"), io.TextIOWrapper(raw_err, "utf-8")
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(line)
+    out.flush()
+    err.flush()
+    printed = (raw_out.getvalue() + raw_err.getvalue()).decode()
+    assert code in set(ExitCode) - {ExitCode.BUG}, f"{line!a}: {code}\n{printed[-3000:]}"
+    assert "Traceback" not in printed, f"{line!a}\n{printed[-3000:]}"
+
+
+@pytest.mark.timeout(3600 if FULL else 120)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_arguments_end_in_a_traceback(name: str, tried: Tried) -> None:
+    tried.broken += 1  # Until it has come through.
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        database=None,
+    )
+    @given(command_lines(name))
+    @example([name, "\ud800"])
+    @example([name, "\udcff", "--namespace", "\udcff"])
+    @example([name, "victim", "--json", "--namespace", "\x1b[2J"])
+    @example([name, "victim", "sig\ud800"])
+    @example([name, "victim", "--id", "\ud800"])
+    @example([name, "--id", "\ud800"])
+    @example([name, "--type", "\ud800"])
+    @example([name, "\ud800", "--request-id", "\ud800"])
+    def every(line: list[str]) -> None:
+        if name in ("run", "worker") and not line[1].endswith(".no.such.file.py"):
+            line = [name, ".no.such.file.py", *line[1:]]
+        tried.times += 1
+        called(line)
+
+    every()
+    tried.broken -= 1
+
+
+def test_every_command_is_fuzzed() -> None:
+    assert set(OPTIONS) == set(COMMANDS)
