@@ -112,7 +112,7 @@ async def _examine_store(client: Client, findings: _Findings) -> None:
         if one.gone
     ]
     findings.warnings += await _locked(client)
-    findings.warnings += await _unhosted(client, [one for one in workers if is_there(one)])
+    findings.warnings += await _unhosted(client, [one for one in workers if one.is_there])
     blocked = await client.list(status="blocked", limit=_BLOCKED_SHOWN_MAX)
     if blocked.items:
         count = f"{len(blocked.items)}{'+' if blocked.next else ''}"
