@@ -255,7 +255,6 @@ class Client:
         """
         definition, name = self._definition(workflow)
         _storable(name, "workflow")
-        _storable(request_id or "", "request_id")
         arguments = _arguments(definition, name, args, kwargs)
         now_us = self.engine.clock.now_us()
         started = RunStarted(
