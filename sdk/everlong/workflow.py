@@ -4,6 +4,7 @@ A workflow decides; activities do. Inside one, asyncio's `sleep`, `gather`, `tim
 and the like are durable, and time and randomness are the run's own.
 """
 
+import asyncio
 import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable
@@ -20,6 +21,7 @@ from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._purity import check_definition
 from everlong._values import Parameters, Value, resolve_hints
 from everlong.exceptions import DefinitionError, EverlongError
+from everlong_engine import seconds_us
 
 __all__ = [
     "Workflow",
@@ -31,6 +33,7 @@ __all__ = [
     "random",
     "side_effect",
     "uuid4",
+    "wait_condition",
     "workflow",
 ]
 
@@ -206,6 +209,32 @@ async def side_effect(function: Callable[[], T]) -> T:
     """
     value: T = await _run("side_effect()").side_effect(function, source_line(calling_frame(1)))
     return value
+
+
+async def wait_condition(
+    predicate: Callable[[], object], *, timeout: float | timedelta | None = None
+) -> None:
+    """Wait until `predicate()` is true of the workflow's own variables.
+
+    It is asked at once, and again each time when an input has been dealt with and every task waits.
+    What people get wrong: it must be a plain function that only looks, and nothing wakes it but an
+    input, so that the time alone does not; give a `timeout` for that.
+
+        await wait_condition(lambda: len(votes) >= 3, timeout=3600)
+
+    Args:
+        predicate: called without arguments; what it raises is raised here.
+        timeout: seconds, or a timedelta; a durable timer.
+
+    Raises:
+        TimeoutError: the condition did not hold in time.
+    """
+    run = _run("wait_condition()")
+    if timeout is None:
+        await run.wait_condition(predicate)
+        return
+    async with asyncio.timeout(seconds_us(timeout, "timeout") / 1e6):
+        await run.wait_condition(predicate)
 
 
 def patched(name: str) -> bool:

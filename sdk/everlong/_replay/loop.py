@@ -173,6 +173,8 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.discarded = False
         self.ready: deque[asyncio.Handle] = deque()
         self.tasks: list[WorkflowTask[Any]] = []
+        self.at_rest: Callable[[], bool] | None = None
+        """Asked when nothing is ready; True when it has made something ready."""
         self._hash_base = 0
         self._number = 0
         self._callbacks_max = callbacks_max
@@ -219,7 +221,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         retries = 0
         deliveries: dict[object, int] = {}
         parked: list[asyncio.Handle] = []
-        while ready and not self.stopped:
+        while (ready or (self.at_rest is not None and self.at_rest())) and not self.stopped:
             handle = ready.popleft()
             if handle._cancelled:
                 continue

@@ -28,13 +28,14 @@ from everlong._definitions import ActivityDefinition, WorkflowDefinition
 from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
 from everlong._replay import asyncio_adapter
+from everlong._replay.activity_future import ActivityFuture
+from everlong._replay.conditions import Conditions
 from everlong._replay.discard import discard
 from everlong._replay.live_only import answer_query, call_live
 from everlong._replay.loop import (
     Discarded,
     EndlessLoop,
     Fault,
-    WorkflowFuture,
     WorkflowLoop,
     WorkflowTask,
     WorkflowTimer,
@@ -88,23 +89,6 @@ __all__ = ["Fault", "WorkflowRun", "replay"]
 logger = logging.getLogger("everlong")
 
 
-class _ActivityFuture(WorkflowFuture[Any]):
-    """The outcome of an activity. Cancelling it is a decision."""
-
-    def __init__(
-        self, run: "WorkflowRun", definition: ActivityDefinition, decision: ActivityScheduled
-    ) -> None:
-        super().__init__(run.loop)
-        self.run = run
-        self.definition = definition
-        self.decision = decision
-
-    def cancel(self, msg: Any = None) -> bool:
-        if not self.done():
-            self.run.cancel_activity(self)
-        return super().cancel(msg)
-
-
 class WorkflowRun:
     """The suspended code of one run, and the ledger of what it has decided."""
 
@@ -125,12 +109,13 @@ class WorkflowRun:
         self.history_bytes = 0
         self.closed = False
         self._signals = Signals(signal_types)
+        self._conditions: Conditions | None = None
         self._random: Random | None = None
         self._main: WorkflowTask[None] | None = None
         self._made: list[Decision] = []
         self._recorded: Sequence[Decision] | None = None
         self._next_id = 0
-        self._activities: dict[int, _ActivityFuture] = {}
+        self._activities: dict[int, ActivityFuture] = {}
         self._timers: dict[int, WorkflowTimer] = {}
         self._patches: dict[str, bool] = {}
         self._checkpoints = 0
@@ -248,7 +233,7 @@ class WorkflowRun:
     def take_lost(self, event: ActivityLost) -> None:
         self._take_activity(event.activity_id, event).set_exception(ActivityLostError())
 
-    def _take_activity(self, activity_id: int, event: Event) -> _ActivityFuture:
+    def _take_activity(self, activity_id: int, event: Event) -> ActivityFuture:
         future = self._activities.pop(activity_id, None)
         if future is None:
             raise NondeterminismError(
@@ -342,11 +327,11 @@ class WorkflowRun:
         self._require_live()
         decision = ActivityScheduled(self._new_id(), definition.name, arguments, options, where)
         self._made.append(decision)
-        future = _ActivityFuture(self, definition, decision)
+        future = ActivityFuture(self, definition, decision)
         self._activities[decision.activity_id] = future
         return future
 
-    def cancel_activity(self, future: _ActivityFuture) -> None:
+    def cancel_activity(self, future: ActivityFuture) -> None:
         self._require_live()
         decision = future.decision
         self._activities.pop(decision.activity_id, None)
@@ -381,6 +366,13 @@ class WorkflowRun:
     async def receive_signal(self, name: str) -> Any:
         self._require_live()
         return await self._signals.receive(name, self.loop.create_future)
+
+    async def wait_condition(self, predicate: Callable[[], object]) -> None:
+        self._require_live()
+        if self._conditions is None:
+            self._conditions = Conditions(self.stop_with)
+            self.loop.at_rest = self._conditions.at_rest
+        await self._conditions.wait(predicate, self.loop.create_future)
 
     def handle_query(self, name: str, handler: QueryHandler) -> None:
         self._require_live()
