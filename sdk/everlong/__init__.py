@@ -24,6 +24,7 @@ from everlong.exceptions import (
     ActivityLost,
     ActivityTimeout,
     ApplicationError,
+    CompensationFailed,
     DefinitionError,
     EndlessDrive,
     EverlongError,
@@ -45,6 +46,7 @@ from everlong.exceptions import (
     StoreFull,
     StoreOwned,
     TamperedPayload,
+    TooManyFailures,
     UndecodablePayload,
     UnregisteredException,
     WorkflowAlreadyStarted,
@@ -56,6 +58,8 @@ from everlong.exceptions import (
     WorkflowTerminated,
     WorkflowTimedOut,
 )
+from everlong.mapping import MapFailure, MapResult, map_all
+from everlong.saga import Saga, saga
 from everlong.worker import Worker
 from everlong.workflow import (
     Workflow,
@@ -67,6 +71,7 @@ from everlong.workflow import (
     random,
     side_effect,
     uuid4,
+    wait_condition,
     workflow,
 )
 from everlong_engine import Retry
@@ -80,6 +85,7 @@ __all__ = [
     "ApplicationError",
     "Attempt",
     "Client",
+    "CompensationFailed",
     "DefinitionError",
     "EndlessDrive",
     "EverlongError",
@@ -89,6 +95,8 @@ __all__ = [
     "ForeignFile",
     "HistoryEvent",
     "InvalidArguments",
+    "MapFailure",
+    "MapResult",
     "MissingKey",
     "NetworkFileSystem",
     "NewerSchema",
@@ -104,12 +112,14 @@ __all__ = [
     "Query",
     "QueryFailed",
     "Retry",
+    "Saga",
     "Signal",
     "StoreError",
     "StoreFailed",
     "StoreFull",
     "StoreOwned",
     "TamperedPayload",
+    "TooManyFailures",
     "UndecodablePayload",
     "UnregisteredException",
     "Worker",
@@ -129,11 +139,14 @@ __all__ = [
     "continue_as_new",
     "heartbeat",
     "info",
+    "map_all",
     "now",
     "patched",
     "random",
     "run",
+    "saga",
     "side_effect",
     "uuid4",
+    "wait_condition",
     "workflow",
 ]

@@ -17,6 +17,8 @@ handler reads `error.workflow_id` and never parses a text.
     ├── ActivityError               stands for an exception whose class cannot be rebuilt
     │   ├── ActivityTimeout (also TimeoutError)
     │   └── ActivityLost
+    ├── CompensationFailed          a saga that could not be undone
+    ├── TooManyFailures             map_all tolerated fewer
     ├── WorkflowFailed              how a run ended: these four
     ├── WorkflowCancelled
     ├── WorkflowTerminated
@@ -41,6 +43,7 @@ handler reads `error.workflow_id` and never parses a text.
 """
 
 import datetime as dt
+from collections.abc import Sequence
 
 from everlong_engine.model.errors import (
     EverlongError,
@@ -65,6 +68,7 @@ __all__ = [
     "ActivityLost",
     "ActivityTimeout",
     "ApplicationError",
+    "CompensationFailed",
     "DefinitionError",
     "EndlessDrive",
     "EverlongError",
@@ -86,6 +90,7 @@ __all__ = [
     "StoreFull",
     "StoreOwned",
     "TamperedPayload",
+    "TooManyFailures",
     "UndecodablePayload",
     "UnregisteredException",
     "WorkflowAlreadyStarted",
@@ -171,6 +176,31 @@ class ActivityError(EverlongError):
     message: str = ""
     details: object = None
     traceback: str = ""
+
+
+class CompensationFailed(EverlongError):
+    """A saga could not be undone: {names} failed for good. Look at what they were to undo.
+
+    `failures` holds (name, exception) of each, in the order in which they were tried; what made the
+    saga fail is the `__context__`.
+    """
+
+    names: str = ""
+    failures: Sequence[tuple[str, Exception]] = ()
+
+
+class TooManyFailures(EverlongError):
+    """{failed} of {items} items failed, and {tolerated} may. The first failed with {first}.
+
+    `failures` holds a `MapFailure` of each that had failed by then; the first one's error is the
+    `__cause__`.
+    """
+
+    failed: int = 0
+    items: int = 0
+    tolerated: int = 0
+    first: str = ""
+    failures: Sequence[object] = ()
 
 
 class ActivityTimeout(ActivityError, TimeoutError):

@@ -29,15 +29,19 @@ from everlong import (
     Query,
     Retry,
     Signal,
+    TooManyFailures,
     WorkflowInfo,
     activity,
     checkpoint,
     info,
+    map_all,
     now,
     patched,
     random,
+    saga,
     side_effect,
     uuid4,
+    wait_condition,
     workflow,
 )
 
@@ -183,6 +187,34 @@ class Locked:
 
 
 @dataclass(frozen=True, slots=True)
+class Until:
+    """Wait until the trace has so many entries, for so many seconds at most (0: for ever)."""
+
+    entries: int
+    seconds: float
+    kind: Literal["until"] = "until"
+
+
+@dataclass(frozen=True, slots=True)
+class Undoable:
+    """The body in a saga; each letter of `labels` is an activity that undoes a step."""
+
+    labels: str
+    body: "Program"
+    kind: Literal["undoable"] = "undoable"
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """Calls over many items, a few at once; each letter is one, and "f" is one that fails."""
+
+    items: str
+    limit: int
+    tolerate: int
+    kind: Literal["map"] = "map"
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Only among the outermost steps, for there `play` knows how to begin anew."""
 
@@ -205,6 +237,9 @@ Step: TypeAlias = Annotated[
     | Cancel
     | Shielded
     | Locked
+    | Until
+    | Undoable
+    | Map
     | Checkpoint,
     Field(discriminator="kind"),
 ]
@@ -302,10 +337,42 @@ class _Playing:
             case Locked():
                 async with self._permits:
                     await self.all(step.body)
+            case Until():
+                await self._until(step)
+            case Undoable():
+                async with saga() as taken:
+                    for label in step.labels:
+                        taken.undo(self._undo, label)
+                    await self.all(step.body)
+            case Map():
+                await self._map(step)
             case Checkpoint():
                 raise AssertionError("a checkpoint stands among the outermost steps only")
             case _:
                 assert_never(step)
+
+    async def _until(self, step: Until) -> None:
+        wanted = len(self.trace) + step.entries
+        try:
+            await wait_condition(lambda: len(self.trace) >= wanted, timeout=step.seconds or None)
+        except TimeoutError:
+            self._note("too few")
+        else:
+            self._note("enough")
+
+    async def _undo(self, label: str) -> None:
+        self._note(f"undid {label} {await perform(label, 'ok')}")
+
+    async def _map(self, step: Map) -> None:
+        async def call(item: str) -> str:
+            return await perform(item, "fail" if item == "f" else "ok")
+
+        try:
+            done = await map_all(call, step.items, limit=step.limit, tolerate=step.tolerate)
+        except TooManyFailures as error:
+            self._note(f"too many: {error}")
+        else:
+            self._note(f"{done.results} {[failure.index for failure in done.failures]}")
 
     async def _parallel(self, step: Parallel) -> None:
         branches = step.branches
@@ -435,6 +502,14 @@ class _Making:
             lambda inner: Cancel(self._some(inner), self._some(0)),
             lambda inner: Shielded(self._some(inner)),
             lambda inner: Locked(self._some(inner)),
+            lambda inner: Undoable(
+                "".join(self._of("rst") for _ in range(self._below(3))), self._some(inner)
+            ),
+            lambda _: Map(
+                "".join(self._of("gof") for _ in range(self._below(5))),
+                1 + self._below(3),
+                self._below(3),
+            ),
         ]
         if patches:
             kinds.append(
@@ -449,7 +524,7 @@ class _Making:
         return kind(depth - 1)
 
     def leaf(self) -> Step:
-        match self._below(16):
+        match self._below(17):
             case 0 | 1 | 2 | 3 | 4 | 5:
                 outcomes = *["ok"] * 7, "fail", "hang"
                 return Call(self._of("abcdef"), self._of(outcomes))
@@ -461,6 +536,8 @@ class _Making:
                 return Ask(self._of(("now", "random", "uuid", "info")))
             case 13 | 14:
                 return SideEffect(self._of("xyz"))
+            case 15:
+                return Until(self._below(3), self._seconds())
             case _:
                 return Fail(self._of("abc"))
 
