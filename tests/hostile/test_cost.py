@@ -20,7 +20,7 @@ from tests.hostile.test_bodies import DEEP, MAPS
 from tests.proof.record import record
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MORE_MIB_MAX = 150
+MORE_MIB_MAX = 250
 """Beyond what the same takes on a healthy store. The bombs would take gigabytes."""
 BEYOND = 70_000_000
 
