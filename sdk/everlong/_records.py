@@ -74,6 +74,11 @@ class Records:
         self._seals = self._sealing.is_on
 
     @property
+    def seals(self) -> bool:
+        """Whether there are codecs at all."""
+        return self._seals
+
+    @property
     def conceals(self) -> bool:
         """Whether payloads are encrypted: then logs leave out what could quote them."""
         return self._sealing.conceals
@@ -103,6 +108,16 @@ class Records:
             history=[self._open_recorded(run, one) for one in loaded.history],
             attempts=[self._open_details(run, one) for one in loaded.attempts],
         )
+
+    def check(self, loaded: LoadedRun) -> None:
+        """Open everything of a run, its mail too.
+
+        Raises:
+            EverlongError: what cannot be opened, and why.
+        """
+        self.opened(loaded)
+        for mail in loaded.mail:
+            self.input(loaded.row, mail, loaded.blobs)
 
     def shown(self, loaded: LoadedRun) -> LoadedRun:
         """The same for people to look at; what cannot be read says so in its place."""

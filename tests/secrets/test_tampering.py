@@ -18,6 +18,7 @@ from everlong import Client, Signal, Worker, WorkflowHandle, activity, workflow
 from everlong.codec import Codec, Compress, Encrypt, new_key
 from everlong_engine.model.codec import checksum
 from tests.proof.record import record
+from tests.support.command_line import everlong
 from tests.support.hosting import described, of_kind
 
 KEY, OTHER = new_key(), new_key()
@@ -256,6 +257,29 @@ async def test_a_missing_key_blocks_a_run_until_it_is_given(tmp_path: Path) -> N
         used = [bytes(file.event("late", seq)[1][RESULT]) for seq in (3, 5)]
         assert all(data.startswith(b"\xc1E\x01\x02k1") for data in used)
         assert file.event("late", 6)[1][PAYLOAD].startswith(b"\xc1E\x01\x02k2")
+
+
+async def test_verify_opens_every_payload_if_it_has_the_keys(tmp_path: Path) -> None:
+    path = tmp_path / "everlong.db"
+    await begun(path, [K1], "whole", "changed", "mailed")
+    async with Client.connect(path, codecs=[K1]) as client:
+        await client.get_handle("mailed").signal(go, "go")
+        assert await client.verify() == []
+    with closing(File(path)) as file:
+        file.change("changed", 1, ARGUMENTS, lambda data: _flipped(data, len(data) - 1))
+    codecs = tmp_path / "codecs.toml"
+    codecs.write_text(f'[keys]\nk1 = "{KEY}"\n')
+    codecs.chmod(0o600)
+    with_keys, without = (("verify", "--codecs", str(codecs)), ("verify",))
+    found = everlong(*with_keys, folder=tmp_path)
+    assert found.code == 1
+    assert "TamperedPayload" in found.out
+    assert found.out.count("✗") == 1
+    assert everlong(*without, folder=tmp_path).code == 0
+    async with Client.connect(path, codecs=[K2]) as client:
+        problems = [one.text for one in await client.verify()]
+    assert len(problems) == 3
+    assert all(text.startswith("MissingKey") for text in problems)
 
 
 async def test_a_signal_that_a_worker_cannot_open_waits_for_the_key(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode
-from everlong.cli._options import DEFAULT_STORE, Db, Json, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import out, write
 from everlong.client import Client
 from everlong_engine import Problem, id_text
@@ -14,17 +14,23 @@ from everlong_engine import Problem, id_text
 __all__ = ["verify"]
 
 
-def verify(db: Db = DEFAULT_STORE, as_json: Json = False) -> int:
+def verify(
+    db: Db = DEFAULT_STORE,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+    codecs: Codecs = None,
+) -> int:
     """Check that every history is whole; exit 1 if not.
 
-    Looks for gaps, wrong checksums and orphans in the whole store.
+    Looks for gaps, wrong checksums and orphans in the whole store. With --codecs, also whether
+    every payload of the namespace can be opened.
     """
 
     async def look(client: Client) -> Sequence[Problem]:
         async with client:
             return await client.verify()
 
-    problems = asyncio.run(look(connect(db, "default", None)))
+    problems = asyncio.run(look(connect(db, namespace, codecs)))
     if as_json:
         found: list[dict[str, Any]] = [
             {"run_id": _run(one), "problem": one.text} for one in problems
