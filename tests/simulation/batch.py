@@ -15,6 +15,7 @@ from tests.simulation.seed import Verdict, run_plan
 __all__ = ["MUST_BE_REACHED", "Batch", "run_seeds"]
 
 _SLICE: Final = 25
+_PER_POOL: Final = 1_000
 
 MUST_BE_REACHED: Final = (
     "Append refused: FENCED",
@@ -82,14 +83,17 @@ class Batch:
 
 
 def run_seeds(seeds: range, workers: int) -> Batch:
-    """Run them all, in slices of fresh processes, so that nothing grows over a long batch."""
+    """Run them all, some hundred in a process, so that nothing grows over a long batch."""
     batch = Batch()
     began = time.perf_counter()
-    slices = [seeds[at : at + _SLICE] for at in range(0, len(seeds), _SLICE)]
     context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=40) as pool:
-        for verdicts in pool.map(_slice, slices):
-            batch.add(verdicts)
+    for first in range(0, len(seeds), _PER_POOL * workers):
+        some = seeds[first : first + _PER_POOL * workers]
+        slices = [some[at : at + _SLICE] for at in range(0, len(some), _SLICE)]
+        # A pool for each part: one that replaces its processes (max_tasks_per_child) can hang.
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            for verdicts in pool.map(_slice, slices):
+                batch.add(verdicts)
     batch.seconds = time.perf_counter() - began
     return batch
 

@@ -249,8 +249,8 @@ class Judge:
         sent = [one for one in self._letters_to(execution_id) if one.errand.text in got]
         for earlier in sent:
             for later in sent:
-                if earlier.acknowledged_us < later.sent_us:
-                    first, second = earlier.errand.text, later.errand.text
+                first, second = earlier.errand.text, later.errand.text
+                if first != second and earlier.acknowledged_us < later.sent_us:
                     self._journal.must(
                         got.index(first) < got.index(second),
                         f"{later.errand.workflow_id}: letter {second} overtook {first}: {got}",

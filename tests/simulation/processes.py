@@ -162,7 +162,10 @@ class Sender:
         while self.at < len(self.errands):
             errand = self.errands[self.at]
             await asyncio.sleep(errand.after_s)
-            await self._do(process, client, errand)
+            # One that was on its way when its process was killed is sent again if it has a request
+            # id; nobody could tell otherwise whether it is the same.
+            if errand.named or self._sending != self.at:
+                await self._do(process, client, errand)
             self.at += 1
         self.done = True
 

@@ -215,8 +215,9 @@ class ActivityRunner:
         run = attempt.run
         if run.dropped or attempt.abandoned:
             self._free_slot(attempt)
-        elif run.loading:
-            # An append whose answer was lost may have closed it: loading finds that out.
+        elif run.loading or not run.code.is_open(attempt.scheduled.activity_id):
+            # An append whose answer was lost may have closed it: loading finds that out. One that
+            # is on its way does: its commit takes the attempt back.
             again_us = self._engine.clock.now_us() + _LOOK_AGAIN_US
             self._deadlines.add(again_us, self._go_on, attempt, then, matters=_always_matters)
         else:
