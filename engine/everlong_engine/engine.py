@@ -281,10 +281,10 @@ class Engine:
             host.terminated(execution_id)
         self.closed(execution_id, run_id, event)
 
-    def forget_mail(self, mail: MailRow) -> None:
-        """A notice that has done its work. Left in the inbox, it would cost every append that
-        requires an empty one a second look."""
-        self.commits.add(ForgetMail(mail.position, mail.execution_id), lambda _: None)
+    def forget_mail(self, position: int, execution_id: bytes) -> None:
+        """A message that has done its work, or that nobody waits for any more. Left in the inbox,
+        it would stand in the way of every append that requires an empty one."""
+        self.commits.add(ForgetMail(position, execution_id), lambda _: None)
 
     def mail_arrived(self) -> None:
         """This process has left mail in the inbox: do not wait for the next look."""

@@ -1,6 +1,7 @@
 """What activities really did: each attempt that began, failed and ended, as its body told it."""
 
 from collections import Counter
+from collections.abc import Callable
 
 from everlong import ActivityInfo
 from tests.simulation.journal import Journal
@@ -14,12 +15,13 @@ _DELAY_MAX_US = 4_000_000
 class Ledger:
     """Checks each beginning against the journal: durable before visible."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, true_us: Callable[[], int]) -> None:
         self._journal = journal
+        self._true_us = true_us
         self.done: Counter[str] = Counter()
         self.begun: Counter[tuple[str, int]] = Counter()
         self._attempts: set[tuple[str, int, int]] = set()
-        self._failed_us: dict[tuple[str, int, int], int] = {}
+        self._failed_us: dict[tuple[str, int, int], tuple[int, int]] = {}
 
     def begins(
         self, now_us: int, run_id: bytes, about: ActivityInfo, once: bool, zombie: bool
@@ -44,10 +46,14 @@ class Ledger:
         # A failure that its worker did not live to write down counts as a loss: repeated at once.
         if failed_us is not None and book.marked.get((about.activity_id, about.attempt - 1)) == 1:
             wait_us = min(_DELAY_US << (about.attempt - 2), _DELAY_MAX_US)
-            must(now_us - failed_us >= wait_us, f"{name} began before its back-off was over")
+            # By the clock of the process, which may be another than the one before, or in truth.
+            clock_us, true_us = failed_us
+            waited_us = max(now_us - clock_us, self._true_us() - true_us)
+            must(waited_us >= wait_us, f"{name} began before its back-off was over")
 
     def fails(self, now_us: int, about: ActivityInfo) -> None:
-        self._failed_us[about.run_id, about.activity_id, about.attempt] = now_us
+        key = (about.run_id, about.activity_id, about.attempt)
+        self._failed_us[key] = now_us, self._true_us()
 
     def ends(self, label: str) -> None:
         self.done[label] += 1

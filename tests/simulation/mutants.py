@@ -302,6 +302,22 @@ MUTANTS: Final = (
         ),
     ),
     _mutant(
+        "a message that nobody waits for any more stays in the inbox",
+        Edit(
+            RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
+            "self.engine.forget_mail(one.position, run.execution_id)",
+            "pass",
+        ),
+    ),
+    _mutant(
+        "an attempt begins though an append on its way has called it off",
+        Edit(
+            ActivityRunner._go_on,  # pyright: ignore[reportPrivateUsage]
+            "run.loading or not run.code.is_open(attempt.scheduled.activity_id)",
+            "run.loading",
+        ),
+    ),
+    _mutant(
         "a message puts off a run that is due",
         Edit("wake_run", "min(?1, coalesce(wake_us, ?1))", "?1"),
     ),

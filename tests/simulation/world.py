@@ -96,7 +96,7 @@ class World:
         self.schedule = Schedule(Random(f"{plan.seed}/schedule"), START_US)
         self.rates: Rates = plan.rates
         self.journal = Journal()
-        self.ledger = Ledger(self.journal)
+        self.ledger = Ledger(self.journal, lambda: self.schedule.now_us)
         self.shared: SharedStore = shared_store(plan.store)
         self.counters: Counter[str] = Counter()
         self.owner: Process | None = None

@@ -39,7 +39,7 @@ class Watched(Protocol):
     def store(self) -> Store: ...
     @property
     def hosts(self) -> Sequence[Host]: ...
-    def forget_mail(self, mail: MailRow) -> None: ...
+    def forget_mail(self, position: int, execution_id: bytes) -> None: ...
 
 
 class InboxWatcher:
@@ -133,7 +133,7 @@ class InboxWatcher:
             if mail.kind == _TERMINATED:
                 # The owner is one of these, or dead, and knows already: it was told by whoever
                 # terminated here, or has let go of the run. A notice is no input of anybody else.
-                self._engine.forget_mail(mail)
+                self._engine.forget_mail(mail.position, mail.execution_id)
             else:
                 unclaimed = True
         self._behind = len(found) == _MAIL_MAX

@@ -236,7 +236,7 @@ class RunKeeper:
             self.loading.keep_stray(mail)
             return False
         if mail.kind == _TERMINATED:
-            self.engine.forget_mail(mail)
+            self.engine.forget_mail(mail.position, mail.execution_id)
             # A notice is a hint: what is so stands in the run's row.
             if not (run.loading or run.releasing):
                 self.loading.reload(run)
@@ -276,6 +276,10 @@ class RunKeeper:
     def _feed(self, run: OwnedRun, one: Incoming) -> None:
         event = one.event
         if _is_stale(run, event):
+            if one.position is not None:
+                # Left in the inbox, it would keep the run from ever closing.
+                run.positions.discard(one.position)
+                self.engine.forget_mail(one.position, run.execution_id)
             return
         code = run.code
         if code.history_events >= limits.HISTORY_EVENTS_WARNING and not run.warned_of_size:

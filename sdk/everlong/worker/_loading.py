@@ -181,7 +181,7 @@ class RunLoader:
         """A run that can be loaded as ours was not terminated, whatever lies in its inbox."""
         if row.kind != _TERMINATED:
             return False
-        self._engine.forget_mail(row)
+        self._engine.forget_mail(row.position, row.execution_id)
         return True
 
     def _arm(self, run: OwnedRun, started: RunStarted | None, started_us: int) -> None:
