@@ -19,7 +19,7 @@ __all__ = ["ProcessLoop", "Schedule", "TooLong"]
 
 T = TypeVar("T")
 
-_STEPS_MAX: Final = 50_000
+_STEPS_MAX: Final = 150_000
 
 _get_running_loop: Final[Callable[[], AbstractEventLoop | None]] = events._get_running_loop  # pyright: ignore[reportPrivateUsage]
 _set_running_loop: Final[Callable[[AbstractEventLoop | None], None]] = events._set_running_loop  # pyright: ignore[reportPrivateUsage]
