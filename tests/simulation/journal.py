@@ -222,6 +222,8 @@ class Journal:
         self.must(seq == 1 or type(event) is not RunStarted, f"{name}: started again at {seq}")
         book.events.append((at_us, event))
         match event:
+            case RunStarted():
+                self._begun_anew(book, event)
             case ActivityScheduled():
                 self.must(
                     event.activity_id not in book.scheduled,
@@ -256,6 +258,20 @@ class Journal:
                 book.closing = event  # type: ignore[assignment]
             case _:
                 pass
+
+    def _begun_anew(self, book: RunBook, event: RunStarted) -> None:
+        """A successor starts with just what its predecessor left it."""
+        if event.previous_run is None:
+            return
+        before, name = self.runs[event.previous_run], book.workflow_id
+        closing, started = before.closing, before.events[0][1]
+        self.must(
+            isinstance(closing, RunContinuedAsNew)
+            and (closing.arguments, closing.carried) == (event.arguments, event.carried),
+            f"{name}: it began anew with other arguments or signals than it was left",
+        )
+        asked = before.cancels > 0 or (isinstance(started, RunStarted) and started.cancel_requested)
+        self.must(event.cancel_requested == asked, f"{name}: it forgot that it was cancelled")
 
     def _outcome(
         self,

@@ -232,6 +232,11 @@ MUTANTS: Final = (
             "activities.cancel(run, number)",
             "pass",
         ),
+        Edit(
+            ActivityRunner._go_on,  # pyright: ignore[reportPrivateUsage]
+            "run.loading or not run.code.is_open(attempt.scheduled.activity_id)",
+            "run.loading",
+        ),
     ),
     _mutant(
         "whoever is at work when a worker dies is the reason",
@@ -302,14 +307,6 @@ MUTANTS: Final = (
         ),
     ),
     _mutant(
-        "a message that nobody waits for any more stays in the inbox",
-        Edit(
-            RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
-            "self.engine.forget_mail(one.position, run.execution_id)",
-            "pass",
-        ),
-    ),
-    _mutant(
         "an attempt begins though an append on its way has called it off",
         Edit(
             ActivityRunner._go_on,  # pyright: ignore[reportPrivateUsage]
@@ -359,14 +356,6 @@ MUTANTS: Final = (
             "arguments=before.arguments",
         ),
     ),
-    _mutant(
-        "a cancellation is lost at a checkpoint",
-        Edit(
-            Appends._following,  # pyright: ignore[reportPrivateUsage]
-            "cancel_requested=run.code.cancel_requested",
-            "cancel_requested=False",
-        ),
-    ),
     # -------------------------------------------------------------------------------------- replay
     _mutant(
         "a patch is answered anew at each replay",
@@ -375,10 +364,6 @@ MUTANTS: Final = (
             "self._recorded is None or PatchMarked(name) in self._recorded",
             "True",
         ),
-    ),
-    _mutant(
-        "a start with a request id is not remembered",
-        Edit("run_of_request", "WHERE shard = ?", "WHERE 0 AND shard = ?"),
     ),
 )
 

@@ -99,11 +99,11 @@ def _simulated(seed: int, hash_seed: str) -> str:
     ).stdout
 
 
-# Seeds that once broke a rule, and what they found:
-# 17 mail that came between a claim and its adoption; 248 attempts of a step whose commit was
-# ambiguous; 338 a message that put off the run it was to wake; 405 and 681 a claim whose answer was
-# lost; 852 an outcome that was fed while its run was still being loaded; 1635 a start that was over
-# at once, beside an open execution.
-@pytest.mark.parametrize("seed", [17, 248, 338, 405, 681, 852, 1635])
+# Seeds that break a rule without the fix that they led to, and what they found:
+# 37 appends refused that were stored; 63 a claim whose answer was lost; 231 a message that puts off
+# the run that it is to wake; 629 mail between a claim and its adoption; 715 an attempt that is
+# called off; 1635 a start that is over at once, beside an open execution; 1739 an outcome that is
+# fed while its run is being loaded; 4280 and 9296 mail that nobody waits for any more.
+@pytest.mark.parametrize("seed", [37, 63, 231, 629, 715, 1635, 1739, 4280, 9296])
 def test_a_seed_is_right_and_the_same_whatever_the_hash_seed(seed: int) -> None:
     assert _simulated(seed, "1") == _simulated(seed, "2")

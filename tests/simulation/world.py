@@ -24,7 +24,7 @@ from tests.simulation.journal import Journal
 from tests.simulation.ledger import Ledger
 from tests.simulation.line import FaultyStore, Rates
 from tests.simulation.loop import Call, ProcessLoop, Schedule
-from tests.simulation.plan import Plan
+from tests.simulation.plan import POISON, Plan
 from tests.simulation.shared import SharedStore, shared_store
 
 __all__ = ["Process", "World"]
@@ -257,10 +257,20 @@ class World:
         for write, result in zip(writes, outcome, strict=True):
             refusal = getattr(result, "refusal", None)
             if refusal is None:
+                if isinstance(write, Release) and write.blocked:
+                    self._must_be_faulty(process, write)
                 continue
             self.reached(f"{type(write).__name__} refused: {refusal.name}")
             if process in self.stolen_from:
                 self.reached("zombie refused")
+
+    def _must_be_faulty(self, process: Process, release: Release) -> None:
+        """Nobody's code is parked but that which has a fault, or is older than what it replays."""
+        if process.version < self.code_version:
+            return
+        name = self._name(release.run_id)
+        faulty = name in self.plan.mistakes or name in self.plan.bombs or name.startswith(POISON)
+        self.journal.must(faulty, f"{name} was parked, and has no fault: {release.reason}")
 
     # --------------------------------------------------------------------------- what code sees
 
