@@ -254,31 +254,30 @@ class Client:
             InvalidArguments: the arguments do not fit the signature.
             WorkflowAlreadyStarted: the id is taken, and the policies say fail.
         """
+        engine = self.engine
         definition, name = self._definition(workflow)
         _storable(name, "workflow")
-        arguments = _arguments(definition, name, args, kwargs)
-        now_us = self.engine.clock.now_us()
+        _check_choice("if_open", if_open, ("use", "fail", "terminate"))
+        _check_choice("if_closed", if_closed, ("allow", "fail", "allow_failed"))
+        check_request_id(request_id)
         started = RunStarted(
             workflow=name,
-            arguments=arguments,
-            workflow_id=_checked_id(id)
-            if id is not None
-            else f"{name}-{self.engine.random.getrandbits(64):016x}",
-            seed=self.engine.random.getrandbits(60),
+            arguments=_arguments(definition, name, args, kwargs),
+            workflow_id=f"{name}-{engine.random.getrandbits(64):016x}"
+            if id is None
+            else _checked_id(id),
+            seed=engine.random.getrandbits(60),
             code="" if definition is None else definition.digest,
             python=_PYTHON,
             run_timeout_us=_duration(run_timeout, "run_timeout"),
             execution_deadline_us=None
             if execution_timeout is None
-            else now_us + seconds_us(execution_timeout, "execution_timeout"),
+            else engine.clock.now_us() + seconds_us(execution_timeout, "execution_timeout"),
         )
-        _check_choice("if_open", if_open, ("use", "fail", "terminate"))
-        _check_choice("if_closed", if_closed, ("allow", "fail", "allow_failed"))
-        check_request_id(request_id)
         if if_open == "terminate":
-            result = await self._begin_in_place(started, if_closed, request_id)
+            result = await self._begin_in_place(engine, started, if_closed, request_id)
         else:
-            result = await self._begin(started, if_open, if_closed, request_id)
+            result = await self._begin(engine, started, if_open, if_closed, request_id)
         if result.refused:
             raise WorkflowAlreadyStarted(workflow_id=started.workflow_id, status=result.status.text)
         return WorkflowHandle(
@@ -290,9 +289,13 @@ class Client:
         )
 
     async def _begin(
-        self, started: RunStarted, if_open: IfOpen, if_closed: IfClosed, request_id: str | None
+        self,
+        engine: Engine,
+        started: RunStarted,
+        if_open: IfOpen,
+        if_closed: IfClosed,
+        request_id: str | None,
     ) -> StartResult:
-        engine = self.engine
         new = engine.new_run(
             self.namespace, started.workflow_id, started.workflow, "default", request_id
         )
@@ -321,12 +324,12 @@ class Client:
         return result
 
     async def _begin_in_place(
-        self, started: RunStarted, if_closed: IfClosed, request_id: str | None
+        self, engine: Engine, started: RunStarted, if_closed: IfClosed, request_id: str | None
     ) -> StartResult:
         """Start in the place of one that is open. It is terminated only once it is known to be in
         the way: a repeated request must not end what it began."""
         for _ in range(_START_TRIES):
-            result = await self._begin(started, "terminate", if_closed, request_id)
+            result = await self._begin(engine, started, "terminate", if_closed, request_id)
             if result.created or result.same_request or result.refused:
                 return result
             in_the_way: WorkflowHandle[Any] = WorkflowHandle(
@@ -370,6 +373,7 @@ class Client:
         self, workflow_id: str, workflow: "Workflow[..., Any] | None" = None
     ) -> WorkflowHandle[Any]:
         """A handle by workflow id. Give the workflow to have its result rebuilt by its types."""
+        _ = self.engine  # A handle of a client that is not open is of no use.
         definition = None if workflow is None else workflow.definition
         return WorkflowHandle(self, _storable(workflow_id, "id"), definition=definition)
 
@@ -455,8 +459,11 @@ class Client:
     # ---------------------------------------------------------------------- workers of this process
 
     def _workers(self) -> Sequence[LocalWorker]:
-        """The engine knows its hosts by less than a client uses of them."""
-        return cast(Sequence[LocalWorker], self.engine.hosts)
+        """The engine knows its hosts by less than a client uses of them.
+
+        On the hot path, behind a look at `engine`: that this is its loop is known.
+        """
+        return cast(Sequence[LocalWorker], () if self._engine is None else self._engine.hosts)
 
     def _hosting(self, kind: str) -> Any:
         for host in self._workers():

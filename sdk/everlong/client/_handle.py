@@ -75,7 +75,6 @@ class WorkflowHandle(Generic[R]):
         definition: Any = None,
     ) -> None:
         self._client = client
-        _ = client.engine  # A handle of a client that is not open is of no use.
         self._execution_id = execution_id
         self._run_id = run_id
         self._definition = definition
@@ -115,22 +114,24 @@ class WorkflowHandle(Generic[R]):
         return self._outcome(event)
 
     async def _closing(self) -> Closing:
+        engine, target = self._engine, self._target()
         execution_id = self._execution_id
-        if execution_id is not None and self._client.owner_of(self._target()) is not None:
-            closed = await self._engine.closing(execution_id)
+        if execution_id is not None and self._client.owner_of(target) is not None:
+            closed = await engine.closing(execution_id)
             if closed is not None:
                 return closed[1]
         while True:
-            if self._engine.commits.failed is not None:
-                raise self._engine.commits.failed
-            row = await self._engine.store.latest(self._target())
+            engine = self._engine
+            if engine.commits.failed is not None:
+                raise engine.commits.failed
+            row = await engine.store.latest(target)
             if row is None:
                 raise WorkflowNotFound(workflow_id=self.workflow_id)
             # Listen first, then look: what closes in between is not missed.
-            here = self._engine.closing(row.execution_id)
-            elsewhere = self._engine.changed()
+            here = engine.closing(row.execution_id)
+            elsewhere = engine.changed()
             try:
-                row = await self._engine.store.latest(self._target())
+                row = await engine.store.latest(target)
                 if row is None:
                     raise WorkflowNotFound(workflow_id=self.workflow_id)
                 if not row.status.is_open and row.status is not RunStatus.CONTINUED_AS_NEW:
