@@ -122,12 +122,16 @@ class Records:
     def shown(self, loaded: LoadedRun) -> LoadedRun:
         """The same for people to look at; what cannot be read says so in its place."""
         run = loaded.row
-        history = [
-            replace(one, event=self._sealing.show(one.event, _in_history(run, one.seq, one.event)))
-            for one in loaded.history
-        ]
+        history = [self._show_recorded(run, one) for one in loaded.history]
         attempts = [self._show_attempt(run, one) for one in loaded.attempts]
         return replace(loaded, history=history, attempts=attempts)
+
+    def _show_recorded(self, run: Run, recorded: Recorded) -> Recorded:
+        event = recorded.event
+        if self._sealing.shows_as_is(event):
+            return recorded
+        place = _in_history(run, recorded.seq, event)
+        return replace(recorded, event=self._sealing.show(event, place))
 
     def closing(self, run: Run, recorded: Recorded) -> Closing:
         """How a closed run closed. Of an end that is no result, what cannot be read says so.

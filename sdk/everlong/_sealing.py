@@ -72,6 +72,8 @@ _SURROGATES: Final = "surrogatepass"
 
 MESSAGES: Final = (SignalReceived, CancelRequested, RunTerminated)
 """What is sent to an execution and not to a run."""
+_WITH_TEXT: Final = (SignalRejected, CancelRequested, RunCancelled, RunTerminated)
+"""Hold words that may be sealed, and that people without a key see a note for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,10 @@ class Sealing:
     def leaves(self, event: Event) -> bool:
         """Whether an event from the store is what it looks like: nothing is to be opened."""
         return self._encrypt is None and not _holds_sealed(event)
+
+    def shows_as_is(self, event: Event) -> bool:
+        """Whether people see an event as it was stored."""
+        return self.leaves(event) and type(event) not in _WITH_TEXT
 
     # ------------------------------------------------------------------------------- events
 
