@@ -241,7 +241,7 @@ class Sender:
             python="",
         )
         result = await client._begin(  # pyright: ignore[reportPrivateUsage]
-            started, errand.if_open, errand.if_closed, request
+            client.engine, started, errand.if_open, errand.if_closed, request
         )
         handle: WorkflowHandle[Any] = WorkflowHandle(
             client, errand.workflow_id, execution_id=result.execution_id

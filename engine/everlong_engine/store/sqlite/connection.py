@@ -129,6 +129,10 @@ class WriterHop(Hop):
 
         return super().submit(checked)
 
+    async def close(self) -> None:
+        await super().close()
+        self._place.close()
+
 
 class FileWatch:
     """Looks whether somebody has committed, on the thread of whoever asks."""
@@ -136,6 +140,7 @@ class FileWatch:
     def __init__(self, path: Path) -> None:
         self.connection = connect_reader(path)
         self._place = Place(path)
+        self._version = 0
 
     def version(self) -> int:
         """Moves with every commit of another connection, this process's own writer included.
@@ -143,11 +148,15 @@ class FileWatch:
         Raises:
             StoreFailed: the file is gone, and nobody else's commit will ever be seen.
         """
-        self._place.check()
-        return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+        version = int(self.connection.execute("PRAGMA data_version").fetchone()[0])
+        if version == self._version:  # While commits are seen, the file is there.
+            self._place.check()
+        self._version = version
+        return version
 
     def close(self) -> None:
         self.connection.close()
+        self._place.close()
 
 
 def store_error(error: sqlite3.Error, path: Path) -> StoreError:
