@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any, Final, TypeAlias, cast
 
-from everlong._replay.run import WorkflowRun
+from everlong._replay import marks
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._appends import Appends, _with_unread  # pyright: ignore[reportPrivateUsage]
 from everlong.worker._deadlines import Deadlines
@@ -360,8 +360,8 @@ MUTANTS: Final = (
     _mutant(
         "a patch is answered anew at each replay",
         Edit(
-            WorkflowRun.patched,
-            "self._recorded is None or PatchMarked(name) in self._recorded",
+            marks.patched,
+            "run.recorded is None or PatchMarked(name) in run.recorded",
             "True",
         ),
     ),

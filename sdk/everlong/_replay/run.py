@@ -17,7 +17,6 @@ A fault found by the engine flags the run and stops its loop for good, whatever 
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from random import Random
@@ -31,7 +30,7 @@ from everlong._replay import asyncio_adapter
 from everlong._replay.activity_future import ActivityFuture
 from everlong._replay.conditions import Conditions
 from everlong._replay.discard import discard
-from everlong._replay.live_only import answer_query, call_live
+from everlong._replay.live_only import answer_query
 from everlong._replay.loop import (
     Discarded,
     EndlessLoop,
@@ -40,7 +39,9 @@ from everlong._replay.loop import (
     WorkflowTask,
     WorkflowTimer,
 )
+from everlong._replay.marks import patched, side_effect
 from everlong._replay.matching import check, forgotten
+from everlong._replay.roll_over import RollOver
 from everlong._replay.signals import Signals
 from everlong.exceptions import (
     ActivityLost as ActivityLostError,
@@ -64,7 +65,6 @@ from everlong_engine import (
     Decision,
     Event,
     Input,
-    PatchMarked,
     Recorded,
     RunCancelled,
     RunCompleted,
@@ -73,20 +73,15 @@ from everlong_engine import (
     RunStarted,
     RunTerminated,
     RunTimedOut,
-    SideEffectRecorded,
     SignalReceived,
     SignalRejected,
     TimerCancelled,
     TimerFired,
     TimerStarted,
     limits,
-    pack,
-    unpack,
 )
 
 __all__ = ["Fault", "WorkflowRun", "replay"]
-
-logger = logging.getLogger("everlong")
 
 
 class WorkflowRun:
@@ -111,17 +106,15 @@ class WorkflowRun:
         self._signals = Signals(signal_types)
         self._conditions: Conditions | None = None
         self._random: Random | None = None
-        self._main: WorkflowTask[None] | None = None
-        self._made: list[Decision] = []
-        self._recorded: Sequence[Decision] | None = None
+        self.main: WorkflowTask[None] | None = None
+        self.made: list[Decision] = []
+        self.recorded: Sequence[Decision] | None = None
         self._next_id = 0
         self._activities: dict[int, ActivityFuture] = {}
         self._timers: dict[int, WorkflowTimer] = {}
         self._patches: dict[str, bool] = {}
-        self._checkpoints = 0
-        self._side_effects = 0
+        self._roll_over: RollOver | None = None
         self._cancel_requested: str | None = None
-        self._warned_of_size = False
 
     # ------------------------------------------------------------------------------ the feed
 
@@ -141,9 +134,8 @@ class WorkflowRun:
             NondeterminismError: it decided something other than what is recorded.
         """
         self.now_us = at_us
-        self._recorded = recorded
-        self._side_effects = 0
-        made = self._made = []
+        self.recorded = recorded
+        made = self.made = []
         try:
             _FEEDERS[type(event)](self, event)
             if self.loop.ready:
@@ -215,7 +207,7 @@ class WorkflowRun:
         args, kwargs = self.definition.parameters.decode(event.arguments)
         main = self._run_main(args, kwargs)
         task = WorkflowTask(main, loop=self.loop, name="main", context=Context())
-        self._main = task
+        self.main = task
         self.loop.tasks.append(task)
 
     def take_completed(self, event: ActivityCompleted) -> None:
@@ -258,9 +250,9 @@ class WorkflowRun:
 
     def take_cancel(self, event: CancelRequested) -> None:
         """Cancellation is a state: the first request is delivered, later ones are not."""
-        if self._cancel_requested is None and self._main is not None:
+        if self._cancel_requested is None and self.main is not None:
             self._cancel_requested = event.reason
-            self._main.cancel(event.reason)
+            self.main.cancel(event.reason)
 
     def decode_signal(self, name: str, payload: bytes) -> Any:
         """A signal's value by its declared type. Raises EverlongError when it does not fit."""
@@ -275,7 +267,7 @@ class WorkflowRun:
             value = await definition.function(*args, **kwargs)
         except asyncio.CancelledError as error:
             if self._cancel_requested is not None:
-                self._close(RunCancelled(self._cancel_requested, self._signals.unread()))
+                self.close(RunCancelled(self._cancel_requested, self._signals.unread()))
             else:
                 self._close_failed(error)
         except Exception as error:
@@ -293,23 +285,23 @@ class WorkflowRun:
             except EverlongError as error:
                 self._flag(WorkflowFault(str(error)))
                 return
-            self._close(RunCompleted(result, self._signals.unread()))
+            self.close(RunCompleted(result, self._signals.unread()))
 
     def _close_failed(self, error: BaseException) -> None:
-        self._close(
+        self.close(
             RunFailed(encode_exception(error, self.definition.exceptions), self._signals.unread())
         )
 
-    def _close(self, decision: Decision) -> None:
+    def close(self, decision: Decision) -> None:
         # Code that swallowed a fault, the end or the discard may still return.
         if self.fault is None and not self.closed and not self.loop.discarded:
-            self._made.append(decision)
+            self.made.append(decision)
             self.closed = True
         self.loop.stopped = True
 
     # ------------------------------------------------------------------------------ decisions
 
-    def _require_live(self) -> None:
+    def require_live(self) -> None:
         if self.loop.discarded:
             raise Discarded
         if self.fault is not None:
@@ -317,166 +309,97 @@ class WorkflowRun:
         if self.closed:
             raise Fault("the run has ended: nothing may follow its last decision")
 
-    def _new_id(self) -> int:
+    def new_id(self) -> int:
         self._next_id += 1
         return self._next_id
 
     def call_activity(
         self, definition: ActivityDefinition, options: ActivityOptions, arguments: bytes, where: str
     ) -> Awaitable[Any]:
-        self._require_live()
-        decision = ActivityScheduled(self._new_id(), definition.name, arguments, options, where)
-        self._made.append(decision)
+        self.require_live()
+        decision = ActivityScheduled(self.new_id(), definition.name, arguments, options, where)
+        self.made.append(decision)
         future = ActivityFuture(self, definition, decision)
         self._activities[decision.activity_id] = future
         return future
 
     def cancel_activity(self, future: ActivityFuture) -> None:
-        self._require_live()
+        self.require_live()
         decision = future.decision
         self._activities.pop(decision.activity_id, None)
-        if not self._net_out(decision):
-            self._made.append(ActivityCancelRequested(decision.activity_id))
+        if not self.net_out(decision):
+            self.made.append(ActivityCancelRequested(decision.activity_id))
 
     def start_timer(self, timer: WorkflowTimer) -> None:
-        self._require_live()
-        timer.timer_id = self._new_id()
+        self.require_live()
+        timer.timer_id = self.new_id()
         due_us = min(self.loop.start_us + round(timer.when() * 1_000_000), limits.INSTANT_US_MAX)
-        self._made.append(TimerStarted(timer.timer_id, max(due_us, self.now_us), user_line()))
+        self.made.append(TimerStarted(timer.timer_id, max(due_us, self.now_us), user_line()))
         self._timers[timer.timer_id] = timer
 
     def cancel_timer(self, timer: WorkflowTimer) -> None:
-        self._require_live()
+        self.require_live()
         if self._timers.pop(timer.timer_id, None) is None:
             return  # It has fired.
-        for decision in self._made:
+        for decision in self.made:
             if type(decision) is TimerStarted and decision.timer_id == timer.timer_id:
-                self._made.remove(decision)
+                self.made.remove(decision)
                 return
-        self._made.append(TimerCancelled(timer.timer_id))
+        self.made.append(TimerCancelled(timer.timer_id))
 
-    def _net_out(self, decision: Decision) -> bool:
+    def net_out(self, decision: Decision) -> bool:
         """Forget what was begun in this very drive; False when it is on record already."""
-        for at, made in enumerate(self._made):
+        for at, made in enumerate(self.made):
             if made is decision:
-                del self._made[at]
+                del self.made[at]
                 return True
         return False
 
     async def receive_signal(self, name: str) -> Any:
-        self._require_live()
+        self.require_live()
         return await self._signals.receive(name, self.loop.create_future)
 
     async def wait_condition(self, predicate: Callable[[], object]) -> None:
-        self._require_live()
+        self.require_live()
         if self._conditions is None:
             self._conditions = Conditions(self.stop_with)
             self.loop.at_rest = self._conditions.at_rest
         await self._conditions.wait(predicate, self.loop.create_future)
 
     def handle_query(self, name: str, handler: QueryHandler) -> None:
-        self._require_live()
+        self.require_live()
         self.queries[name] = handler
 
     async def side_effect(self, function: Callable[[], Any], where: str) -> Any:
-        self._require_live()
-        number, self._side_effects = self._side_effects, self._side_effects + 1
-        if self._recorded is None:
-            value = self._call_side_effect(function, where)
-        else:
-            made = [d for d in self._recorded if type(d) is SideEffectRecorded]
-            if number >= len(made):
-                self.stop_with(
-                    NondeterminismError(recorded="no side effect", made=f"one at {where}")
-                )
-            value = made[number].value
-        self._made.append(SideEffectRecorded(value, where))
-        return unpack(value)
-
-    def _call_side_effect(self, function: Callable[[], Any], where: str) -> bytes:
-        """Only what it returns is recorded, so an exception that the code caught would be decided
-        upon once and never again: it is a fault."""
-        try:
-            return pack(call_live(function))
-        except Exception as error:
-            fault = WorkflowFault(
-                f"the side effect at {where} raised {type(error).__name__}: {error}. Only a plain "
-                "value can be recorded; what may fail belongs in an activity"
-            )
-            fault.__cause__ = error
-            self.stop_with(fault)
+        return side_effect(self, function, where)
 
     def patched(self, name: str) -> bool:
-        """Memoised per run: the first answer is recorded, and is the answer for ever."""
-        self._require_live()
-        known = self._patches.get(name)
-        if known is not None:
-            return known
-        answer = self._recorded is None or PatchMarked(name) in self._recorded
-        if answer:
-            self._made.append(PatchMarked(name))
-        self._patches[name] = answer
-        return answer
+        return patched(self, self._patches, name)
 
     async def checkpoint(self, changed: dict[str, Any]) -> None:
-        self._require_live()
-        self._checkpoints += 1
-        unknown = changed.keys() - set(self.definition.parameters.names)
-        if unknown:
-            self.stop_with(
-                WorkflowFault(
-                    f"checkpoint({', '.join(sorted(unknown))}=…): {self.definition.name} has no "
-                    "such parameter. Carried state must be a parameter of the workflow"
-                )
-            )
-        if asyncio.current_task(self.loop) is not self._main:
-            self.stop_with(WorkflowFault("checkpoint() belongs in the workflow's main task"))
-        if self._recorded is not None:
-            begin_anew = any(
-                type(decision) is RunContinuedAsNew and decision.checkpoints == self._checkpoints
-                for decision in self._recorded
-            )
-        else:
-            begin_anew = self._past_threshold() and self._nothing_in_flight()
-        if begin_anew:
-            self._continue_as_new(changed, self._checkpoints)
-            await self.loop.create_future()  # Never resumes: the run is discarded here.
-
-    def _past_threshold(self) -> bool:
-        events, size = self.history_events, self.history_bytes
-        return events >= limits.CHECKPOINT_EVENTS or size >= limits.CHECKPOINT_BYTES
-
-    def _nothing_in_flight(self) -> bool:
-        others = [t.get_name() for t in self.loop.tasks if not t.done() and t is not self._main]
-        activities = [future.decision.activity for future in self._activities.values()]
-        if not (others or activities or self._timers):
-            return True
-        if not self._warned_of_size:
-            self._warned_of_size = True
-            logger.warning(
-                "%s: the history has %d events, but checkpoint() cannot begin anew while tasks %s, "
-                "activities %s and %d timers are in flight",
-                self.definition.name,
-                self.history_events,
-                others,
-                activities,
-                len(self._timers),
-            )
-        return False
+        await self._rolling.checkpoint(changed)
 
     def continue_as_new(self, changed: dict[str, Any]) -> NoReturn:
-        self._require_live()
-        self._continue_as_new(changed, 0)
-        raise Fault("the run begins anew")
+        self._rolling.at_once(changed)
 
-    def _continue_as_new(self, changed: dict[str, Any], checkpoints: int) -> None:
-        assert self.started is not None
-        try:
-            arguments = self.definition.parameters.merge(self.started.arguments, changed)
-        except EverlongError as error:
-            self.stop_with(WorkflowFault(str(error)))
-        carried = self._signals.carried()
-        self._close(RunContinuedAsNew(arguments, carried, checkpoints))
+    @property
+    def _rolling(self) -> RollOver:
+        if self._roll_over is None:
+            self._roll_over = RollOver(self)
+        return self._roll_over
+
+    def in_flight(self) -> list[str]:
+        """What would be lost if the run ended now, as words for people."""
+        others = [one for one in self.loop.tasks if not one.done() and one is not self.main]
+        return [
+            *(f"task {task.get_name()}" for task in others),
+            *(f"activity {future.decision.activity}" for future in self._activities.values()),
+            *(f"timer {number}" for number in self._timers),
+        ]
+
+    def carried(self) -> tuple[tuple[str, bytes], ...]:
+        """Signals that nobody has received yet, for the run that begins anew."""
+        return self._signals.carried()
 
     # -------------------------------------------------------------------------- what others ask
 
@@ -487,7 +410,7 @@ class WorkflowRun:
             run_id=self.run_id,
             type=self.definition.name,
             started_us=self.loop.start_us,
-            replaying=self._recorded is not None,
+            replaying=self.recorded is not None,
             cancel_reason=self._cancel_requested,
             history_events=self.history_events,
         )
@@ -542,8 +465,9 @@ class WorkflowRun:
         """Drop the code where it stands; what it has captured for queries stays."""
         self._activities.clear()
         self._timers.clear()
-        self._main = None  # The loop has the last word on its tasks.
+        self.main = None  # The loop has the last word on its tasks.
         discard(self.loop)
+        self._roll_over = self._conditions = None  # They know the run: nothing goes in circles.
 
 
 _FORCED: Final = frozenset({RunTerminated, RunTimedOut})

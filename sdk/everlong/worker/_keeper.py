@@ -28,12 +28,14 @@ from everlong.exceptions import (
     WorkflowFault,
 )
 from everlong.worker._activities import ActivityRunner
+from everlong.worker._answers import PendingAnswer
 from everlong.worker._appends import Appends
 from everlong.worker._cache import RunCache
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._leaving import RunReleaser
 from everlong.worker._loading import RunLoader
-from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun, Step, Superseded
+from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun, Step
+from everlong.worker._run_timers import RunTimers
 from everlong_engine import (
     CLOSING,
     CODES,
@@ -75,7 +77,6 @@ logger = logging.getLogger("everlong")
 
 _AHEAD_MAX: Final = 256
 _OVER_SIZE_MAX: Final = 100
-_LOOK_AGAIN_US: Final = 10_000
 _TERMINATED: Final = CODES[RunTerminated]
 _GETS_LONG: Final = (
     "%s: the history has %d events and every one is replayed after a crash; use checkpoint()"
@@ -107,6 +108,7 @@ class RunKeeper:
         self.activities = make_runner(self.deadlines, self.receive)
         self.loading = RunLoader(self)
         self.leaving = RunReleaser(self)
+        self.timers = RunTimers(engine, self.deadlines, self.receive, self._time_out)
         self.stopping = False
         self.beginning: set[bytes] = set()
         """Executions that begin here without a place in the cache, should their id be free."""
@@ -182,7 +184,7 @@ class RunKeeper:
             self.beginning.discard(run.execution_id)
             if isinstance(result, StartResult) and result.created:
                 self.cache.hold(run)
-                self.watch_timeouts(run, started, now_us)
+                self.timers.watch_timeouts(run, started, now_us)
                 on_result(result)
                 self._settle(run, step, AppendResult())
             else:
@@ -311,7 +313,7 @@ class RunKeeper:
                 took,
             )
         if type(event) is RunStarted:
-            self.watch_timeouts(run, event, at_us)
+            self.timers.watch_timeouts(run, event, at_us)
         elif type(event) is TimerFired:
             run.timers.pop(event.timer_id, None)
         elif run.suspects and isinstance(event, OUTCOMES):
@@ -372,7 +374,7 @@ class RunKeeper:
             case TimerStarted():
                 if run.code.is_pending(decision.timer_id):
                     run.timers[decision.timer_id] = decision.due_us
-                    self.arm_timer(run, decision.timer_id, decision.due_us)
+                    self.timers.arm(run, decision.timer_id, decision.due_us)
             case ActivityCancelRequested():
                 self.activities.cancel(run, decision.activity_id)
             case TimerCancelled():
@@ -457,36 +459,8 @@ class RunKeeper:
             self.reject(run)
             self.on_room()
 
-    # ------------------------------------------------------------------------------- deadlines
-
-    def arm_timer(self, run: OwnedRun, timer_id: int, due_us: int) -> None:
-        """Fire a pending timer when it is due."""
-        generation = run.generation
-        self.deadlines.add(due_us, self._fire, run, timer_id, generation, matters=_timer_matters)
-
-    def _fire(self, run: OwnedRun, timer_id: int, generation: int) -> None:
-        """A timer is due."""
-        self.receive(run, Incoming(TimerFired(timer_id)))
-
-    def watch_timeouts(self, run: OwnedRun, started: RunStarted, started_us: int) -> None:
-        """Arm the run's own deadlines."""
-        if started.run_timeout_us is not None:
-            run.deadlines_us["run"] = started_us + started.run_timeout_us
-        if started.execution_deadline_us is not None:
-            run.deadlines_us["execution"] = started.execution_deadline_us
-        for which, due_us in run.deadlines_us.items():
-            self._arm_timeout(due_us, run, which)
-
-    def _arm_timeout(self, due_us: int, run: OwnedRun, which: str) -> None:
-        generation = run.generation
-        self.deadlines.add(due_us, self._time_out, run, which, generation, matters=_timeout_matters)
-
-    def _time_out(self, run: OwnedRun, which: str, generation: int) -> None:
+    def _time_out(self, run: OwnedRun, which: str) -> None:
         """The run's own deadline: closed at once, like a termination."""
-        if run.releasing or run.loading or run.inflight:
-            again_us = self.engine.clock.now_us() + _LOOK_AGAIN_US
-            self._arm_timeout(again_us, run, which)
-            return
         run.code.discard()
         event = RunTimedOut(which)
         at_us = max(run.last_us, self.engine.clock.now_us())
@@ -540,24 +514,6 @@ class RunKeeper:
         task.add_done_callback(self._tasks.discard)
 
 
-class PendingAnswer:
-    """An answer to a query that becomes visible behind the commit of the state that it saw."""
-
-    __slots__ = ("_answer", "_future")
-
-    def __init__(self, future: "asyncio.Future[bytes]", answer: bytes) -> None:
-        self._future = future
-        self._answer = answer
-
-    def give(self) -> None:
-        if not self._future.done():
-            self._future.set_result(self._answer)
-
-    def withdraw(self) -> None:
-        if not self._future.done():
-            self._future.set_exception(Superseded())
-
-
 def _tell(one: Incoming, result: WriteResult | StoreError, workflow_id: str) -> None:
     """The run is gone from here, but whoever sent something is owed the truth about it."""
     if one.on_done is None:
@@ -568,15 +524,6 @@ def _tell(one: Incoming, result: WriteResult | StoreError, workflow_id: str) -> 
         one.on_done(WorkflowClosed(workflow_id=workflow_id))
     else:
         one.on_done(None)
-
-
-def _timer_matters(run: OwnedRun, timer_id: int, generation: int) -> bool:
-    """Loading arms the timers anew, so that those of an earlier generation are void."""
-    return not run.dropped and generation == run.generation and timer_id in run.timers
-
-
-def _timeout_matters(run: OwnedRun, which: str, generation: int) -> bool:
-    return not (run.dropped or run.closing) and generation == run.generation
 
 
 def _is_stale(run: OwnedRun, event: Input) -> bool:

@@ -187,9 +187,9 @@ class RunLoader:
     def _arm(self, run: OwnedRun, started: RunStarted | None, started_us: int) -> None:
         keeper = self._keeper
         for timer_id, due_us in sorted(run.timers.items(), key=lambda item: (item[1], item[0])):
-            keeper.arm_timer(run, timer_id, due_us)
+            keeper.timers.arm(run, timer_id, due_us)
         if started is not None:
-            keeper.watch_timeouts(run, started, started_us)
+            keeper.timers.watch_timeouts(run, started, started_us)
 
     # ---------------------------------------------------------------------------- successors
 

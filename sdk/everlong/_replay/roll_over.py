@@ -1,0 +1,101 @@
+"""Beginning anew with a fresh history: `checkpoint` when it is time, `continue_as_new` at once.
+
+While a recorded input is fed, a checkpoint answers from the record; thresholds of today, and what
+is in flight, are looked at only for inputs that are fed for the first time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+from everlong._replay.ledger import Ledger
+from everlong._replay.loop import Fault
+from everlong.exceptions import EverlongError, WorkflowFault
+from everlong_engine import RunContinuedAsNew, limits
+
+__all__ = ["RollOver"]
+
+logger = logging.getLogger("everlong")
+
+
+class Rolling(Ledger, Protocol):
+    """What only this part asks of a run."""
+
+    history_events: int
+    history_bytes: int
+
+    @property
+    def main(self) -> "asyncio.Task[None] | None": ...
+    def in_flight(self) -> Sequence[str]:
+        """What would be lost if the run ended now, as words for people."""
+        ...
+
+    def carried(self) -> tuple[tuple[str, bytes], ...]:
+        """Signals that nobody has received yet."""
+        ...
+
+
+class RollOver:
+    """How often one run has passed a checkpoint, and what came of it."""
+
+    def __init__(self, run: Rolling) -> None:
+        self._run = run
+        self._checkpoints = 0
+        self._warned = False
+
+    async def checkpoint(self, changed: dict[str, Any]) -> None:
+        run = self._run
+        run.require_live()
+        self._checkpoints += 1
+        unknown = changed.keys() - set(run.definition.parameters.names)
+        if unknown:
+            run.stop_with(
+                WorkflowFault(
+                    f"checkpoint({', '.join(sorted(unknown))}=…): {run.definition.name} has no "
+                    "such parameter. Carried state must be a parameter of the workflow"
+                )
+            )
+        if asyncio.current_task(run.loop) is not run.main:
+            run.stop_with(WorkflowFault("checkpoint() belongs in the workflow's main task"))
+        if run.recorded is not None:
+            begin_anew = any(
+                type(decision) is RunContinuedAsNew and decision.checkpoints == self._checkpoints
+                for decision in run.recorded
+            )
+        else:
+            begin_anew = self._past_threshold() and self._nothing_in_flight()
+        if begin_anew:
+            self._begin_anew(changed, self._checkpoints)
+            await run.loop.create_future()  # Never resumes: the run is discarded here.
+
+    def at_once(self, changed: dict[str, Any]) -> NoReturn:
+        self._run.require_live()
+        self._begin_anew(changed, 0)
+        raise Fault("the run begins anew")
+
+    def _past_threshold(self) -> bool:
+        events, size = self._run.history_events, self._run.history_bytes
+        return events >= limits.CHECKPOINT_EVENTS or size >= limits.CHECKPOINT_BYTES
+
+    def _nothing_in_flight(self) -> bool:
+        in_flight = self._run.in_flight()
+        if in_flight and not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s: the history has %d events, but checkpoint() cannot begin anew while there "
+                "are in flight: %s",
+                self._run.definition.name,
+                self._run.history_events,
+                ", ".join(in_flight),
+            )
+        return not in_flight
+
+    def _begin_anew(self, changed: dict[str, Any], checkpoints: int) -> None:
+        run = self._run
+        assert run.started is not None
+        try:
+            arguments = run.definition.parameters.merge(run.started.arguments, changed)
+        except EverlongError as error:
+            run.stop_with(WorkflowFault(str(error)))
+        run.close(RunContinuedAsNew(arguments, run.carried(), checkpoints))
