@@ -43,12 +43,15 @@ from everlong_engine.model.events import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateCompleted,
+    UpdateFailed,
+    UpdateReceived,
 )
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.ids import id_from_text, id_text
 from everlong_engine.model.payload import pack, unpack
 from everlong_engine.model.policies import ActivityOptions, IfClosed, IfOpen, Retry, seconds_us
-from everlong_engine.model.requests import is_request_id
+from everlong_engine.model.requests import is_request_id, name_of_company, name_of_update
 from everlong_engine.model.runs import (
     AttemptRow,
     AttemptState,
@@ -62,9 +65,11 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.model.writes import (
     Answer,
+    AnswerMail,
     Append,
     AppendResult,
     Ask,
+    Attached,
     ForgetMail,
     HistoryRow,
     MarkAttempts,
@@ -95,9 +100,11 @@ __all__ = [
     "ActivityScheduled",
     "ActivityTimedOut",
     "Answer",
+    "AnswerMail",
     "Append",
     "AppendResult",
     "Ask",
+    "Attached",
     "AttemptRow",
     "AttemptState",
     "Blobs",
@@ -151,6 +158,9 @@ __all__ = [
     "TimerCancelled",
     "TimerFired",
     "TimerStarted",
+    "UpdateCompleted",
+    "UpdateFailed",
+    "UpdateReceived",
     "Wants",
     "WorkerRow",
     "WriteResult",
@@ -166,6 +176,8 @@ __all__ = [
     "latest_attempts",
     "limits",
     "may_repeat_lost",
+    "name_of_company",
+    "name_of_update",
     "next_delay_us",
     "pack",
     "retry_failed",

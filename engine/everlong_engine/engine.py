@@ -10,7 +10,7 @@ import asyncio
 import os
 from pathlib import Path
 from random import Random
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from everlong_engine.clock import SystemClock
 from everlong_engine.duties.history_pruner import HistoryPruner
@@ -74,6 +74,7 @@ class Engine:
         self._watcher = InboxWatcher(self)
         self._pruner: HistoryPruner | None = None
         self._waiters: dict[bytes, list[_Waiter]] = {}
+        self._answers: dict[tuple[bytes, str], list[asyncio.Future[bytes | None]]] = {}
         self._users = 0
         self._key: tuple[int, str] | None = None
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -189,7 +190,7 @@ class Engine:
     def _store_failed(self, error: StoreError) -> None:
         for host in list(self.hosts):
             host.store_failed(error)
-        for waiters in list(self._waiters.values()):
+        for waiters in self._all_waiters():
             for waiter in list(waiters):
                 if not waiter.done():
                     waiter.set_exception(error)
@@ -248,12 +249,43 @@ class Engine:
         future.add_done_callback(lambda _: self._forget_waiter(execution_id, future))
         return future
 
+    def _all_waiters(self) -> "list[list[asyncio.Future[Any]]]":
+        waiters: list[list[asyncio.Future[Any]]] = [*self._waiters.values()]
+        return [*waiters, *self._answers.values()]
+
     def _look_anew(self) -> None:
-        """Whoever waits for an end in this process must look into the store, or hear why not."""
-        for waiters in list(self._waiters.values()):
+        """Whoever waits in this process must look into the store, or hear why not."""
+        for waiters in self._all_waiters():
             for waiter in list(waiters):
                 if not waiter.done():
                     waiter.set_result(None)
+
+    def answer(self, execution_id: bytes, name: str) -> "asyncio.Future[bytes | None]":
+        """Resolves with the next answer to a request that this process stores; with None when it is
+        time to look into the store. Fails when the store does."""
+        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        if self.commits.failed is not None:
+            future.set_exception(self.commits.failed)
+            future.exception()  # Seen, also when nobody awaits it.
+            return future
+        key = (execution_id, name)
+        self._answers.setdefault(key, []).append(future)
+
+        def forget(_: object) -> None:
+            waiting = self._answers.get(key)
+            if waiting is not None and future in waiting:
+                waiting.remove(future)
+                if not waiting:
+                    del self._answers[key]
+
+        future.add_done_callback(forget)
+        return future
+
+    def answered(self, execution_id: bytes, name: str, answer: bytes) -> None:
+        """An answer to a request is committed."""
+        for future in self._answers.pop((execution_id, name), ()):
+            if not future.done():
+                future.set_result(answer)
 
     def _forget_waiter(self, execution_id: bytes, future: _Waiter) -> None:
         waiters = self._waiters.get(execution_id)

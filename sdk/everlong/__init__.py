@@ -7,7 +7,7 @@ any crash. Everything that users need is here, and nothing else is public.
 from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._script import run
 from everlong.activity import Activity, activity, heartbeat
-from everlong.channels import Query, Signal
+from everlong.channels import Query, Signal, Update
 from everlong.client import (
     Attempt,
     Client,
@@ -17,6 +17,7 @@ from everlong.client import (
     Page,
     PendingActivity,
     PendingTimer,
+    UpdateHandle,
     WorkflowHandle,
 )
 from everlong.exceptions import (
@@ -49,6 +50,9 @@ from everlong.exceptions import (
     TooManyFailures,
     UndecodablePayload,
     UnregisteredException,
+    UpdateFailed,
+    UpdateRejected,
+    UpdateUnfinished,
     WorkflowAlreadyStarted,
     WorkflowCancelled,
     WorkflowClosed,
@@ -63,6 +67,7 @@ from everlong.saga import Saga, saga
 from everlong.worker import Worker
 from everlong.workflow import (
     Workflow,
+    all_handlers_finished,
     checkpoint,
     continue_as_new,
     info,
@@ -122,6 +127,11 @@ __all__ = [
     "TooManyFailures",
     "UndecodablePayload",
     "UnregisteredException",
+    "Update",
+    "UpdateFailed",
+    "UpdateHandle",
+    "UpdateRejected",
+    "UpdateUnfinished",
     "Worker",
     "Workflow",
     "WorkflowAlreadyStarted",
@@ -135,6 +145,7 @@ __all__ = [
     "WorkflowTerminated",
     "WorkflowTimedOut",
     "activity",
+    "all_handlers_finished",
     "checkpoint",
     "continue_as_new",
     "heartbeat",

@@ -18,6 +18,7 @@ __all__ = [
     "ActivityContext",
     "QueryHandler",
     "RunPort",
+    "UpdateHandler",
     "activity_context",
     "calling_frame",
     "current_run",
@@ -35,6 +36,15 @@ class QueryHandler(NamedTuple):
     result: Any
 
 
+class UpdateHandler(NamedTuple):
+    """A function that performs an update, with its types, and what judges one beforehand."""
+
+    function: Callable[..., Any]
+    parameters: Any
+    result: Any
+    validator: Callable[..., Any] | None = None
+
+
 class RunPort(Protocol):
     """What workflow code can ask of the run that it belongs to."""
 
@@ -48,6 +58,9 @@ class RunPort(Protocol):
     def receive_signal(self, name: str) -> Awaitable[Any]: ...
     def wait_condition(self, predicate: Callable[[], object]) -> Awaitable[None]: ...
     def handle_query(self, name: str, handler: "QueryHandler") -> None: ...
+    def handle_update(self, name: str, handler: "UpdateHandler") -> None: ...
+    def validate_update(self, name: str, validator: Callable[..., Any]) -> None: ...
+    def all_handlers_finished(self) -> bool: ...
     def side_effect(self, function: Callable[[], Any], where: str) -> Awaitable[Any]: ...
     def patched(self, name: str) -> bool: ...
     def checkpoint(self, changed: dict[str, Any]) -> Awaitable[None]: ...

@@ -38,6 +38,7 @@ from everlong_engine import (
     RunTerminated,
     SignalReceived,
     SignalRejected,
+    UpdateReceived,
     checksum,
     decode_event,
     encode_event,
@@ -202,7 +203,24 @@ class Records:
             if isinstance(event, SignalReceived):
                 # A sender without the keys must not stop the run: recorded, never delivered.
                 return SignalRejected(event.signal, event.payload, str(error))
+            if isinstance(event, UpdateReceived):
+                # Its judge refuses what is no arguments, and tells the sender so.
+                return UpdateReceived(event.update_id, event.update, pack(str(error)))
             raise
+
+    # ------------------------------------------------------------------------------ updates
+
+    def told(self, run: Execution, update_id: str, stage: str, data: bytes = b"") -> bytes:
+        """How an update stands, for whoever sent it."""
+        return self._sealing.seal_bytes(pack([stage, data]), _of_update(run, update_id), "answer")
+
+    def hear(self, to: Execution, update_id: str, answer: bytes) -> tuple[str, bytes]:
+        """Undo `told`. Raises UndecodablePayload."""
+        match unpack(self._sealing.open_bytes(answer, _of_update(to, update_id), "answer")):
+            case [str(stage), bytes(data)]:
+                return stage, data
+            case _:
+                raise UndecodablePayload(reason="it is not the answer to an update")
 
     # ------------------------------------------------------------------------- attempts, reasons
 
@@ -316,6 +334,10 @@ def _of_attempt(run: Run, row: AttemptRow) -> Place:
 
 def _of_reason(run: Run) -> Place:
     return Place(run.namespace, run.run_id, ("blocked",))
+
+
+def _of_update(to: Execution, update_id: str) -> Place:
+    return Place(to.namespace, to.workflow_id, ("update", update_id))
 
 
 def _of_query(to: Execution, question_id: bytes, query: str) -> Place:

@@ -58,6 +58,9 @@ from everlong_engine import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateCompleted,
+    UpdateFailed,
+    UpdateReceived,
     pack,
     unpack,
 )
@@ -70,7 +73,7 @@ _TEXT: Final = "everlong-sealed:"
 _SEALED_TEXT: Final = re.compile(f"{_TEXT}([A-Za-z0-9_-]+={{0,2}})")
 _SURROGATES: Final = "surrogatepass"
 
-MESSAGES: Final = (SignalReceived, CancelRequested, RunTerminated)
+MESSAGES: Final = (SignalReceived, UpdateReceived, CancelRequested, RunTerminated)
 """What is sent to an execution and not to a run."""
 _WITH_TEXT: Final = (SignalRejected, CancelRequested, RunCancelled, RunTerminated)
 """Hold words that may be sealed, and that people without a key see a note for."""
@@ -321,9 +324,9 @@ def _changed(event: Event, by: _Change) -> Event:
         case RunContinuedAsNew():
             arguments = by.payload("arguments", event.arguments)
             return replace(event, arguments=arguments, carried=_carried(event.carried, by))
-        case ActivityScheduled():
+        case ActivityScheduled() | UpdateReceived():
             return replace(event, arguments=by.payload("arguments", event.arguments))
-        case ActivityCompleted() | RunCompleted():
+        case ActivityCompleted() | RunCompleted() | UpdateCompleted():
             return replace(event, result=by.payload("result", event.result))
         case SideEffectRecorded():
             return replace(event, value=by.payload("value", event.value))
@@ -332,7 +335,7 @@ def _changed(event: Event, by: _Change) -> Event:
         case SignalRejected():
             payload, error = by.payload("payload", event.payload), by.text("error", event.error)
             return replace(event, payload=payload, error=error)
-        case ActivityFailed() | RunFailed():
+        case ActivityFailed() | RunFailed() | UpdateFailed():
             return replace(event, failure=by.failure(event.failure))
         case CancelRequested() | RunCancelled() | RunTerminated():
             return replace(event, reason=by.text("reason", event.reason))
@@ -362,15 +365,15 @@ def _holds_sealed(event: Event) -> bool:
     match event:
         case RunStarted() | RunContinuedAsNew():
             return is_sealed(event.arguments) or any(is_sealed(one) for _, one in event.carried)
-        case ActivityScheduled():
+        case ActivityScheduled() | UpdateReceived():
             return is_sealed(event.arguments)
-        case ActivityCompleted() | RunCompleted():
+        case ActivityCompleted() | RunCompleted() | UpdateCompleted():
             return is_sealed(event.result)
         case SideEffectRecorded():
             return is_sealed(event.value)
         case SignalReceived() | SignalRejected():
             return is_sealed(event.payload)
-        case ActivityFailed() | RunFailed():
+        case ActivityFailed() | RunFailed() | UpdateFailed():
             return is_sealed(event.failure.data)
         case _:
             return False
@@ -387,5 +390,9 @@ def _subject(event: Event) -> tuple[int | str, ...]:
             return (event.activity_id,)
         case SignalReceived() | SignalRejected():
             return (event.signal,)
+        case UpdateReceived():
+            return (event.update_id, event.update)
+        case UpdateCompleted() | UpdateFailed():
+            return (event.update_id,)
         case _:
             return ()

@@ -1,4 +1,7 @@
-"""Typed channels of a workflow, declared once at module level: signals in, queries out."""
+"""Typed channels of a workflow, declared once at module level.
+
+Signals go in, queries are answered, and updates do both.
+"""
 
 import builtins
 import inspect
@@ -7,7 +10,7 @@ from types import CodeType
 from typing import Any, Final, Generic, TypeVar, overload
 
 from everlong import registry
-from everlong._context import QueryHandler, current_run
+from everlong._context import QueryHandler, UpdateHandler, current_run
 from everlong._values import Parameters, Value
 from everlong.exceptions import (
     DefinitionError,
@@ -16,13 +19,14 @@ from everlong.exceptions import (
     WorkflowFault,
 )
 
-__all__ = ["Query", "Signal"]
+__all__ = ["Query", "Signal", "Update"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 F = TypeVar("F", bound=Callable[..., Any])
 
-_ANSWERS_LATER: Final = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_YIELDS: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_ANSWERS_LATER: Final = inspect.CO_COROUTINE | _YIELDS
 
 
 class Signal(Generic[T]):
@@ -111,27 +115,97 @@ class Query(Generic[T_co]):
     def handler(self, function: F) -> F:
         """Answer the query with this function from now on; in a workflow only."""
         run = _run_of(self.name)
-        if _ANSWERS_LATER & function.__code__.co_flags:
-            # Told here, not to the first who asks, which may be in a month. A fault, so that the
-            # run is parked and goes on once its code is mended.
-            run.stop_with(
-                WorkflowFault(
-                    f"the handler of query {self.name!r} must be a plain def without yield: it "
-                    "answers at once from the state, and may not await. Keep what it needs in a "
-                    "variable of the workflow"
-                )
-            )
-        code: CodeType = function.__code__
-        parameters = self._parameters.get(code)
-        if parameters is None:
-            # Once per source place, not once per run.
-            parameters = self._parameters[code] = Parameters(function, owner=f"query {self.name}")
-        handler = QueryHandler(function, parameters, self.value)
-        run.handle_query(self.name, handler)
+        _require_plain(run, function, f"the handler of query {self.name!r}", "answers at once")
+        parameters = _parameters_of(self._parameters, function, f"query {self.name}")
+        run.handle_query(self.name, QueryHandler(function, parameters, self.value))
         return function
 
     def __repr__(self) -> str:
         return f"Query({self.name!r})"
+
+
+class Update(Generic[T_co]):
+    """A request that a workflow judges, performs and answers.
+
+    The handler may be async and run activities, and several may be at work at once. The validator
+    is a plain function that looks and raises: what it refuses leaves no trace in the history. What
+    people get wrong: a handler is not finished because the workflow is. Wait for
+    `all_handlers_finished()` before you return, or their senders get `UpdateUnfinished`.
+
+        add_item = Update("add_item", int)               # at module level: the type of its result
+
+        @add_item.handler                                # in the workflow, before it first waits
+        async def _(name: str, count: int = 1) -> int:
+            await reserve(name, count)
+            return len(items)
+
+        @add_item.validator
+        def _(name: str, count: int = 1) -> None:
+            if count < 1:
+                raise ValueError("count must be at least 1")
+
+        size = await handle.update(add_item, "apple", count=3)   # outside
+
+    Args:
+        name: how the CLI and histories call it.
+        type: a type hint for its results.
+    """
+
+    @overload
+    def __init__(self, name: str, type: builtins.type[T_co]) -> None: ...
+    @overload
+    def __init__(self: "Update[Any]", name: str, type: Any = Any) -> None: ...
+    def __init__(self, name: str, type: Any = Any) -> None:
+        if not name:
+            raise DefinitionError('an Update needs a name: Update("add_item", int)')
+        self.name = name
+        self.value = Value(type, owner=f"the result of update {name}")
+        self._parameters: dict[CodeType, Parameters] = {}
+
+    def handler(self, function: F) -> F:
+        """Perform the update with this function from now on; in a workflow only."""
+        run = _run_of(self.name)
+        if _YIELDS & function.__code__.co_flags:
+            run.stop_with(
+                WorkflowFault(f"the handler of update {self.name!r} must return, and not yield")
+            )
+        parameters = _parameters_of(self._parameters, function, f"update {self.name}")
+        run.handle_update(self.name, UpdateHandler(function, parameters, self.value))
+        return function
+
+    def validator(self, function: F) -> F:
+        """Judge the update with this function, which has the parameters of the handler, and raises
+        what speaks against it. Declare the handler first."""
+        run = _run_of(self.name)
+        _require_plain(run, function, f"the validator of update {self.name!r}", "judges at once")
+        run.validate_update(self.name, function)
+        return function
+
+    def __repr__(self) -> str:
+        return f"Update({self.name!r})"
+
+
+def _require_plain(run: Any, function: Callable[..., Any], what: str, does: str) -> None:
+    """Told here, not to the first who asks, which may be in a month. A fault, so that the run is
+    parked and goes on once its code is mended."""
+    if _ANSWERS_LATER & function.__code__.co_flags:
+        run.stop_with(
+            WorkflowFault(
+                f"{what} must be a plain def without yield: it {does} from the state, and may not "
+                "await. Keep what it needs in a variable of the workflow"
+            )
+        )
+
+
+def _parameters_of(
+    known: dict[CodeType, Parameters], function: Callable[..., Any], owner: str
+) -> Parameters:
+    """Once per source place, not once per run."""
+    code: CodeType = function.__code__
+    parameters = known.get(code)
+    if parameters is None:
+        parameters = known[code] = Parameters(function, owner=owner)
+    return parameters
 
 
 def _run_of(name: str) -> Any:
@@ -139,6 +213,6 @@ def _run_of(name: str) -> Any:
     if run is None:
         raise EverlongError(
             f"{name!r} is received and handled inside a workflow; from outside use "
-            "handle.signal(…) or handle.query(…)"
+            "handle.signal(…), handle.query(…) or handle.update(…)"
         )
     return run

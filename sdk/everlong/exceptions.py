@@ -26,6 +26,9 @@ handler reads `error.workflow_id` and never parses a text.
     ├── WorkflowAlreadyStarted
     ├── WorkflowNotFound
     ├── WorkflowClosed
+    ├── UpdateRejected              an update: refused, failed, or left unfinished
+    ├── UpdateFailed
+    ├── UpdateUnfinished
     ├── QueryFailed
     ├── NoAnswer (also TimeoutError)
     ├── WorkflowFault               a fault in the workflow's code: the run is blocked, not failed
@@ -93,6 +96,9 @@ __all__ = [
     "TooManyFailures",
     "UndecodablePayload",
     "UnregisteredException",
+    "UpdateFailed",
+    "UpdateRejected",
+    "UpdateUnfinished",
     "WorkflowAlreadyStarted",
     "WorkflowCancelled",
     "WorkflowClosed",
@@ -259,6 +265,39 @@ class WorkflowTimedOut(EverlongError):
     workflow_id: str | None = None
     run_id: str | None = None
     kind: str = "run"
+
+
+class UpdateRejected(EverlongError):
+    """The workflow {workflow_id!r} refused the update {update!r}: {reason}. Nothing was changed.
+
+    `__cause__` is what its validator raised.
+    """
+
+    workflow_id: str | None = None
+    update: str | None = None
+    update_id: str | None = None
+    reason: str = "see __cause__"
+
+
+class UpdateFailed(EverlongError):
+    """The update {update!r} of workflow {workflow_id!r} failed: {reason}. The workflow goes on.
+
+    `__cause__` is the exception that left its handler.
+    """
+
+    workflow_id: str | None = None
+    update: str | None = None
+    update_id: str | None = None
+    reason: str = "see __cause__"
+
+
+class UpdateUnfinished(EverlongError):
+    """The workflow {workflow_id!r} ended, or began anew, before the update {update!r} was finished.
+    What its handler had done by then stands: look before you repeat it."""
+
+    workflow_id: str | None = None
+    update: str | None = None
+    update_id: str | None = None
 
 
 class QueryFailed(EverlongError):

@@ -25,6 +25,7 @@ from everlong_engine import seconds_us
 
 __all__ = [
     "Workflow",
+    "all_handlers_finished",
     "checkpoint",
     "continue_as_new",
     "info",
@@ -235,6 +236,16 @@ async def wait_condition(
         return
     async with asyncio.timeout(seconds_us(timeout, "timeout") / 1e6):
         await run.wait_condition(predicate)
+
+
+def all_handlers_finished() -> bool:
+    """Whether no update is being performed now.
+
+    A workflow that returns while some are leaves their senders without an answer.
+
+        await wait_condition(all_handlers_finished)
+    """
+    return _run("all_handlers_finished()").all_handlers_finished()
 
 
 def patched(name: str) -> bool:

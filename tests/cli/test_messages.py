@@ -25,6 +25,7 @@ def test_messages_reach_a_worker_in_another_process(here: Here, tmp_path: Path) 
         assert here("query", "p0", "status").out == "waiting for 0\n"
         assert here("query", "p0", "status", "-a", "loud=true").out == "WAITING FOR 0\n"
         assert here("query", "p0", "status", "--json").document["answer"] == "waiting for 0"
+        _updated(here)
         _signalled(here)
         _cancelled_and_terminated(here)
         wrong = here("query", "p0", "colour")
@@ -41,6 +42,25 @@ def test_messages_reach_a_worker_in_another_process(here: Here, tmp_path: Path) 
     assert "none is here for purchase" in here("show", "p3").out
 
 
+def _updated(here: Here) -> None:
+    assert here("update", "p1", "raise-to", "-a", "price=9").out == "9\n"
+    refused = here("update", "p1", "raise-to", "-a", "price=9")
+    assert refused.code == 1
+    assert "ValueError: it is 9 already" in refused.err
+    again = ("update", "p1", "raise-to", "--json-args", '{"price": 1}', "--update-id", "u1")
+    for _ in range(2):
+        assert here(*again).code == 1
+    told = here("update", "p1", "raise-to", "-a", "price=10", "--update-id", "u2", "--json")
+    assert told.document == {
+        "workflow_id": "p1",
+        "update": "raise-to",
+        "update_id": "u2",
+        "result": 10,
+    }
+    assert here("update", "p1", "raise-to", "-a", "update_id=1").code == 2
+    assert "✓ update" in here("history", "p1").out or "UpdateCompleted" in here("history", "p1").out
+
+
 def _signalled(here: Here) -> None:
     sent = here("signal", "p0", "approve", "--json-value", '{"ok": false}', "--request-id", "r1")
     assert (sent.code, sent.out) == (0, "✓ approve is on its way to p0\n")
@@ -53,7 +73,7 @@ def _signalled(here: Here) -> None:
 def _cancelled_and_terminated(here: Here) -> None:
     assert here("cancel", "p1", "--reason", "enough").out == "✓ asked to cancel p1\n"
     assert until(here, "p1", "cancelled").document["error"]["message"] == "enough"
-    assert here("query", "p1", "status").out == "cleaned up for 1\n"
+    assert here("query", "p1", "status").out == "cleaned up for 10\n"
     assert here("terminate", "p2", "--json").document == {
         "workflow_id": "p2",
         "action": "terminate",
@@ -67,6 +87,9 @@ def test_without_a_worker_messages_are_kept_and_queries_time_out(here: Here) -> 
     assert here("signal", "p1", "approve").code == 0
     assert here("cancel", "p1").code == 0
     assert here("resume", "p1").code == 0
+    asked = here("update", "p1", "raise-to", "-a", "price=2", "--timeout", "0.05")
+    assert asked.code == 5
+    assert "the update is stored, and --update-id" in asked.err
     asked = here("query", "p1", "status", "--timeout", "0.05")
     assert asked.code == 5
     assert "Nobody answered within 0.05 seconds" in asked.err

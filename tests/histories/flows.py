@@ -21,7 +21,9 @@ from everlong import (
     ApplicationError,
     Retry,
     Signal,
+    Update,
     activity,
+    all_handlers_finished,
     checkpoint,
     continue_as_new,
     now,
@@ -29,6 +31,7 @@ from everlong import (
     random,
     side_effect,
     uuid4,
+    wait_condition,
     workflow,
 )
 
@@ -44,6 +47,7 @@ __all__ = [
     "lasting",
     "order",
     "side_by_side",
+    "updated",
     "values",
 ]
 
@@ -207,3 +211,30 @@ async def values(orders: list[Order], notes: dict[str, bytes], since: datetime) 
     await step("since", since)
     await step("notes", notes)
     return {str(one.id): one for one in orders}
+
+
+amount: Update[int] = Update("histories.amount", int)
+
+
+@workflow(name="histories.updated", raises=[Declined])
+async def updated(limit: int) -> int:
+    """Two handlers that run activities, and whose ends overlap."""
+    total = 0
+
+    @amount.handler
+    async def _(more: int) -> int:  # pyright: ignore[reportUnusedFunction]
+        nonlocal total
+        if more > limit:
+            raise Declined(more, "too much")
+        await step("amount", more)
+        total += more
+        return total
+
+    @amount.validator
+    def _(more: int) -> None:  # pyright: ignore[reportUnusedFunction]
+        if more < 0:
+            raise ValueError(more)
+
+    await wait_condition(lambda: total >= limit)
+    await wait_condition(all_handlers_finished)
+    return total

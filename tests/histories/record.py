@@ -29,6 +29,7 @@ from everlong_engine import (
     RunTerminated,
     RunTimedOut,
     SignalRejected,
+    UpdateFailed,
     checksum,
     encode_event,
     limits,
@@ -166,6 +167,17 @@ def side_by_side() -> RunByHand:
 
 
 @scenario
+def updated() -> RunByHand:
+    run = RunByHand(flows.updated, 5)
+    run.update("first", "histories.amount", 2)
+    run.update("second", "histories.amount", 3)
+    run.complete(2, "")
+    run.update("third", "histories.amount", 6)
+    run.complete(1, "")
+    return run
+
+
+@scenario
 def values() -> RunByHand:
     large = {"short": b"\x00\xff", "long": bytes(limits.PAYLOAD_INLINE_BYTES_MAX + 1)}
     since = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)
@@ -202,7 +214,7 @@ def _lines(run: RunByHand) -> list[dict[str, Any]]:
 def _line(one: Recorded) -> dict[str, Any]:
     blobs: dict[bytes, bytes] = {}
     event = one.event
-    if isinstance(event, RunFailed):  # Its traceback names files of this machine.
+    if isinstance(event, RunFailed | UpdateFailed):  # Its traceback names files of this machine.
         text = event.failure.traceback.replace(f"{FOLDER.parent.parent}/", "")
         event = replace(event, failure=replace(event.failure, traceback=text))
     kind, body = encode_event(event, blobs)

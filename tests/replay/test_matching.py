@@ -36,6 +36,8 @@ from everlong_engine import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateCompleted,
+    UpdateFailed,
     pack,
 )
 from tests.support.run_by_hand import RunByHand, replayed
@@ -50,6 +52,8 @@ DECISION: dict[type[Decision], Decision] = {
         TimerCancelled(1),
         SideEffectRecorded(b"\x01", "orders.py:3"),
         PatchMarked("new"),
+        UpdateCompleted("u", b"\x01"),
+        UpdateFailed("u", FAILURE),
         RunCompleted(b"\x01"),
         RunFailed(FAILURE),
         RunCancelled("enough"),
@@ -118,6 +122,7 @@ def test_what_makes_another_decision(kind: type[Any], fields: dict[str, Any]) ->
         changed(TimerStarted, where="orders.py:99"),
         changed(SideEffectRecorded, value=b"\x02"),
         changed(SideEffectRecorded, where="orders.py:99"),
+        changed(UpdateFailed, failure=replace(FAILURE, message="nope", traceback="elsewhere")),
         changed(RunCompleted, unread=("approve",)),
         changed(RunFailed, failure=replace(FAILURE, message="nope", traceback="elsewhere")),
     ],

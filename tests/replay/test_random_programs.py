@@ -40,6 +40,7 @@ from everlong_engine import (
     SideEffectRecorded,
     SignalRejected,
     TimerStarted,
+    UpdateFailed,
     encode_event,
     limits,
 )
@@ -67,6 +68,9 @@ quickly = settings(
 )
 
 
+ENDS = ("ok", "ok", "fail")
+
+
 @contextmanager
 def world(checkpoint_events: int = 5) -> Generator[None, None, None]:
     """Where a checkpoint soon begins anew, and each look outside shows something else."""
@@ -89,10 +93,10 @@ def live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
     """The run at its end, or where nothing can happen any more, and how it stood at each pair."""
     run = RunByHand(play, list(program))
     stood = [standing(run.code)]
-    signals = 3
+    signals, updates = 3, 2
     while run.closing is None and len(stood) < INPUTS_MAX:
         choices = [number for number in run.open_activities if not hangs(run, number)]
-        choices += [0] * bool(run.pending_timers) + [-1] * bool(signals)
+        choices += [0] * bool(run.pending_timers) + [-1] * bool(signals) + [-2] * bool(updates)
         may_cancel = not run.state.cancel_requested
         if may_cancel and (not choices or source.randrange(25) == 24):
             run.cancel()
@@ -103,6 +107,9 @@ def live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
         elif chosen == -1:
             signals -= 1
             run.signal("programs.news", str(signals))
+        elif chosen == -2:
+            updates -= 1
+            run.update(f"u{updates}", "programs.amend", f"u{updates}", source.choice(ENDS))
         else:
             finish(run, chosen, source.randrange(12))
         run.now_us += source.randrange(3) * 250_000
@@ -187,7 +194,7 @@ def bare(history: Sequence[Recorded]) -> list[tuple[int, int, int, bytes]]:
     rows: list[tuple[int, int, int, bytes]] = []
     for one in history:
         event = one.event
-        if isinstance(event, RunFailed):
+        if isinstance(event, RunFailed | UpdateFailed):
             event = replace(event, failure=replace(event.failure, traceback="", data=b""))
         kind, body = encode_event(event, {})
         rows.append((one.seq, one.at_us, kind, body))
@@ -208,6 +215,8 @@ def identity(event: Event) -> tuple[object, ...]:
             return ("side effect",)
         case RunFailed():
             return "failed", event.failure.type
+        case UpdateFailed():
+            return "update failed", event.update_id, event.failure.type
         case RunCancelled():
             return ("cancelled",)
         case RunContinuedAsNew():

@@ -279,6 +279,9 @@ class FaultyStore:
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         return await self._ask("answer", lambda: self._inner.answer(question_id))
 
+    async def told(self, target: Target, name: str) -> tuple[RunRow, bytes | None] | None:
+        return await self._ask("told", lambda: self._inner.told(target, name))
+
     async def open_questions(self, limit: int) -> list[Question]:
         return await self._ask("open_questions", lambda: self._inner.open_questions(limit))
 

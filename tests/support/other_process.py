@@ -106,6 +106,9 @@ class _Servant:
     async def query(self, id: str, name: str, timeout: float = 10.0) -> Any:
         return await self._client.get_handle(id).query(name, timeout=timeout)
 
+    async def update(self, id: str, update: str, value: Any) -> Any:
+        return await self._client.get_handle(id).update(update, value)
+
     async def cancel(self, id: str, reason: str) -> None:
         await self._client.get_handle(id).cancel(reason)
 

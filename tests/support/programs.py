@@ -30,6 +30,7 @@ from everlong import (
     Retry,
     Signal,
     TooManyFailures,
+    Update,
     WorkflowInfo,
     activity,
     checkpoint,
@@ -49,6 +50,7 @@ __all__ = [
     "Broken",
     "Program",
     "Step",
+    "amend",
     "changed",
     "news",
     "outcome_of",
@@ -249,6 +251,7 @@ Program: TypeAlias = tuple[Step, ...]
 # ------------------------------------------------------------------------------- the definitions
 
 news: Signal[str] = Signal("programs.news", str)
+amend: Update[str] = Update("programs.amend", str)
 so_far: Query[list[str]] = Query("programs.so_far", list[str])
 
 look: list[Callable[[str], str]] = [lambda label: f"saw {label}"]
@@ -279,6 +282,10 @@ async def play(program: list[Step], done: int = 0) -> list[str]:
     def _() -> list[str]:  # pyright: ignore[reportUnusedFunction]
         return list(playing.trace)
 
+    @amend.handler
+    async def _(label: str, outcome: str) -> str:  # pyright: ignore[reportUnusedFunction]
+        return await playing.amend(label, outcome)
+
     for index in range(done, len(program)):
         step = program[index]
         if isinstance(step, Checkpoint):
@@ -297,6 +304,13 @@ class _Playing:
 
     def _note(self, what: object) -> None:
         self.trace.append(str(what))
+
+    async def amend(self, label: str, outcome: str) -> str:
+        """An update: it goes on beside the program."""
+        self._note(f"amends {label}")
+        told = await perform(label, outcome)
+        self._note(f"amended {label}")
+        return told
 
     async def all(self, program: Program) -> None:
         for step in program:

@@ -40,6 +40,7 @@ from everlong_engine import (
     SignalReceived,
     TimerFired,
     TimerStarted,
+    UpdateReceived,
     checksum,
     decode_event,
     encode_event,
@@ -195,6 +196,11 @@ class RunByHand:
 
     def signal(self, name: str, value: Any) -> list[Decision]:
         return self.feed(SignalReceived(name, pack(value)))
+
+    def update(self, update_id: str, name: str, *args: Any) -> list[Decision]:
+        """Of one that has passed its validator."""
+        arguments: list[Any] = [list(args), {}]
+        return self.feed(UpdateReceived(update_id, name, pack(arguments)))
 
     def cancel(self, reason: str = "enough") -> list[Decision]:
         return self.feed(CancelRequested(reason))

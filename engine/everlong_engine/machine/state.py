@@ -23,6 +23,9 @@ from everlong_engine.model.events import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateCompleted,
+    UpdateFailed,
+    UpdateReceived,
 )
 
 __all__ = ["OpenActivity", "RunState", "fold"]
@@ -44,6 +47,8 @@ class RunState:
     last_seq: int = 0
     activities: dict[int, OpenActivity] = field(default_factory=dict[int, OpenActivity])
     timers: dict[int, TimerStarted] = field(default_factory=dict[int, TimerStarted])
+    updates: dict[str, UpdateReceived] = field(default_factory=dict[str, UpdateReceived])
+    """Those whose handlers are at work, by their ids."""
     cancel_requested: bool = False
     closing: Closing | None = None
 
@@ -69,6 +74,10 @@ class RunState:
                 self.timers[event.timer_id] = event
             case TimerFired() | TimerCancelled():
                 self.timers.pop(event.timer_id, None)
+            case UpdateReceived():
+                self.updates[event.update_id] = event
+            case UpdateCompleted() | UpdateFailed():
+                self.updates.pop(event.update_id, None)
             case RunStarted():
                 self.started, self.started_us = event, at_us
                 self.cancel_requested = event.cancel_requested

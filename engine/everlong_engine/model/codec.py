@@ -44,6 +44,7 @@ from everlong_engine.model.events import (
     SignalReceived,
     TimerFired,
     TimerStarted,
+    UpdateFailed,
 )
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.ids import ID_BYTES
@@ -79,13 +80,15 @@ def _special(event: Event) -> tuple[Any, ...] | None:
             return (event.activity_id, event.failure.to_wire(), event.attempts)
         case RunFailed():
             return (event.failure.to_wire(), event.unread)
+        case UpdateFailed():
+            return (event.update_id, event.failure.to_wire())
         case _:
             return None
 
 
 def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
     names = [field.name for field in fields(kind)]
-    if kind in (ActivityScheduled, ActivityFailed, RunFailed):
+    if kind in (ActivityScheduled, ActivityFailed, RunFailed, UpdateFailed):
         return lambda event: _special(event) or ()
     if len(names) == 1:
         only = attrgetter(names[0])
@@ -264,6 +267,10 @@ def _build_activity_failed(activity_id: int, failure: Any, attempts: int) -> Act
     return ActivityFailed(activity_id, Failure.from_wire(failure), attempts)
 
 
+def _build_update_failed(update_id: str, failure: Any) -> UpdateFailed:
+    return UpdateFailed(update_id, Failure.from_wire(failure))
+
+
 def _build_run_failed(failure: Any, unread: Iterable[str] = ()) -> RunFailed:
     return RunFailed(Failure.from_wire(failure), unread_of(unread))
 
@@ -320,6 +327,7 @@ _QUICK: Final[Mapping[type[Event], _Builder]] = {
 }
 _COMPOSED: Final[Mapping[type[Event], _Builder]] = {
     ActivityFailed: _build_activity_failed,
+    UpdateFailed: _build_update_failed,
     RunFailed: _build_run_failed,
     RunCompleted: _build_run_completed,
     RunCancelled: _build_run_cancelled,

@@ -50,6 +50,9 @@ __all__ = [
     "TimerCancelled",
     "TimerFired",
     "TimerStarted",
+    "UpdateCompleted",
+    "UpdateFailed",
+    "UpdateReceived",
 ]
 
 Carried: TypeAlias = tuple[tuple[str, bytes], ...]
@@ -135,6 +138,15 @@ class CancelRequested:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class UpdateReceived:
+    """A request that wants an answer. It has passed its validator, which is not asked again."""
+
+    update_id: str
+    update: str
+    arguments: bytes
+
+
 # ------------------------------------------------------------------------------- decisions
 
 
@@ -177,6 +189,20 @@ class SideEffectRecorded:
 @dataclass(frozen=True, slots=True)
 class PatchMarked:
     patch: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateCompleted:
+    update_id: str
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateFailed:
+    """An exception left the handler. The run goes on."""
+
+    update_id: str
+    failure: Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +258,7 @@ Input: TypeAlias = (
     | SignalReceived
     | SignalRejected
     | CancelRequested
+    | UpdateReceived
 )
 Closing: TypeAlias = (
     RunCompleted | RunFailed | RunCancelled | RunContinuedAsNew | RunTerminated | RunTimedOut
@@ -243,6 +270,8 @@ Decision: TypeAlias = (
     | TimerCancelled
     | SideEffectRecorded
     | PatchMarked
+    | UpdateCompleted
+    | UpdateFailed
     | Closing
 )
 Event: TypeAlias = Input | Decision
@@ -257,12 +286,15 @@ KINDS: Final[Mapping[int, type[Event]]] = {
     7: SignalReceived,
     8: SignalRejected,
     9: CancelRequested,
+    10: UpdateReceived,
     64: ActivityScheduled,
     65: ActivityCancelRequested,
     66: TimerStarted,
     67: TimerCancelled,
     68: SideEffectRecorded,
     69: PatchMarked,
+    70: UpdateCompleted,
+    71: UpdateFailed,
     96: RunCompleted,
     97: RunFailed,
     98: RunCancelled,

@@ -1,25 +1,40 @@
 """What an execution remembers of those who wrote to it, and under which names.
 
-Three kinds of answers stand side by side in `requests`, each under its execution:
+Several kinds of answers stand side by side in `requests`, each under its execution:
 
     name                  answer
     a user's request id   "accepted": the message with this id lies in the inbox, or was fed
     \\x01start ID          the run that a start was given which found this execution and used it
     \\x01sender ID         the number of the newest message without a request id of one sender
+    \\x01update ID         "accepted" while the update with this id lies in the inbox; then what its
+                         sender waits for, opaque here
+    \\x01with RUN          "accepted": the message that came with the start of this run
 
-No user's id begins like the last two: control characters are refused.
+No user's id begins like the last ones: control characters are refused.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["SENDERS", "SENT_BEHIND", "Sent", "is_request_id", "mark_of", "name_of_start"]
+__all__ = [
+    "SENDERS",
+    "SENT_BEHIND",
+    "Sent",
+    "is_request_id",
+    "mark_of",
+    "name_of_company",
+    "name_of_start",
+    "name_of_update",
+]
 
 _START: Final = "\x01start "
 SENDERS: Final = "\x01sender "
 """What the names of all senders begin with."""
 SENT_BEHIND: Final = "\x01sender!"
 """The first text behind all of them."""
+
+_UPDATE: Final = "\x01update "
+_COMPANY: Final = "\x01with "
 
 _CHARS_MAX: Final = 512
 
@@ -35,6 +50,16 @@ def is_request_id(text: object) -> bool:
 def name_of_start(request_id: str) -> str:
     """The name of a start, apart from that of a message with the same request id."""
     return _START + request_id
+
+
+def name_of_update(update_id: str) -> str:
+    """The name of an update, under which its answer is found."""
+    return _UPDATE + update_id
+
+
+def name_of_company(run_id: bytes) -> str:
+    """The name of what was sent together with a start."""
+    return _COMPANY + run_id.hex()
 
 
 @dataclass(frozen=True, slots=True)

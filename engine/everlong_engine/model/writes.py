@@ -16,9 +16,11 @@ from everlong_engine.model.runs import AttemptRow, NewRun, Probation, RunStatus
 
 __all__ = [
     "Answer",
+    "AnswerMail",
     "Append",
     "AppendResult",
     "Ask",
+    "Attached",
     "ForgetMail",
     "HistoryRow",
     "MarkAttempts",
@@ -69,6 +71,8 @@ class Append:
     blobs: Blobs | None = None
     healthy: bool = True
     """Progress that clears the run of suspicion: its losses are forgotten."""
+    answers: tuple[tuple[str, bytes], ...] = ()
+    """What senders wait for: (request name, answer), in place of the answer before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,17 @@ class AppendResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Attached:
+    """A message that comes with a start, for whichever execution the start means. Under its request
+    name it is accepted once."""
+
+    kind: int
+    body: bytes
+    request_id: str
+    blobs: Blobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StartRun:
     """A new execution, either driven already by its owner (`first`) or left as mail.
 
@@ -107,6 +122,8 @@ class StartRun:
     first: Append | None = None
     blobs: Blobs | None = None
     wake_us: int = 0
+    attached: Attached | None = None
+    """Not with `first`. It goes to the new execution, or to the open one that is used instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +251,25 @@ class ForgetMail:
     execution_id: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class AnswerMail:
+    """Take a message out unfed and answer its sender, as the owner of the run that refuses it.
+
+    Nothing is done unless the message is still there and the lease is still held.
+    """
+
+    shard: int
+    run_id: bytes
+    execution_id: bytes
+    token: int
+    position: int
+    request_id: str
+    answer: bytes
+
+
 Write: TypeAlias = (
     Append
+    | AnswerMail
     | StartRun
     | Message
     | ForgetMail

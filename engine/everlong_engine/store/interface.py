@@ -171,6 +171,11 @@ class Reads(Protocol):
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None: ...
 
+    async def told(self, target: Target, name: str) -> tuple[RunRow, bytes | None] | None:
+        """The newest run of an execution, and the answer to one of its requests, which is not older
+        than that; None where there is none."""
+        ...
+
     async def open_questions(self, limit: int) -> list[Question]: ...
 
     def changed(self) -> bool:

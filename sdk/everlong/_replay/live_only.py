@@ -13,7 +13,7 @@ from everlong._replay import asyncio_adapter
 from everlong.exceptions import EverlongError, QueryFailed, UndecodablePayload
 from everlong_engine import unpack
 
-__all__ = ["answer_query", "call_live"]
+__all__ = ["answer_query", "arguments_for", "call_live"]
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ def answer_query(
             workflow_id=workflow_id, query=name, reason=f"it handles these queries: {known}"
         )
     try:
-        args, kwargs = _arguments(handler, arguments)
+        args, kwargs = arguments_for(handler.parameters, arguments)
         answer: bytes = handler.result.encode(call_live(lambda: handler.function(*args, **kwargs)))
     except BaseException as error:
         # SystemExit as well: a stranger's question must not end the worker's process.
@@ -73,13 +73,13 @@ def answer_query(
     return answer
 
 
-def _arguments(handler: QueryHandler, arguments: bytes) -> tuple[Any, Any]:
-    """By the handler's own signature and types; the asker knows neither."""
+def arguments_for(parameters: Any, arguments: bytes) -> tuple[Any, Any]:
+    """By a handler's own signature and types; whoever sent them knows neither."""
     sent: Any = unpack(arguments)
     match sent:
         case [list() as args, dict() as kwargs]:  # pyright: ignore[reportUnknownVariableType]
-            encoded: bytes = handler.parameters.encode(args, kwargs)
-            decoded: tuple[Any, Any] = handler.parameters.decode(encoded)
+            encoded: bytes = parameters.encode(args, kwargs)
+            decoded: tuple[Any, Any] = parameters.decode(encoded)
             return decoded
         case _:
-            raise UndecodablePayload(reason="the arguments of a query are damaged")
+            raise UndecodablePayload(reason="the arguments are damaged")

@@ -24,6 +24,8 @@ from everlong_engine import (
     SideEffectRecorded,
     TimerCancelled,
     TimerStarted,
+    UpdateCompleted,
+    UpdateFailed,
     unpack,
 )
 
@@ -66,6 +68,12 @@ def _same(old: Decision, new: Decision, canonical: Canonical) -> bool:
             return old.checkpoints == new.checkpoints and _same_bytes(
                 old.arguments, new.arguments, new, canonical
             )
+        case UpdateCompleted(), UpdateCompleted():
+            return old.update_id == new.update_id and _same_bytes(
+                old.result, new.result, new, canonical
+            )
+        case UpdateFailed(), UpdateFailed():
+            return old.update_id == new.update_id and old.failure.type == new.failure.type
         case RunFailed(), RunFailed():
             return old.failure.type == new.failure.type
         case SideEffectRecorded() | RunCancelled(), _:
@@ -133,6 +141,10 @@ def describe(decision: Decision) -> str:
             what = f"patch {decision.patch!r}"
         case SideEffectRecorded():
             what = "a side effect"
+        case UpdateCompleted():
+            what = f"the result of update {decision.update_id!r}"
+        case UpdateFailed():
+            what = f"update {decision.update_id!r} failed with {decision.failure.type}"
         case RunFailed():
             what = f"the workflow failed with {decision.failure.type}"
         case _:

@@ -44,6 +44,13 @@ class RollOver:
         self._checkpoints = 0
         self._warned = False
 
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time, and the workflow is one that passes checkpoints."""
+        started = self._run.started
+        passes = self._checkpoints > 0 or (started is not None and started.previous_run is not None)
+        return passes and self._past_threshold()
+
     async def checkpoint(self, changed: dict[str, Any]) -> None:
         run = self._run
         run.require_live()

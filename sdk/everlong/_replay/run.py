@@ -22,7 +22,7 @@ from contextvars import Context
 from random import Random
 from typing import Any, Final, NoReturn
 
-from everlong._context import QueryHandler, user_line
+from everlong._context import QueryHandler, UpdateHandler, user_line
 from everlong._definitions import ActivityDefinition, WorkflowDefinition
 from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
@@ -43,6 +43,7 @@ from everlong._replay.marks import patched, side_effect
 from everlong._replay.matching import check, forgotten
 from everlong._replay.roll_over import RollOver
 from everlong._replay.signals import Signals
+from everlong._replay.updates import Updates
 from everlong.exceptions import (
     ActivityLost as ActivityLostError,
     ActivityTimeout,
@@ -78,6 +79,8 @@ from everlong_engine import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateCompleted,
+    UpdateReceived,
     limits,
 )
 
@@ -105,6 +108,7 @@ class WorkflowRun:
         self.closed = False
         self._signals = Signals(signal_types)
         self._conditions: Conditions | None = None
+        self._updates: Updates | None = None
         self._random: Random | None = None
         self.main: WorkflowTask[None] | None = None
         self.made: list[Decision] = []
@@ -248,6 +252,9 @@ class WorkflowRun:
     def take_rejected(self, event: SignalRejected) -> None:
         """Nothing: it is in the history for people."""
 
+    def take_update(self, event: UpdateReceived) -> None:
+        self.updates.take(event)
+
     def take_cancel(self, event: CancelRequested) -> None:
         """Cancellation is a state: the first request is delivered, later ones are not."""
         if self._cancel_requested is None and self.main is not None:
@@ -273,9 +280,7 @@ class WorkflowRun:
         except Exception as error:
             self._close_failed(error)
         except BaseException as error:
-            # A task would keep it, and nobody would ever look: the run would stand still for good.
-            if not (self.closed or self.loop.discarded):
-                self._flag(_left_the_code(error))
+            self.left_the_code(error)
             raise
         else:
             if self.closed:
@@ -291,6 +296,11 @@ class WorkflowRun:
         self.close(
             RunFailed(encode_exception(error, self.definition.exceptions), self._signals.unread())
         )
+
+    def left_the_code(self, error: BaseException) -> None:
+        """A task would keep it, and nobody would ever look: the run would stand still for good."""
+        if not (self.closed or self.loop.discarded):
+            self._flag(_left_the_code(error))
 
     def close(self, decision: Decision) -> None:
         # Code that swallowed a fault, the end or the discard may still return.
@@ -369,6 +379,34 @@ class WorkflowRun:
     def handle_query(self, name: str, handler: QueryHandler) -> None:
         self.require_live()
         self.queries[name] = handler
+
+    @property
+    def updates(self) -> Updates:
+        if self._updates is None:
+            self._updates = Updates(self)
+        return self._updates
+
+    def handle_update(self, name: str, handler: UpdateHandler) -> None:
+        self.updates.handle(name, handler)
+
+    def validate_update(self, name: str, validator: Callable[..., Any]) -> None:
+        self.updates.validate(name, validator)
+
+    @property
+    def has_updates(self) -> bool:
+        """Whether it handles any."""
+        return self._updates is not None
+
+    def holds_updates(self) -> bool:
+        """Whether it is time to begin anew, and updates at work are what stands in the way: the
+        next ones wait, or it would never be done."""
+        return bool(self.unfinished_updates()) and self._rolling.is_due
+
+    def unfinished_updates(self) -> tuple[UpdateReceived, ...]:
+        return () if self._updates is None else self._updates.unfinished()
+
+    def all_handlers_finished(self) -> bool:
+        return not self.unfinished_updates()
 
     async def side_effect(self, function: Callable[[], Any], where: str) -> Any:
         return side_effect(self, function, where)
@@ -456,6 +494,8 @@ class WorkflowRun:
             case RunCompleted():
                 result = self.definition.result
                 return result.encode(result.decode(recorded))
+            case UpdateCompleted():
+                return self.updates.canonical(decision.update_id, recorded)
             case _:
                 return recorded
 
@@ -467,7 +507,9 @@ class WorkflowRun:
         self._timers.clear()
         self.main = None  # The loop has the last word on its tasks.
         discard(self.loop)
-        self._roll_over = self._conditions = None  # They know the run: nothing goes in circles.
+        self._roll_over = self._conditions = self._updates = (
+            None  # They know the run: nothing goes in circles.
+        )
 
 
 _FORCED: Final = frozenset({RunTerminated, RunTimedOut})
@@ -491,6 +533,7 @@ _FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {
     SignalReceived: WorkflowRun.take_signal,
     SignalRejected: WorkflowRun.take_rejected,
     CancelRequested: WorkflowRun.take_cancel,
+    UpdateReceived: WorkflowRun.take_update,
 }
 
 

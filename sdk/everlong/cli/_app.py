@@ -11,7 +11,7 @@ from everlong.cli._errors import report
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._history import history
 from everlong.cli._list import list_
-from everlong.cli._messages import cancel, query, resume, signal, terminate
+from everlong.cli._messages import cancel, query, resume, signal, terminate, update
 from everlong.cli._run import run
 from everlong.cli._screen import out
 from everlong.cli._show import show
@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "history": (history, _LOOK),
     "signal": (signal, _TALK),
     "query": (query, _TALK),
+    "update": (update, _TALK),
     "cancel": (cancel, _TALK),
     "terminate": (terminate, _TALK),
     "resume": (resume, _TALK),

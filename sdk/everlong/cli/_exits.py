@@ -44,7 +44,7 @@ _MEANINGS: Final = {
     ExitCode.OK: "done; what was asked for is so",
     ExitCode.PROBLEM: (
         "a problem was found: the workflow failed, was cancelled, terminated or timed out, or is "
-        "blocked; a query failed; `verify` found damage"
+        "blocked; a query or an update failed; `verify` found damage"
     ),
     ExitCode.USAGE: (
         "the command is wrong: an unknown option, arguments that do not fit the workflow, a file "

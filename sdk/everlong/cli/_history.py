@@ -34,6 +34,9 @@ _STYLES: Final = {
     "CancelRequested": "yellow",
     "RunCancelled": "yellow",
     "SignalReceived": "cyan",
+    "UpdateReceived": "cyan",
+    "UpdateCompleted": "green",
+    "UpdateFailed": "red",
 }
 
 

@@ -1,10 +1,11 @@
-"""What is said to an execution: signal, query, cancel, terminate, resume.
+"""What is said to an execution: signal, query, update, cancel, terminate, resume.
 
 They work from any process; what needs a worker goes to it through the store.
 """
 
 import asyncio
 import json
+import secrets
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -16,8 +17,9 @@ from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
 from everlong.cli._screen import out, write
 from everlong.client import WorkflowHandle
+from everlong.exceptions import NoAnswer
 
-__all__ = ["cancel", "query", "resume", "signal", "terminate"]
+__all__ = ["cancel", "query", "resume", "signal", "terminate", "update"]
 
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Recorded with it.")]
 RequestId = Annotated[
@@ -98,6 +100,53 @@ def query(
         write(document({"workflow_id": workflow_id, "query": name, "answer": answer}))
     elif answer is not None:
         out().block(for_people(answer))
+    return ExitCode.OK
+
+
+def update(
+    workflow_id: WorkflowId,
+    name: Annotated[str, typer.Argument(metavar="UPDATE", help="The update's name.")],
+    arg: Arg = None,
+    json_args: JsonArgs = None,
+    update_id: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Sent again, it has the same result and one effect."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to wait for the result.")
+    ] = 10.0,
+    db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """Ask a workflow to do something, and wait for the result.
+
+    It is stored for good: without an answer in time, ask again with the same --update-id.
+    """
+    values = plain_call(given(arg, json_args))
+    if "update_id" in values:
+        raise Mistake("an update's argument cannot be called update_id on the command line")
+    chosen = update_id or secrets.token_hex(8)
+
+    async def ask(handle: WorkflowHandle[Any]) -> Any:
+        try:
+            async with asyncio.timeout(timeout):
+                return await handle.update(name, update_id=chosen, **values)
+        except TimeoutError as error:
+            raise NoAnswer(
+                f"no answer within {timeout} seconds; the update is stored, and --update-id "
+                f"{chosen} asks for it again",
+                workflow_id=workflow_id,
+                timeout_s=timeout,
+            ) from error
+
+    result = _with_handle(db, namespace, codecs, workflow_id, ask)
+    if as_json:
+        facts = {"workflow_id": workflow_id, "update": name, "update_id": chosen}
+        write(document({**facts, "result": result}))
+    elif result is not None:
+        out().block(for_people(result))
     return ExitCode.OK
 
 

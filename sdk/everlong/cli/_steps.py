@@ -149,6 +149,13 @@ _TOLD: Final[dict[str, Callable[[dict[str, Any]], Step]]] = {
     "SignalRejected": lambda facts: Step(
         "✗", "yellow", f"signal {facts.get('signal', '')}", f"rejected: {facts.get('error', '')}"
     ),
+    "UpdateReceived": lambda facts: Step(
+        "←", "cyan", f"update {facts.get('update', '')}", _value(facts.get("arguments"))
+    ),
+    "UpdateCompleted": lambda facts: Step("✓", "green", "update", _value(facts.get("result"))),
+    "UpdateFailed": lambda facts: Step(
+        "✗", "red", "update", error_text(facts.get("error_type", ""), facts.get("error", ""))
+    ),
     "CancelRequested": lambda facts: Step("←", "yellow", "cancel", facts.get("reason", "")),
     "RunContinuedAsNew": lambda _: Step("↻", "dim", "begins anew", "with a fresh history"),
 }

@@ -2,6 +2,7 @@
 
 from everlong.client._client import Client
 from everlong.client._handle import WorkflowHandle
+from everlong.client._updates import UpdateHandle
 from everlong.client._views import (
     Attempt,
     ExecutionDescription,
@@ -21,5 +22,6 @@ __all__ = [
     "Page",
     "PendingActivity",
     "PendingTimer",
+    "UpdateHandle",
     "WorkflowHandle",
 ]

@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlsplit
 from everlong import registry
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
+from everlong.channels import Signal
+from everlong.client._company import Company
 from everlong.client._handle import WorkflowHandle, check_request_id
 from everlong.client._views import ExecutionSummary, Page, summary
 from everlong.codec import Codec
@@ -204,6 +206,9 @@ class Client:
         run_timeout: float | timedelta | None = None,
         execution_timeout: float | timedelta | None = None,
         request_id: str | None = None,
+        signal: tuple[Signal[Any] | str, Any] | None = None,
+        update: tuple[Any, ...] | None = None,
+        update_id: str | None = None,
         **kwargs: Any,
     ) -> WorkflowHandle[R]: ...
     @overload
@@ -218,6 +223,9 @@ class Client:
         run_timeout: float | timedelta | None = None,
         execution_timeout: float | timedelta | None = None,
         request_id: str | None = None,
+        signal: tuple[Signal[Any] | str, Any] | None = None,
+        update: tuple[Any, ...] | None = None,
+        update_id: str | None = None,
         **kwargs: Any,
     ) -> WorkflowHandle[Any]: ...
     async def start(  # type: ignore[misc]  # its options stand beside the workflow's own
@@ -231,6 +239,9 @@ class Client:
         run_timeout: float | timedelta | None = None,
         execution_timeout: float | timedelta | None = None,
         request_id: str | None = None,
+        signal: tuple[Signal[Any] | str, Any] | None = None,
+        update: tuple[Any, ...] | None = None,
+        update_id: str | None = None,
         **kwargs: Any,
     ) -> WorkflowHandle[Any]:
         """Start an execution. Returns once it is stored for good.
@@ -249,10 +260,14 @@ class Client:
             run_timeout, execution_timeout: seconds (or timedelta) after which the run, or the whole
                 execution over all its runs, is closed as timed out.
             request_id: a start repeated with the same id and request id gives the same execution.
+            signal: `(signal, value)`, sent in the same transaction: to the new execution, or to the
+                open one that is used instead.
+            update: `(update, *arguments)`, likewise; `handle.started_update` waits for its result.
+            update_id: names that update.
 
         Raises:
-            InvalidArguments: the arguments do not fit the signature.
-            WorkflowAlreadyStarted: the id is taken, and the policies say fail.
+            InvalidArguments: the arguments do not fit the signature, or the signal its type.
+            WorkflowAlreadyStarted: the id is taken, and the policies say fail. Nothing was sent.
         """
         engine = self.engine
         definition, name = self._definition(workflow)
@@ -274,19 +289,23 @@ class Client:
             if execution_timeout is None
             else engine.clock.now_us() + seconds_us(execution_timeout, "execution_timeout"),
         )
+        company = Company.of(engine, signal, update, update_id)
         if if_open == "terminate":
-            result = await self._begin_in_place(engine, started, if_closed, request_id)
+            result = await self._begin_in_place(engine, started, if_closed, request_id, company)
         else:
-            result = await self._begin(engine, started, if_open, if_closed, request_id)
+            result = await self._begin(engine, started, if_open, if_closed, request_id, company)
         if result.refused:
             raise WorkflowAlreadyStarted(workflow_id=started.workflow_id, status=result.status.text)
-        return WorkflowHandle(
+        handle: WorkflowHandle[Any] = WorkflowHandle(
             self,
             started.workflow_id,
             execution_id=result.execution_id,
             run_id=result.run_id,
             definition=definition,
         )
+        if company is not None:
+            handle.started_update = company.handle_of(handle, result.execution_id)
+        return handle
 
     async def _begin(
         self,
@@ -295,12 +314,13 @@ class Client:
         if_open: IfOpen,
         if_closed: IfClosed,
         request_id: str | None,
+        company: Company | None = None,
     ) -> StartResult:
         new = engine.new_run(
             self.namespace, started.workflow_id, started.workflow, "default", request_id
         )
         worker = self._hosting(started.workflow)
-        if worker is not None:
+        if worker is not None and company is None:
             future: asyncio.Future[StartResult] = asyncio.get_running_loop().create_future()
 
             def done(result: StartResult | StoreError) -> None:
@@ -316,20 +336,34 @@ class Client:
         blobs: Blobs = {}
         kind, body = self.records.start(new, started, blobs)
         start = StartRun(
-            new, if_open, if_closed, kind, body, blobs=blobs, wake_us=engine.clock.now_us()
+            new,
+            if_open,
+            if_closed,
+            kind,
+            body,
+            blobs=blobs,
+            wake_us=engine.clock.now_us(),
+            attached=None if company is None else company.attached(self.records, new),
         )
         result = await engine.commits.put(start)
         assert isinstance(result, StartResult)
         engine.wake_hosts()
+        if company is not None:
+            engine.mail_arrived()
         return result
 
     async def _begin_in_place(
-        self, engine: Engine, started: RunStarted, if_closed: IfClosed, request_id: str | None
+        self,
+        engine: Engine,
+        started: RunStarted,
+        if_closed: IfClosed,
+        request_id: str | None,
+        company: Company | None,
     ) -> StartResult:
         """Start in the place of one that is open. It is terminated only once it is known to be in
         the way: a repeated request must not end what it began."""
         for _ in range(_START_TRIES):
-            result = await self._begin(engine, started, "terminate", if_closed, request_id)
+            result = await self._begin(engine, started, "terminate", if_closed, request_id, company)
             if result.created or result.same_request or result.refused:
                 return result
             in_the_way: WorkflowHandle[Any] = WorkflowHandle(

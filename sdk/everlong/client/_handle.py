@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from everlong import registry
 from everlong._failures import ExceptionRegistry, decode_failure
 from everlong._values import Value
-from everlong.channels import Query, Signal
+from everlong.channels import Query, Signal, Update
+from everlong.client._updates import BEGUN, UpdateHandle
 from everlong.client._views import ExecutionDescription, HistoryEvent, describe, view_history
 from everlong.exceptions import (
     EverlongError,
@@ -43,8 +44,10 @@ from everlong_engine import (
     SignalReceived,
     Target,
     Terminate,
+    UpdateReceived,
     id_text,
     is_request_id,
+    name_of_update,
     pack,
     unpack,
 )
@@ -52,7 +55,7 @@ from everlong_engine import (
 if TYPE_CHECKING:
     from everlong.client._client import Client
 
-__all__ = ["WorkflowHandle", "check_request_id"]
+__all__ = ["WorkflowHandle", "call_arguments", "check_request_id", "signalled"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -79,6 +82,8 @@ class WorkflowHandle(Generic[R]):
         self._run_id = run_id
         self._definition = definition
         self.workflow_id = workflow_id
+        self.started_update: UpdateHandle[Any] | None = None
+        """The update that was sent with the start, if one was."""
 
     @property
     def run_id(self) -> str | None:
@@ -195,10 +200,7 @@ class WorkflowHandle(Generic[R]):
             InvalidArguments: the value does not fit the declared type; nothing was sent.
             WorkflowClosed, WorkflowNotFound: nobody is there to receive it.
         """
-        declared = registry.signals.get(signal) if isinstance(signal, str) else signal
-        name = signal if isinstance(signal, str) else signal.name
-        payload = pack(value) if declared is None else declared.value.encode(value)
-        await self._send(SignalReceived(name, payload), request_id)
+        await self._send(signalled(signal, value), request_id)
 
     async def cancel(self, reason: str = "", *, request_id: str | None = None) -> None:
         """Ask the workflow to stop: `CancelledError` is raised where it waits, and it may clean up.
@@ -226,6 +228,10 @@ class WorkflowHandle(Generic[R]):
             worker.send(run, event, done)
             await future
             return
+        await self._mail(target, event, request_id)
+
+    async def _mail(self, target: Target, event: Input, request_id: str | None) -> MessageResult:
+        """Leave a message in the inbox."""
         blobs: Blobs = {}
         kind, body = self._client.records.message(target, event, blobs)
         now_us = self._engine.clock.now_us()
@@ -235,12 +241,80 @@ class WorkflowHandle(Generic[R]):
         assert isinstance(result, MessageResult)
         self._require_accepted(result)
         self._engine.mail_arrived()
+        return result
 
     def _require_accepted(self, result: MessageResult) -> None:
         if result.status is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         if result.position is None and not result.duplicate:
             raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+
+    async def update(
+        self, update: Update[T] | str, *args: Any, update_id: str | None = None, **kwargs: Any
+    ) -> T:
+        """Ask the workflow to do something, and wait for the result.
+
+            size = await handle.update(add_item, "apple", count=3)
+
+        Args:
+            update: the declared update, or its name.
+            update_id: names the request: sent again, it has the same result and no second effect.
+                A new one is made up unless given.
+
+        Raises:
+            UpdateRejected: the validator refused it, or its arguments do not fit.
+            UpdateFailed: an exception left the handler; it is the `__cause__`.
+            UpdateUnfinished: the workflow ended before the handler had finished.
+            WorkflowClosed, WorkflowNotFound: nobody is there to perform it.
+        """
+        sent = await self._send_update(update, args, kwargs, update_id)
+        return await sent.result()
+
+    async def start_update(
+        self, update: Update[T] | str, *args: Any, update_id: str | None = None, **kwargs: Any
+    ) -> UpdateHandle[T]:
+        """The same, but return once the workflow has accepted it: it is then recorded for good.
+
+        Raises:
+            UpdateRejected, WorkflowClosed, WorkflowNotFound: as `update`.
+        """
+        sent = await self._send_update(update, args, kwargs, update_id)
+        await sent.wait(until=BEGUN)
+        return sent
+
+    async def get_update(self, update_id: str, update: Update[T] | str = "?") -> UpdateHandle[T]:
+        """A handle of an update that was sent before. Give the update to have its result rebuilt.
+
+        Raises:
+            WorkflowNotFound: there is no such execution.
+        """
+        row = await self._row()
+        return self.update_handle(row.execution_id, update_id, update)
+
+    async def _send_update(
+        self, update: Update[T] | str, args: Any, kwargs: Any, update_id: str | None
+    ) -> UpdateHandle[T]:
+        check_request_id(update_id)
+        name = update if isinstance(update, str) else update.name
+        if update_id is None:
+            update_id = f"{self._engine.random.getrandbits(64):016x}"
+        event = UpdateReceived(update_id, name, call_arguments(args, kwargs))
+        result = await self._mail(self._target(), event, name_of_update(update_id))
+        return self.update_handle(result.execution_id, update_id, update)
+
+    def update_handle(
+        self, execution_id: bytes, update_id: str, update: Update[T] | str
+    ) -> UpdateHandle[T]:
+        """Not public: of an update that was sent to this very execution."""
+        target = self._engine.target(self._client.namespace, self.workflow_id, execution_id)
+        return UpdateHandle(
+            self._client,
+            target,
+            update_id,
+            update if isinstance(update, str) else update.name,
+            value=None if isinstance(update, str) else update.value,
+            exceptions=None if self._definition is None else self._definition.exceptions,
+        )
 
     async def query(
         self, query: Query[T] | str, *args: Any, timeout: float = 10.0, **kwargs: Any
@@ -256,7 +330,7 @@ class WorkflowHandle(Generic[R]):
             NoAnswer: no worker answered in time.
         """
         name = query if isinstance(query, str) else query.name
-        arguments = _query_arguments(args, kwargs)
+        arguments = call_arguments(args, kwargs)
         target = self._target()
         worker = self._client.host_for(target)
         if worker is not None:
@@ -381,6 +455,13 @@ def check_request_id(request_id: str | None) -> None:
         )
 
 
-def _query_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+def signalled(signal: Signal[Any] | str, value: Any) -> SignalReceived:
+    """A value as a message. Raises InvalidArguments where it does not fit the declared type."""
+    declared = registry.signals.get(signal) if isinstance(signal, str) else signal
+    name = signal if isinstance(signal, str) else signal.name
+    return SignalReceived(name, pack(value) if declared is None else declared.value.encode(value))
+
+
+def call_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Positional ones under their numbers: only the handler knows its names."""
     return pack([list(args), kwargs])

@@ -126,6 +126,8 @@ class ExecutionDescription(ExecutionSummary):
     """Signals in the order of the journal; those that wait in the inbox have a mark behind."""
     rejected: tuple[str, ...] = ()
     """Signals whose values did not fit: recorded with the reason, never delivered."""
+    updates: tuple[str, ...] = ()
+    """Updates that are being performed: name and id."""
     cancel_requested: bool
     owner: str | None
     """The worker that has it; None while it sleeps, or if that worker is dead."""
@@ -195,6 +197,9 @@ def describe(
         timers=timers if loaded.row.status.is_open else (),
         signals=(*received, *("(in the inbox)" for _ in loaded.mail)),
         rejected=tuple(rejected),
+        updates=tuple(f"{one.update} {one.update_id}" for one in state.updates.values())
+        if loaded.row.status.is_open
+        else (),
         cancel_requested=state.cancel_requested,
         owner=owner,
         hosted=hosted,

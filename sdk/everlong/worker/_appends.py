@@ -8,6 +8,7 @@ from typing import Final
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
 from everlong.worker._owned import OwnedRun, Step
+from everlong.worker._updates import answers_of
 from everlong_engine import (
     CLOSING,
     ActivityScheduled,
@@ -91,12 +92,17 @@ class Appends:
         closing: Closing | None = None
         if last is not None and type(last) in CLOSING:
             closing = last  # type: ignore[assignment]
+        told: tuple[tuple[str, bytes], ...] = ()
+        if run.code.has_updates:
+            told = answers_of(
+                self._records, run, incoming.event, decisions, ends=closing is not None
+            )
         position = incoming.position
         consumed: tuple[int, ...] = () if position is None else (position,)
         continued = isinstance(closing, RunContinuedAsNew)
         if closing is not None and not continued:
             # It came too late to be fed: it goes with this append, which may leave no mail behind.
-            consumed += tuple(one.position for one in run.mailbox if one.position is not None)
+            consumed += run.positions_unfed()
         return self._append(
             run,
             rows,
@@ -108,6 +114,7 @@ class Appends:
             # leaves it to the next one.
             mail_free=incoming.on_done is not None or (closing is not None and not continued),
             closing=closing,
+            answers=told,
         )
 
     def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
@@ -126,6 +133,7 @@ class Appends:
         consumed: tuple[int, ...],
         mail_free: bool,
         closing: Closing | None,
+        answers: tuple[tuple[str, bytes], ...] = (),
     ) -> Append:
         base = run.next_seq
         run.next_seq = base + len(rows)
@@ -153,6 +161,7 @@ class Appends:
             following,
             blobs or None,
             not run.suspects,
+            answers,
         )
 
     def _following(self, run: OwnedRun, event: RunContinuedAsNew) -> NextRun:

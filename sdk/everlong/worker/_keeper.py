@@ -36,6 +36,7 @@ from everlong.worker._leaving import RunReleaser
 from everlong.worker._loading import RunLoader
 from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun, Step
 from everlong.worker._run_timers import RunTimers
+from everlong.worker._updates import UpdateDesk
 from everlong_engine import (
     CLOSING,
     CODES,
@@ -66,6 +67,7 @@ from everlong_engine import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
+    UpdateReceived,
     WriteResult,
     id_text,
     limits,
@@ -108,6 +110,7 @@ class RunKeeper:
         self.activities = make_runner(self.deadlines, self.receive)
         self.loading = RunLoader(self)
         self.leaving = RunReleaser(self)
+        self.updates = UpdateDesk(engine, records, self._not_stored)
         self.timers = RunTimers(engine, self.deadlines, self.receive, self._time_out)
         self.stopping = False
         self.beginning: set[bytes] = set()
@@ -267,8 +270,11 @@ class RunKeeper:
         run.pumping = True
         try:
             # Once it is as far ahead as it may be, `_settle` comes back here.
-            while run.mailbox and run.may_be_fed() and len(run.inflight) < _AHEAD_MAX:
-                self._feed(run, run.mailbox.popleft())
+            while run.may_be_fed() and len(run.inflight) < _AHEAD_MAX:
+                one = run.next_input()
+                if one is None:
+                    break
+                self._feed(run, one)
         finally:
             run.pumping = False
         self.cache.used(run)
@@ -297,6 +303,8 @@ class RunKeeper:
             return
         if type(event) is SignalReceived:
             event = one.event = _judge_signal(code, event)
+        elif type(event) is UpdateReceived and self.updates.refuses(run, one, event):
+            return
         at_us = max(run.last_us, self.engine.clock.now_us())
         began = monotonic()
         try:
@@ -320,6 +328,7 @@ class RunKeeper:
             run.suspects.discard(event.activity_id)
         step = Step(one, decisions, run.generation)
         append = self._appends.of_step(run, step, at_us)
+        step.told = append.answers
         run.inflight.append(step)
         self.engine.commits.add(append, partial(self._settle, run, step))
 
@@ -348,6 +357,8 @@ class RunKeeper:
             one.on_done(None)
         for answer in step.answers:
             answer.give()
+        for name, told in step.told:
+            self.engine.answered(run.execution_id, name, told)
         for decision in step.decisions:
             self._act(run, decision)
         if run.afterwards is not None and not run.inflight and not run.dropped:
@@ -418,6 +429,7 @@ class RunKeeper:
             self._void(step)
         run.mailbox.extendleft(step.incoming for step in reversed(run.inflight))
         run.inflight.clear()
+        run.held_back.clear()  # Loading brings them again.
         run.generation += 1
         run.closing = False
         run.afterwards = None

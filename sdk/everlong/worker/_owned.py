@@ -23,6 +23,7 @@ from everlong_engine import (
     MailRow,
     NewRun,
     RunRow,
+    UpdateReceived,
 )
 
 __all__ = ["OUTCOMES", "Answer", "Incoming", "OpenAttempt", "OwnedRun", "Step", "Superseded"]
@@ -62,6 +63,8 @@ class Step:
     generation: int
     answers: list[Answer] = field(default_factory=list[Answer])
     """What may become visible only behind this commit."""
+    told: tuple[tuple[str, bytes], ...] = ()
+    """What senders hear with it: (name of the request, answer)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +124,8 @@ class OwnedRun:
     on_trial: bool = False
     warned_of_size: bool = False
     mailbox: deque[Incoming] = field(default_factory=deque[Incoming])
+    held_back: deque[Incoming] = field(default_factory=deque[Incoming])
+    """Updates that wait until the run has begun anew, or has nothing to do."""
     inflight: deque[Step] = field(default_factory=deque[Step])
     positions: set[int] = field(default_factory=set[int])
     """Inbox rows that are in the mailbox or in flight."""
@@ -151,7 +156,7 @@ class OwnedRun:
     @property
     def is_idle(self) -> bool:
         """Nothing local is going on: it may sleep in the store."""
-        if self.mailbox or self.inflight or not self.may_be_fed():
+        if self.mailbox or self.held_back or self.inflight or not self.may_be_fed():
             return False
         return not self.attempts or all(
             attempt.retry_us is not None for attempt in self.attempts.values()
@@ -162,6 +167,22 @@ class OwnedRun:
         if self.afterwards is not None:
             return False
         return not (self.loading or self.releasing or self.closing or self.dropped)
+
+    def next_input(self) -> Incoming | None:
+        """Take the next one that may be fed."""
+        if self.held_back and not self.code.holds_updates():
+            return self.held_back.popleft()
+        while self.mailbox:
+            one = self.mailbox.popleft()
+            if type(one.event) is not UpdateReceived or not self.code.holds_updates():
+                return one
+            self.held_back.append(one)
+        return None
+
+    def positions_unfed(self) -> tuple[int, ...]:
+        """Where in the inbox lies what has come and was not fed."""
+        waiting = [*self.mailbox, *self.held_back]
+        return tuple(one.position for one in waiting if one.position is not None)
 
     def when_settled(self, then: Callable[[], None]) -> None:
         """Do something with the run once its history and its code agree: nothing is in flight.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from everlong import ApplicationError, Query, Retry, Signal, activity, info, workflow
+from everlong import ApplicationError, Query, Retry, Signal, Update, activity, info, workflow
 
 HOSTILE = "\x1b]0;x\x07\x1b[2J\r\neverlong: all is well \u202e"
 
@@ -19,6 +19,7 @@ class Verdict(BaseModel):
 
 approve = Signal("approve", Verdict)
 status = Query("status", str)
+raise_to = Update("raise-to", int)
 
 
 @activity(retry=Retry(max_attempts=3, delay=0.01, jitter=0))
@@ -67,6 +68,17 @@ async def purchase(amount: int) -> str:
     @status.handler
     def _(loud: bool = False) -> str:
         return f"{state} for {amount}".upper() if loud else f"{state} for {amount}"
+
+    @raise_to.handler
+    async def _(price: int) -> int:  # pyright: ignore[reportUnusedFunction]
+        nonlocal amount
+        amount = price
+        return amount
+
+    @raise_to.validator
+    def _(price: int) -> None:  # pyright: ignore[reportUnusedFunction]
+        if price <= amount:
+            raise ValueError(f"it is {amount} already")
 
     try:
         verdict = await approve.receive()

@@ -13,6 +13,7 @@ from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import (
     Answer,
+    AnswerMail,
     Append,
     AppendResult,
     Ask,
@@ -33,11 +34,15 @@ from everlong_engine.store.interface import MailGone
 from everlong_engine.store.memory.data import MemoryData, StoredEvent
 from everlong_engine.store.memory.leases import mark_attempts, release
 from everlong_engine.store.memory.messages import (
+    answer_mail,
     ask,
     put_answer,
+    put_answers,
+    put_attached,
     put_message,
     resume_run,
     terminate_run,
+    wake_for_mail,
 )
 
 __all__ = ["apply_group"]
@@ -60,7 +65,7 @@ def _turn(write: Write) -> int:
             # Both kinds of start decide alike; only the order is another one.
             over_at_once = write.first is not None and write.first.closed is not None
             conditions = write.if_closed != "allow" or write.run.request_id is not None
-            return 1 if conditions or over_at_once else 0
+            return 1 if conditions or over_at_once or write.attached is not None else 0
         case Append():
             return _APPEND_TURN
         case Release():
@@ -90,6 +95,9 @@ def _apply(data: MemoryData, write: Write) -> WriteResult:
         case Answer():
             put_answer(data, write)
             return None
+        case AnswerMail():
+            answer_mail(data, write)
+            return None
         case ForgetMail():
             _consume(data, write.position, write.execution_id)
             return None
@@ -107,6 +115,8 @@ def start_run(data: MemoryData, start: StartRun) -> StartResult:
     if first is None:
         data.runs.put(run.run_id, _row(run, wake_us=start.wake_us))
         data.put_mail(run.execution_id, start.kind, start.body, start.blobs)
+        if start.attached is not None:
+            put_attached(data, run.execution_id, start.attached)
     else:
         status = RunStatus.RUNNING if first.closed is None else first.closed
         row = _row(
@@ -137,6 +147,9 @@ def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
         if start.if_open == "use" and run.request_id is not None:
             key = (latest.execution_id, name_of_start(run.request_id))
             data.requests.put(key, latest.run_id)
+        if start.if_open == "use" and start.attached is not None:
+            put_attached(data, latest.execution_id, start.attached)
+            wake_for_mail(data, latest, start.wake_us)
         return _taken(latest, refused=start.if_open == "fail")
     match start.if_closed:
         case "allow":
@@ -245,6 +258,7 @@ def _accept(data: MemoryData, append: Append) -> AppendResult:
     for position in append.consumed:
         if not _consume(data, position, append.execution_id):
             raise MailGone
+    put_answers(data, append.execution_id, append.answers)
     if append.next_run is not None:
         return _begin_next_run(data, append)
     if append.closed is not None:

@@ -1,14 +1,34 @@
 """What clients send: messages, terminations, questions. None of it needs a lease."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.runs import Probation, RunRow, RunStatus
-from everlong_engine.model.writes import Answer, Ask, Message, MessageResult, Resume, Terminate
+from everlong_engine.model.writes import (
+    Answer,
+    AnswerMail,
+    Ask,
+    Attached,
+    Message,
+    MessageResult,
+    Resume,
+    Terminate,
+)
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.data import AskedQuestion, MemoryData, StoredEvent
 
-__all__ = ["ask", "put_answer", "put_message", "resume_run", "terminate_run"]
+__all__ = [
+    "answer_mail",
+    "ask",
+    "put_answer",
+    "put_answers",
+    "put_attached",
+    "put_message",
+    "resume_run",
+    "terminate_run",
+    "wake_for_mail",
+]
 
 
 def put_message(data: MemoryData, message: Message) -> MessageResult:
@@ -25,11 +45,42 @@ def put_message(data: MemoryData, message: Message) -> MessageResult:
         data.requests.put((run.execution_id, message.request_id), b"accepted")
     elif message.sent is not None:
         data.requests.put((run.execution_id, message.sent.name), message.sent.mark)
+    wake_for_mail(data, run, message.now_us)
+    return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position)
+
+
+def wake_for_mail(data: MemoryData, run: RunRow, now_us: int) -> None:
+    """A run that sleeps has mail to see to."""
     if run.owner is None and run.status is RunStatus.RUNNING:  # A blocked run stays parked.
-        now_us = message.now_us
         wake_us = now_us if run.wake_us is None else min(run.wake_us, now_us)
         data.runs.put(run.run_id, replace(run, wake_us=wake_us))
-    return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position)
+
+
+def put_attached(data: MemoryData, execution_id: bytes, attached: Attached) -> None:
+    """A message that came with a start, once."""
+    key = (execution_id, attached.request_id)
+    if key not in data.requests.rows:
+        data.requests.put(key, b"accepted")
+        data.put_mail(execution_id, attached.kind, attached.body, attached.blobs)
+
+
+def put_answers(
+    data: MemoryData, execution_id: bytes, answers: Iterable[tuple[str, bytes]]
+) -> None:
+    """What senders wait for, in place of what they were told before."""
+    for name, answer in answers:
+        if (execution_id, name) in data.requests.rows:
+            data.requests.put((execution_id, name), answer)
+
+
+def answer_mail(data: MemoryData, refused: AnswerMail) -> None:
+    """Only for the owner, and only once: whoever comes too late changes nothing."""
+    run, mail = data.runs.get(refused.run_id), data.mail.get(refused.position)
+    if run is None or run.lease_token != refused.token or not run.status.is_open:
+        return
+    if mail is not None and mail.execution_id == refused.execution_id:
+        data.mail.remove(refused.position)
+        put_answers(data, refused.execution_id, ((refused.request_id, refused.answer),))
 
 
 def _was_accepted(data: MemoryData, run: RunRow, message: Message) -> bool:

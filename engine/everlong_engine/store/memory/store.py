@@ -162,6 +162,11 @@ class MemoryStore:
         asked = self._open_data().questions.get(question_id)
         return None if asked is None else asked.answer
 
+    async def told(self, target: Target, name: str) -> tuple[RunRow, bytes | None] | None:
+        data = self._open_data()
+        run = data.latest(target)
+        return None if run is None else (run, data.requests.get((run.execution_id, name)))
+
     async def open_questions(self, limit: int) -> list[Question]:
         return reads.open_questions(self._open_data(), limit)
 

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 from everlong_engine.model.runs import RunStatus
 from everlong_engine.model.writes import Append, AppendResult, Refusal, WriteResult
 from everlong_engine.store.interface import MailGone
-from everlong_engine.store.sqlite.rows import new_run_values, put_blobs, put_mail
+from everlong_engine.store.sqlite.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
 __all__ = ["ACCEPTED", "FENCED", "MAIL", "append_all", "history_values"]
@@ -141,6 +141,8 @@ def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> A
             raise MailGone
     if append.blobs:
         put_blobs(tx, append.shard, append.run_id, append.blobs)
+    if append.answers:
+        put_answers(tx, append.shard, append.execution_id, append.answers)
     if append.next_run is None:
         if append.closed is not None and not append.mail_free:
             tx.execute(SQL["forget_mail"], (append.shard, append.execution_id))

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from everlong_engine.model.writes import (
     Answer,
+    AnswerMail,
     Append,
     Ask,
     ForgetMail,
@@ -28,6 +29,7 @@ from everlong_engine.model.writes import (
 from everlong_engine.store.sqlite.appends import append_all
 from everlong_engine.store.sqlite.leases import mark_attempts, release_all
 from everlong_engine.store.sqlite.messages import (
+    answer_mail,
     ask,
     put_answer,
     put_message,
@@ -104,6 +106,9 @@ def _apply_one(tx: Connection, write: Write) -> WriteResult:
             return ask(tx, write)
         case Answer():
             put_answer(tx, write)
+            return None
+        case AnswerMail():
+            answer_mail(tx, write)
             return None
         case ForgetMail():
             tx.execute(SQL["delete_mail"], (write.position, write.execution_id))

@@ -4,11 +4,28 @@ from sqlite3 import Connection
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.runs import RunRow
-from everlong_engine.model.writes import Answer, Ask, Message, MessageResult, Resume, Terminate
-from everlong_engine.store.sqlite.rows import latest_run, put_mail
+from everlong_engine.model.writes import (
+    Answer,
+    AnswerMail,
+    Ask,
+    Attached,
+    Message,
+    MessageResult,
+    Resume,
+    Terminate,
+)
+from everlong_engine.store.sqlite.rows import latest_run, put_answers, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
-__all__ = ["ask", "put_answer", "put_message", "resume_run", "terminate_run"]
+__all__ = [
+    "answer_mail",
+    "ask",
+    "put_answer",
+    "put_attached",
+    "put_message",
+    "resume_run",
+    "terminate_run",
+]
 
 
 def put_message(tx: Connection, message: Message) -> MessageResult:
@@ -22,6 +39,25 @@ def put_message(tx: Connection, message: Message) -> MessageResult:
     position = put_mail(tx, row.shard, row.execution_id, message.kind, message.body, message.blobs)
     tx.execute(SQL["wake_run"], (message.now_us, row.shard, row.run_id))
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position)
+
+
+def put_attached(tx: Connection, shard: int, execution_id: bytes, attached: Attached) -> bool:
+    """A message that came with a start; False when it was accepted before."""
+    key = (shard, execution_id, attached.request_id)
+    if tx.execute(SQL["find_request"], key).fetchone() is not None:
+        return False
+    tx.execute(SQL["insert_request"], (*key, b"accepted"))
+    put_mail(tx, shard, execution_id, attached.kind, attached.body, attached.blobs)
+    return True
+
+
+def answer_mail(tx: Connection, refused: AnswerMail) -> None:
+    """Only for the owner, and only once: whoever comes too late changes nothing."""
+    key = (refused.position, refused.execution_id, refused.shard, refused.run_id, refused.token)
+    if tx.execute(SQL["refuse_mail"], key).rowcount == 1:
+        put_answers(
+            tx, refused.shard, refused.execution_id, ((refused.request_id, refused.answer),)
+        )
 
 
 def _was_accepted(tx: Connection, row: RunRow, message: Message) -> bool:

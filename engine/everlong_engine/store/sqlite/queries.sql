@@ -101,6 +101,15 @@ SELECT result FROM requests WHERE shard = ? AND execution_id = ? AND request_id 
 -- Remember an answer beside what it acknowledges.
 INSERT INTO requests (shard, execution_id, request_id, result) VALUES (?, ?, ?, ?);
 
+-- name: answer_request
+-- What a sender waits for. One that is not known any more waits for nothing.
+UPDATE requests SET result = ? WHERE shard = ? AND execution_id = ? AND request_id = ?;
+
+-- name: refuse_mail
+-- Consume a message unfed, under the lease of the run that refuses it.
+DELETE FROM inbox WHERE position = ?1 AND execution_id = ?2 AND EXISTS (
+    SELECT 1 FROM runs WHERE shard = ?3 AND run_id = ?4 AND lease_token = ?5 AND status < 10);
+
 -- name: count_sent
 -- Note the newest message of a sender. No row: it was noted before, so this is a repetition.
 INSERT INTO requests (shard, execution_id, request_id, result) VALUES (?, ?, ?, ?)

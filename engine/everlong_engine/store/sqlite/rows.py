@@ -1,6 +1,6 @@
 """Rows that more than one family of writes makes or reads: runs, mail, spilled payloads."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from sqlite3 import SQLITE_FULL, Connection, OperationalError
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ __all__ = [
     "forget_notices",
     "latest_run",
     "new_run_values",
+    "put_answers",
     "put_blobs",
     "put_mail",
     "read_run",
@@ -133,6 +134,14 @@ def _require_places(tx: Connection, error: OperationalError) -> None:
             "the inbox has no places left: somebody other than Everlong put a row at the end of "
             "its numbers. `everlong verify` names it; put back a copy of the file from before that"
         ) from error
+
+
+def put_answers(
+    tx: Connection, shard: int, execution_id: bytes, answers: Iterable[tuple[str, bytes]]
+) -> None:
+    """What senders wait for, in place of what they were told before."""
+    for name, answer in answers:
+        tx.execute(SQL["answer_request"], (answer, shard, execution_id, name))
 
 
 def put_blobs(

@@ -9,6 +9,7 @@ from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import StartResult, StartRun, Target, WriteResult
 from everlong_engine.store.sqlite.appends import history_values
 from everlong_engine.store.sqlite.columns import as_id, fetch_one
+from everlong_engine.store.sqlite.messages import put_attached
 from everlong_engine.store.sqlite.rows import (
     latest_run,
     new_run_values,
@@ -43,7 +44,8 @@ def _has_conditions(start: StartRun) -> bool:
     """Whether the unique index of open runs does not decide alone. It holds open runs only, so that
     it says nothing of one that is over with its first drive."""
     over_at_once = start.first is not None and start.first.closed is not None
-    return over_at_once or start.if_closed != "allow" or start.run.request_id is not None
+    conditions = start.if_closed != "allow" or start.run.request_id is not None
+    return over_at_once or conditions or start.attached is not None
 
 
 def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[WriteResult]) -> None:
@@ -63,6 +65,8 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
             put_blobs(tx, run.shard, run.run_id, start.first.blobs)
         else:
             put_mail(tx, run.shard, run.execution_id, start.kind, start.body, start.blobs)
+            if start.attached is not None:
+                put_attached(tx, run.shard, run.execution_id, start.attached)
     if history:
         execute_rows(tx, "insert_history", history)
 
@@ -95,6 +99,9 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
             name = name_of_start(run.request_id)
             values = (latest.shard, latest.execution_id, name, latest.run_id)
             tx.execute(SQL["insert_request"], values)
+        if start.if_open == "use" and start.attached is not None:
+            put_attached(tx, latest.shard, latest.execution_id, start.attached)
+            tx.execute(SQL["wake_run"], (start.wake_us, latest.shard, latest.run_id))
         return _found(latest, refused=start.if_open == "fail")
     bad_end = latest.status is not RunStatus.COMPLETED
     if start.if_closed == "fail" or (start.if_closed == "allow_failed" and not bad_end):

@@ -248,6 +248,21 @@ class SqliteStore:
 
         return await self._read(look)
 
+    async def told(self, target: Target, name: str) -> tuple[RunRow, bytes | None] | None:
+        def look(tx: sqlite3.Connection) -> tuple[RunRow, bytes | None] | None:
+            row = latest_run(tx, target)  # First: an answer is stored with the end, or before it.
+            if row is None:
+                return None
+            key = (row.shard, row.execution_id, name)
+            found = fetch_one(tx, SQL["find_request"], key, row.workflow_id)
+            if found is None:
+                return row, None
+            if not isinstance(found[0], bytes):
+                raise UndecodablePayload(reason="the answer to a request is no bytes")
+            return row, found[0]
+
+        return await self._read(look)
+
     async def open_questions(self, limit: int) -> list[Question]:
         return await self._read(lambda tx: reads.open_questions(tx, limit))
 

@@ -1,0 +1,95 @@
+"""What is sent together with a start: a signal or an update, in the same transaction."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from everlong._records import Records
+from everlong.channels import Signal, Update
+from everlong.client._handle import WorkflowHandle, call_arguments, check_request_id, signalled
+from everlong.client._updates import UpdateHandle
+from everlong.exceptions import InvalidArguments
+from everlong_engine import (
+    Attached,
+    Blobs,
+    Engine,
+    NewRun,
+    SignalReceived,
+    UpdateReceived,
+    name_of_company,
+    name_of_update,
+)
+
+__all__ = ["Company"]
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    event: SignalReceived | UpdateReceived
+    update: Update[Any] | str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        engine: Engine,
+        signal: Sequence[Any] | None,
+        update: Sequence[Any] | None,
+        update_id: str | None,
+    ) -> "Company | None":
+        """Checked before anything is stored.
+
+        Raises:
+            InvalidArguments: both were given, or not in their form, or a value does not fit.
+        """
+        if signal is not None and update is not None:
+            raise InvalidArguments("a start takes a signal or an update along, not both")
+        if update_id is not None and update is None:
+            raise InvalidArguments("update_id= names the update that update= sends: give that, too")
+        if signal is not None:
+            return cls(signalled(*_signal(signal)))
+        if update is None:
+            return None
+        channel, arguments = _update(update)
+        name = channel if isinstance(channel, str) else channel.name
+        check_request_id(update_id)
+        if update_id is None:
+            update_id = f"{engine.random.getrandbits(64):016x}"
+        packed = call_arguments(arguments, {})
+        return cls(UpdateReceived(update_id, name, packed), channel)
+
+    def attached(self, records: Records, new: NewRun) -> Attached:
+        """The message, under a name by which a repeated start knows it again."""
+        blobs: Blobs = {}
+        kind, body = records.message(new, self.event, blobs)
+        if isinstance(self.event, UpdateReceived):
+            name = name_of_update(self.event.update_id)
+        else:
+            name = name_of_company(new.run_id)
+        return Attached(kind, body, name, blobs)
+
+    def handle_of(
+        self, handle: WorkflowHandle[Any], execution_id: bytes
+    ) -> UpdateHandle[Any] | None:
+        if self.update is None or not isinstance(self.event, UpdateReceived):
+            return None
+        return handle.update_handle(execution_id, self.event.update_id, self.update)
+
+
+def _signal(given: Any) -> tuple[Any, Any]:
+    try:
+        channel, value = given
+    except (TypeError, ValueError):
+        channel = value = None
+    if not isinstance(channel, Signal | str):
+        raise InvalidArguments(f"signal={given!r}: give (signal, value)")
+    return channel, value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _update(given: Any) -> tuple[Any, tuple[Any, ...]]:
+    try:
+        channel, *arguments = given
+    except (TypeError, ValueError):
+        channel, arguments = None, []
+    if not isinstance(channel, Update | str):
+        raise InvalidArguments(f"update={given!r}: give (update, *arguments)")
+    return channel, tuple(arguments)  # pyright: ignore[reportUnknownVariableType]
