@@ -51,6 +51,8 @@ PARTS: Final = (
     Part("fuzz", (13,),
          "{python} -m tests.fuzz --seconds 120",
          "{python} -m tests.fuzz --seconds 5"),
+    Part("questions", (10,),
+         f"{_PYTEST} tests/replay/test_random_programs.py -k change_nothing"),
     Part("upgrades", (1, 2, 7),
          f"{_PYTEST} tests/stores tests/histories"),
 )

@@ -7,12 +7,13 @@ For each history that a program writes:
 2. a run that is resumed behind any prefix and fed the remaining inputs decides as the first one;
 3. a changed program is accepted if, and only if, it decides the same on every recorded input; the
    fault names an event of the first pair where it does not;
-4. a change behind `patched` is always accepted by histories from before it.
+4. queries and validators change nothing, whatever they do;
+5. a change behind `patched` is always accepted by histories from before it.
 """
 
 import itertools
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from random import Random
@@ -22,7 +23,7 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from everlong import NondeterminismError, WorkflowFault
+from everlong import EverlongError, NondeterminismError, QueryFailed, WorkflowFault
 from everlong._replay.run import WorkflowRun, replay
 from everlong_engine import (
     DECISIONS,
@@ -41,9 +42,12 @@ from everlong_engine import (
     SignalRejected,
     TimerStarted,
     UpdateFailed,
+    UpdateReceived,
     encode_event,
     limits,
+    pack,
 )
+from tests.proof.tally import Tally
 from tests.support import programs
 from tests.support.programs import (
     Broken,
@@ -87,6 +91,18 @@ def world(checkpoint_events: int = 5) -> Generator[None, None, None]:
             yield
         finally:
             discard_all()
+
+
+@pytest.fixture(name="tally", scope="module")
+def tally_of_this_file() -> Generator[Tally]:
+    tally = Tally()
+    yield tally
+    tally.record(
+        "questions to random programs",
+        invariants=[10],
+        tried="random programs asked and judged at every prefix, beside a run that nobody asks",
+        reproduce="make test ARGS='-k change_nothing'",
+    )
 
 
 def live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
@@ -285,6 +301,45 @@ def test_the_changes_are_really_found_and_really_harmless_at_times() -> None:
 
 
 # ------------------------------------------------------------------------------------------- 4
+
+
+@quickly
+@given(randoms)
+def test_questions_and_judgements_change_nothing(tally: Tally, source: Random) -> None:
+    """Asked at every prefix, also in a way that raises, beside a run that nobody asks anything."""
+    with tally.trying(), world():
+        programs.look.append(str.upper)  # Looked at twice, it must look the same.
+        run, _ = live(random_program(source), source)
+        history, ends = run.history, list(pairs(run.history))
+        silent, asked = (RunByHand.resumed(play, history[: ends[0]]) for _ in range(2))
+        for at in ends[:-1]:
+            for _ in range(source.randrange(4)):
+                question(asked.code, source)
+            for one in (silent, asked):
+                one.feed(history[at].event, history[at].at_us)  # type: ignore[arg-type]
+            assert standing(asked.code) == standing(silent.code)
+        assert bare(asked.history) == bare(silent.history) == bare(history)
+
+
+_CALLS: list[list[Any]] = [[[], {}], [["x", "ok"], {}], [[1, 2, 3], {}]]
+_NO_ARGUMENTS, _FITTING, _UNFIT = map(pack, _CALLS)
+
+
+def question(code: WorkflowRun, source: Random) -> None:
+    match source.randrange(4):
+        case 0:
+            trace(code)
+        case 1:
+            with suppress(QueryFailed):
+                code.answer("programs.unknown", _NO_ARGUMENTS)
+        case 2:
+            code.updates.judge(UpdateReceived("j", "programs.amend", _FITTING))
+        case _:
+            with suppress(EverlongError):
+                code.updates.judge(UpdateReceived("j", "programs.amend", _UNFIT))
+
+
+# ------------------------------------------------------------------------------------------- 5
 
 
 @quickly
