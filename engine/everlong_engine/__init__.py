@@ -7,7 +7,7 @@ SDK, version by version.
 from everlong_engine.engine import Engine
 from everlong_engine.machine.probation import hold_us, is_suspect, trial_us, watch_us
 from everlong_engine.machine.retries import may_repeat_lost, next_delay_us, retry_failed
-from everlong_engine.machine.state import RunState, fold
+from everlong_engine.machine.state import OpenActivity, RunState, fold
 from everlong_engine.machine.takeover import latest_attempts
 from everlong_engine.model import limits
 from everlong_engine.model.clock import Clock
@@ -17,6 +17,7 @@ from everlong_engine.model.events import (
     CODES,
     DECISIONS,
     INPUTS,
+    ActivityCancelled,
     ActivityCancelRequested,
     ActivityCompleted,
     ActivityFailed,
@@ -50,7 +51,15 @@ from everlong_engine.model.events import (
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.ids import id_from_text, id_text
 from everlong_engine.model.payload import pack, unpack
-from everlong_engine.model.policies import ActivityOptions, IfClosed, IfOpen, Retry, seconds_us
+from everlong_engine.model.policies import (
+    ON_CANCEL,
+    ActivityOptions,
+    IfClosed,
+    IfOpen,
+    OnCancel,
+    Retry,
+    seconds_us,
+)
 from everlong_engine.model.requests import is_request_id, name_of_company, name_of_update
 from everlong_engine.model.runs import (
     AttemptRow,
@@ -92,7 +101,9 @@ __all__ = [
     "CODES",
     "DECISIONS",
     "INPUTS",
+    "ON_CANCEL",
     "ActivityCancelRequested",
+    "ActivityCancelled",
     "ActivityCompleted",
     "ActivityFailed",
     "ActivityLost",
@@ -127,6 +138,8 @@ __all__ = [
     "MessageResult",
     "NewRun",
     "NextRun",
+    "OnCancel",
+    "OpenActivity",
     "PatchMarked",
     "Probation",
     "Problem",

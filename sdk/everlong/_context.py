@@ -24,6 +24,7 @@ __all__ = [
     "current_run",
     "driving",
     "source_line",
+    "taking_cancellations",
     "user_line",
 ]
 
@@ -74,6 +75,9 @@ class ActivityContext(Protocol):
     def info(self) -> Any: ...
     def heartbeat(self, details: Any) -> None: ...
 
+
+taking_cancellations: Final[list[object]] = []
+"""Shielded scopes of anyio's that a cancellation of the run goes into all the same."""
 
 driving: Final[list[None]] = []
 """One item per thread that drives a run now."""

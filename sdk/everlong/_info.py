@@ -48,7 +48,7 @@ class ActivityInfo:
             that you call, so that a repeated attempt has one effect.
         heartbeat_details: what the attempt before this one last passed to `heartbeat()`.
         cancelled: the workflow does not want the outcome any more; for code in threads, which
-            cannot be interrupted.
+            cannot be interrupted. Never true with `on_cancel="abandon"`, nor in a process.
     """
 
     workflow_id: str

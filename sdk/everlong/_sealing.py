@@ -35,6 +35,7 @@ from everlong.exceptions import (
 )
 from everlong_engine import (
     CODES,
+    ActivityCancelled,
     ActivityCancelRequested,
     ActivityCompleted,
     ActivityFailed,
@@ -343,6 +344,7 @@ def _changed(event: Event, by: _Change) -> Event:
             ActivityTimedOut()
             | ActivityLost()
             | ActivityCancelRequested()
+            | ActivityCancelled()
             | TimerStarted()
             | TimerFired()
             | TimerCancelled()

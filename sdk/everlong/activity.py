@@ -19,7 +19,7 @@ from everlong._definitions import ActivityDefinition
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value, resolve_hints
 from everlong.exceptions import DefinitionError, EverlongError
-from everlong_engine import ActivityOptions, Retry, seconds_us
+from everlong_engine import ON_CANCEL, ActivityOptions, OnCancel, Retry, seconds_us
 
 __all__ = ["Activity", "activity", "heartbeat"]
 
@@ -75,6 +75,7 @@ class Activity(Generic[P, R]):
         schedule_to_start: _Duration | None = None,
         heartbeat_timeout: _Duration | None = None,
         at_most_once: bool | None = None,
+        on_cancel: OnCancel | None = None,
     ) -> "Activity[P, R]":
         """The same activity with other options, for one call or many.
 
@@ -83,7 +84,13 @@ class Activity(Generic[P, R]):
         Options that are not given stay as they were decorated. Durations are seconds or timedelta.
         """
         changed = _options(
-            retry, timeout, schedule_to_close, schedule_to_start, heartbeat_timeout, at_most_once
+            retry,
+            timeout,
+            schedule_to_close,
+            schedule_to_start,
+            heartbeat_timeout,
+            at_most_once,
+            on_cancel,
         )
         return Activity(self.function, self.definition, self._options.changed(changed))
 
@@ -121,6 +128,7 @@ def _options(
     schedule_to_start: _Duration | None,
     heartbeat_timeout: _Duration | None,
     at_most_once: bool | None,
+    on_cancel: OnCancel | None,
 ) -> dict[str, Any]:
     """Only what was given, in microseconds."""
     changed: dict[str, Any] = {}
@@ -149,6 +157,10 @@ def _options(
             changed[field] = duration
     if at_most_once is not None:
         changed["at_most_once"] = at_most_once
+    if on_cancel is not None:
+        if on_cancel not in ON_CANCEL:
+            raise ValueError(f"on_cancel={on_cancel!r}: give 'try', 'wait' or 'abandon'")
+        changed["on_cancel"] = on_cancel
     return changed
 
 
@@ -167,6 +179,7 @@ def activity(
     heartbeat_timeout: _Duration | None = None,
     raises: Iterable[type[Exception]] = (),
     at_most_once: bool = False,
+    on_cancel: OnCancel = "try",
     process: bool = False,
 ) -> "ActivityDecorator": ...
 def activity(
@@ -181,6 +194,7 @@ def activity(
     heartbeat_timeout: _Duration | None = None,
     raises: Iterable[type[Exception]] = (),
     at_most_once: bool = False,
+    on_cancel: OnCancel = "try",
     process: bool = False,
 ) -> Any:
     """Make a function an activity: the place for everything that touches the world.
@@ -204,6 +218,9 @@ def activity(
             that are visible in the activity's module need not be named.
         at_most_once: an attempt whose worker or process died is not repeated; the workflow gets
             ActivityLost.
+        on_cancel: what the workflow does when it cancels the call. "try" asks the attempt to end
+            and goes on at once; "wait" asks, and goes on when the attempt has really ended;
+            "abandon" asks nobody and leaves the attempt alone. CancelledError comes in each case.
         process: run a plain function in a process pool (for work that holds the interpreter).
 
     Raises:
@@ -222,6 +239,7 @@ def activity(
                     schedule_to_start,
                     heartbeat_timeout,
                     at_most_once,
+                    on_cancel,
                 )
             ),
             raises=tuple(raises),

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, Self
 
 import anyio
 
+from everlong._context import taking_cancellations
 from everlong.exceptions import CompensationFailed, EverlongError
 
 __all__ = ["Saga", "saga"]
@@ -50,12 +51,12 @@ class Saga:
         # A task of its own, so that a cancellation of this one does not reach it.
         task = asyncio.get_running_loop().create_task(self._undo_all())
         cancelled: asyncio.CancelledError | None = None
-        with anyio.CancelScope(shield=True):
-            while not task.done():
-                try:
-                    await asyncio.wait([task])
-                except asyncio.CancelledError as error:
-                    cancelled = error
+        with anyio.CancelScope(shield=True) as scope:
+            taking_cancellations.append(scope)
+            try:
+                cancelled = await _end_of(task)
+            finally:
+                taking_cancellations.remove(scope)
         await task
         if cancelled is not None:
             raise cancelled
@@ -88,6 +89,17 @@ class Saga:
                 await self.compensate()
         finally:
             self._entered = False
+
+
+async def _end_of(task: asyncio.Task[None]) -> asyncio.CancelledError | None:
+    """Wait for it, cancelled or not; the last cancellation that came meanwhile."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 def saga() -> Saga:

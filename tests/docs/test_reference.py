@@ -47,7 +47,8 @@ def defaults_in_code() -> dict[str, str]:
     decorated = inspect.signature(inspect.unwrap(activity)).parameters
     for name in ("timeout", "schedule_to_close", "schedule_to_start", "heartbeat_timeout"):
         found[name] = shown(decorated[name].default)
-    found["at_most_once"] = shown(decorated["at_most_once"].default)
+    for name in ("at_most_once", "on_cancel"):
+        found[name] = shown(decorated[name].default)
     for owner, function, left_out in (
         ("Client", Client.connect, {"url", "retention"}),
         ("Worker", Worker.__init__, {"workflows", "activities", "name", "cache_size"}),

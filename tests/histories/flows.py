@@ -46,6 +46,7 @@ __all__ = [
     "forced",
     "lasting",
     "order",
+    "patient",
     "side_by_side",
     "updated",
     "values",
@@ -238,3 +239,14 @@ async def updated(limit: int) -> int:
     await wait_condition(lambda: total >= limit)
     await wait_condition(all_handlers_finished)
     return total
+
+
+@workflow(name="histories.patient")
+async def patient() -> None:
+    """Waits for the ends of what it cancels."""
+    hold = step.options(on_cancel="wait")
+    try:
+        async with asyncio.timeout(1):
+            await hold("first", None)
+    except TimeoutError:
+        await hold("second", None)

@@ -20,6 +20,7 @@ from zlib import compress
 
 from everlong_engine import (
     CODES,
+    ActivityCancelled,
     ActivityLost,
     ActivityTimedOut,
     Event,
@@ -175,6 +176,16 @@ def updated() -> RunByHand:
     run.update("third", "histories.amount", 6)
     run.complete(1, "")
     return run
+
+
+@scenario
+def patient() -> RunByHand:
+    run = RunByHand(flows.patient)
+    run.fire_next()
+    run.feed(ActivityCancelled(2, "stopped", 1))
+    run.cancel("enough")
+    run.feed(ActivityCancelled(3, "lost", 2))
+    return settle(run)
 
 
 @scenario

@@ -18,10 +18,8 @@ from everlong._replay import marks
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._appends import Appends, _with_unread  # pyright: ignore[reportPrivateUsage]
 from everlong.worker._deadlines import Deadlines
-from everlong.worker._keeper import (
-    RunKeeper,
-    _is_stale,  # pyright: ignore[reportPrivateUsage]
-)
+from everlong.worker._judging import is_stale
+from everlong.worker._keeper import RunKeeper
 from everlong.worker._leaving import RunReleaser
 from everlong.worker._loading import RunLoader
 from everlong_engine.machine import retries, takeover
@@ -171,7 +169,7 @@ MUTANTS: Final = (
     ),
     _mutant(
         "a timer that was cancelled fires",
-        Edit(_is_stale, "not run.code.is_pending(event.timer_id)", "False"),
+        Edit(is_stale, "not code.is_pending(event.timer_id)", "False"),
         Edit(
             RunKeeper._act,  # pyright: ignore[reportPrivateUsage]
             "run.timers.pop(decision.timer_id, None)",
@@ -186,7 +184,7 @@ MUTANTS: Final = (
             "self._deliver(run, Incoming(outcome))",
             "self._deliver(run, Incoming(outcome))\n    self._deliver(run, Incoming(outcome))",
         ),
-        Edit(_is_stale, "not run.code.is_open(event.activity_id)", "False"),
+        Edit(is_stale, "not code.is_open(event.activity_id)", "False"),
     ),
     _mutant(
         "an activity that begins at most once is repeated",

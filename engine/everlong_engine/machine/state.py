@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from everlong_engine.model.events import (
     CLOSING,
+    ActivityCancelled,
     ActivityCancelRequested,
     ActivityCompleted,
     ActivityFailed,
@@ -37,6 +38,8 @@ class OpenActivity:
 
     scheduled: ActivityScheduled
     at_us: int
+    cancel_requested: bool = False
+    """Its end is waited for."""
 
 
 @dataclass(slots=True)
@@ -67,9 +70,11 @@ class RunState:
                 | ActivityFailed()
                 | ActivityTimedOut()
                 | ActivityLost()
-                | ActivityCancelRequested()
+                | ActivityCancelled()
             ):
                 self.activities.pop(event.activity_id, None)
+            case ActivityCancelRequested():
+                self._cancel(event.activity_id)
             case TimerStarted():
                 self.timers[event.timer_id] = event
             case TimerFired() | TimerCancelled():
@@ -87,6 +92,13 @@ class RunState:
                 self.closing = event  # type: ignore[assignment]
             case _:
                 pass  # Signals, side effects and patches leave nothing open.
+
+    def _cancel(self, activity_id: int) -> None:
+        activity = self.activities.get(activity_id)
+        if activity is not None and activity.scheduled.options.on_cancel == "wait":
+            activity.cancel_requested = True
+        else:
+            self.activities.pop(activity_id, None)
 
 
 def fold(history: Iterable[Recorded]) -> RunState:

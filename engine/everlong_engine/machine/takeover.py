@@ -102,7 +102,9 @@ def _lost(
             attempt, started_us, details = row.attempt, row.started_us, row.details
         else:
             continue  # In back-off: it is re-armed.
-        again = may_repeat_lost(activity.scheduled.options, attempt)
+        again = not activity.cancel_requested and may_repeat_lost(
+            activity.scheduled.options, attempt
+        )
         lost.append(
             AttemptRow(
                 activity_id=activity_id,
@@ -129,7 +131,9 @@ def next_deadline_us(state: RunState, attempts: list[AttemptRow]) -> int | None:
     due = [timer.due_us for timer in state.timers.values()]
     for activity_id, activity in state.activities.items():
         row = newest.get(activity_id)
-        if row is None or row.state is AttemptState.STARTED or row.retry_us is None:
+        if activity.cancel_requested:
+            due.append(0)  # Its end is waited for: there will be no further attempt.
+        elif row is None or row.state is AttemptState.STARTED or row.retry_us is None:
             due.append(0)
         else:
             due.append(row.retry_us)

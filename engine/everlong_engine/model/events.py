@@ -25,6 +25,7 @@ __all__ = [
     "INPUTS",
     "KINDS",
     "ActivityCancelRequested",
+    "ActivityCancelled",
     "ActivityCompleted",
     "ActivityFailed",
     "ActivityLost",
@@ -114,6 +115,19 @@ class ActivityLost:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivityCancelled:
+    """The end of a cancelled activity that the code waits for (`on_cancel="wait"`).
+
+    `outcome` tells people what came of it: stopped, not_begun, completed, failed, timed_out or
+    lost. The code gets its CancelledError in every case. `attempts` is 0 where it is not known.
+    """
+
+    activity_id: int
+    outcome: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class TimerFired:
     timer_id: int
 
@@ -163,7 +177,8 @@ class ActivityScheduled:
 
 @dataclass(frozen=True, slots=True)
 class ActivityCancelRequested:
-    """Closes the activity: no outcome of it is recorded any more."""
+    """Closes the activity: no outcome of it is recorded any more. One with `on_cancel="wait"` stays
+    open until `ActivityCancelled`."""
 
     activity_id: int
 
@@ -254,6 +269,7 @@ Input: TypeAlias = (
     | ActivityFailed
     | ActivityTimedOut
     | ActivityLost
+    | ActivityCancelled
     | TimerFired
     | SignalReceived
     | SignalRejected
@@ -287,6 +303,7 @@ KINDS: Final[Mapping[int, type[Event]]] = {
     8: SignalRejected,
     9: CancelRequested,
     10: UpdateReceived,
+    16: ActivityCancelled,
     64: ActivityScheduled,
     65: ActivityCancelRequested,
     66: TimerStarted,

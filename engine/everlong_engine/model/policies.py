@@ -8,15 +8,17 @@ activity, so that a policy in force survives a restart with other code. Duration
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.limits import INSTANT_US_MAX
 
-__all__ = ["ActivityOptions", "IfClosed", "IfOpen", "Retry", "seconds_us"]
+__all__ = ["ON_CANCEL", "ActivityOptions", "IfClosed", "IfOpen", "OnCancel", "Retry", "seconds_us"]
 
 IfOpen = Literal["use", "fail", "terminate"]
 IfClosed = Literal["allow", "fail", "allow_failed"]
+OnCancel = Literal["try", "wait", "abandon"]
+ON_CANCEL: Final[tuple[str, ...]] = get_args(OnCancel)
 
 _YEARS_100_S = 100 * 365 * 24 * 3600.0
 _DELAY_MAX_S = 60.0
@@ -117,6 +119,8 @@ class ActivityOptions:
     schedule_to_start_us: int | None = None
     heartbeat_us: int | None = None
     at_most_once: bool = False
+    on_cancel: str = "try"
+    """What its cancellation means: ask and go on, ask and wait for its end, or leave it alone."""
 
     def to_wire(self) -> list[Any] | None:
         """None for the defaults of version 1: most activities record nothing here."""
@@ -179,5 +183,6 @@ _SENSIBLE: Mapping[str, Callable[[object], bool]] = {
     "schedule_to_start_us": _is_duration_or_none,
     "heartbeat_us": _is_duration_or_none,
     "at_most_once": lambda it: type(it) is bool,
+    "on_cancel": lambda it: it in ON_CANCEL,
 }
 """What may stand in a history, in the order of the fields."""

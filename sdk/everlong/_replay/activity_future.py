@@ -14,11 +14,15 @@ class Canceller(Protocol):
 
     loop: WorkflowLoop
 
-    def cancel_activity(self, future: "ActivityFuture") -> None: ...
+    def cancel_activity(self, future: "ActivityFuture") -> bool: ...
 
 
 class ActivityFuture(WorkflowFuture[Any]):
-    """Cancelling it is a decision."""
+    """Cancelling it is a decision.
+
+    With `on_cancel="wait"` whoever awaits it stays suspended: it is cancelled when the attempt has
+    ended, with the message of the first request.
+    """
 
     def __init__(
         self, run: Canceller, definition: ActivityDefinition, decision: ActivityScheduled
@@ -27,8 +31,19 @@ class ActivityFuture(WorkflowFuture[Any]):
         self.run = run
         self.definition = definition
         self.decision = decision
+        self.cancelling = False
+        """Asked to end, and waited for."""
+        self._message: Any = None
 
     def cancel(self, msg: Any = None) -> bool:
-        if not self.done():
-            self.run.cancel_activity(self)
-        return super().cancel(msg)
+        if self.done() or self.cancelling:
+            return self.cancelling
+        if self.run.cancel_activity(self):
+            return super().cancel(msg)
+        self.cancelling, self._message = True, msg
+        return True
+
+    def ended(self) -> None:
+        """What was waited for has come."""
+        self.cancelling = False
+        super().cancel(self._message)

@@ -10,6 +10,7 @@ waits. A workflow's drive ends when nothing is ready, so the loop must know such
 """
 
 import importlib
+import sys
 import threading
 import warnings
 import weakref
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any, Final
 
-from everlong._context import driving
+from everlong._context import driving, taking_cancellations
 from everlong._replay.asyncio_adapter import driven_loop, names_used
 from everlong._replay.insertion_order import InsertionOrderedSet
 
@@ -62,6 +63,21 @@ def is_cancel_retry(handle: Handle) -> bool:
     """
     callback: object = getattr(handle, "_callback", None)
     return bool(_deliveries) and getattr(callback, "__func__", None) is _deliveries[0]
+
+
+def is_shielded(task: object) -> bool:
+    """Whether a task is inside a scope that keeps outer cancellations away from it.
+
+    Not by a scope whose code sees to them itself.
+    """
+    states: Any = getattr(sys.modules.get(BACKEND), "_task_states", None)
+    state = None if states is None else states.get(task)
+    scope: Any = getattr(state, "cancel_scope", None)
+    while scope is not None:
+        if getattr(scope, "_shield", False) and scope not in taking_cancellations:
+            return True
+        scope = getattr(scope, "_parent_scope", None)
+    return False
 
 
 class _Set:

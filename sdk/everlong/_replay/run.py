@@ -28,6 +28,7 @@ from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
 from everlong._replay import asyncio_adapter
 from everlong._replay.activity_future import ActivityFuture
+from everlong._replay.cancelling import Cancellation
 from everlong._replay.conditions import Conditions
 from everlong._replay.discard import discard
 from everlong._replay.live_only import answer_query
@@ -55,6 +56,7 @@ from everlong.exceptions import (
 )
 from everlong_engine import (
     DECISIONS,
+    ActivityCancelled,
     ActivityCancelRequested,
     ActivityCompleted,
     ActivityFailed,
@@ -118,7 +120,7 @@ class WorkflowRun:
         self._timers: dict[int, WorkflowTimer] = {}
         self._patches: dict[str, bool] = {}
         self._roll_over: RollOver | None = None
-        self._cancel_requested: str | None = None
+        self._cancellation = Cancellation()
 
     # ------------------------------------------------------------------------------ the feed
 
@@ -153,10 +155,19 @@ class WorkflowRun:
         if recorded is not None:
             try:
                 check(recorded, made, seq + 1, self._canonical)
+                self._keep_options(recorded)
             except NondeterminismError as error:
                 self._flag(error)
                 raise
         return made
+
+    def _keep_options(self, recorded: Sequence[Decision]) -> None:
+        """What was in force when an activity was scheduled stays so, whatever the code says now."""
+        for decision in recorded:
+            if type(decision) is ActivityScheduled:
+                future = self._activities.get(decision.activity_id)
+                if future is not None:
+                    future.decision = decision
 
     def _drive(self) -> None:
         loop = self.loop
@@ -207,7 +218,7 @@ class WorkflowRun:
         for name, payload in event.carried:
             self._signals.accept(name, payload)
         if event.cancel_requested:
-            self._cancel_requested = "asked in an earlier run"
+            self._cancellation.reason = "asked in an earlier run"
         args, kwargs = self.definition.parameters.decode(event.arguments)
         main = self._run_main(args, kwargs)
         task = WorkflowTask(main, loop=self.loop, name="main", context=Context())
@@ -228,6 +239,9 @@ class WorkflowRun:
 
     def take_lost(self, event: ActivityLost) -> None:
         self._take_activity(event.activity_id, event).set_exception(ActivityLostError())
+
+    def take_cancelled(self, event: ActivityCancelled) -> None:
+        self._take_activity(event.activity_id, event).ended()
 
     def _take_activity(self, activity_id: int, event: Event) -> ActivityFuture:
         future = self._activities.pop(activity_id, None)
@@ -257,9 +271,9 @@ class WorkflowRun:
 
     def take_cancel(self, event: CancelRequested) -> None:
         """Cancellation is a state: the first request is delivered, later ones are not."""
-        if self._cancel_requested is None and self.main is not None:
-            self._cancel_requested = event.reason
-            self.main.cancel(event.reason)
+        self._cancellation.ask(event.reason, self.main)
+        if self._cancellation.held:
+            self.loop.at_rest = self._at_rest
 
     def decode_signal(self, name: str, payload: bytes) -> Any:
         """A signal's value by its declared type. Raises EverlongError when it does not fit."""
@@ -273,8 +287,9 @@ class WorkflowRun:
         try:
             value = await definition.function(*args, **kwargs)
         except asyncio.CancelledError as error:
-            if self._cancel_requested is not None:
-                self.close(RunCancelled(self._cancel_requested, self._signals.unread()))
+            reason = self._cancellation.reason
+            if reason is not None:
+                self.close(RunCancelled(reason, self._signals.unread()))
             else:
                 self._close_failed(error)
         except Exception as error:
@@ -333,12 +348,17 @@ class WorkflowRun:
         self._activities[decision.activity_id] = future
         return future
 
-    def cancel_activity(self, future: ActivityFuture) -> None:
+    def cancel_activity(self, future: ActivityFuture) -> bool:
+        """Whether it is over with that; one whose end is waited for stays open."""
         self.require_live()
         decision = future.decision
-        self._activities.pop(decision.activity_id, None)
-        if not self.net_out(decision):
+        on_record = not self.net_out(decision)
+        if on_record:
             self.made.append(ActivityCancelRequested(decision.activity_id))
+        if on_record and decision.options.on_cancel == "wait":
+            return False
+        self._activities.pop(decision.activity_id, None)
+        return True
 
     def start_timer(self, timer: WorkflowTimer) -> None:
         self.require_live()
@@ -373,8 +393,14 @@ class WorkflowRun:
         self.require_live()
         if self._conditions is None:
             self._conditions = Conditions(self.stop_with)
-            self.loop.at_rest = self._conditions.at_rest
+            self.loop.at_rest = self._at_rest
         await self._conditions.wait(predicate, self.loop.create_future)
+
+    def _at_rest(self) -> bool:
+        """Nothing is ready: make ready what waited for just that."""
+        if self._conditions is not None and self._conditions.at_rest():
+            return True
+        return self._cancellation.at_rest(self.main)
 
     def handle_query(self, name: str, handler: QueryHandler) -> None:
         self.require_live()
@@ -449,13 +475,13 @@ class WorkflowRun:
             type=self.definition.name,
             started_us=self.loop.start_us,
             replaying=self.recorded is not None,
-            cancel_reason=self._cancel_requested,
+            cancel_reason=self._cancellation.reason,
             history_events=self.history_events,
         )
 
     @property
     def cancel_requested(self) -> bool:
-        return self._cancel_requested is not None
+        return self._cancellation.reason is not None
 
     def is_open(self, activity_id: int) -> bool:
         """Whether an outcome of this activity would still be taken."""
@@ -465,6 +491,11 @@ class WorkflowRun:
         """What an open activity runs; None when the code has cancelled it."""
         future = self._activities.get(activity_id)
         return None if future is None else future.definition
+
+    def is_cancelling(self, activity_id: int) -> bool:
+        """Whether the code waits for the end of an activity that it has cancelled."""
+        future = self._activities.get(activity_id)
+        return future is not None and future.cancelling
 
     def is_pending(self, timer_id: int) -> bool:
         return timer_id in self._timers
@@ -529,6 +560,7 @@ _FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {
     ActivityFailed: WorkflowRun.take_failed,
     ActivityTimedOut: WorkflowRun.take_timed_out,
     ActivityLost: WorkflowRun.take_lost,
+    ActivityCancelled: WorkflowRun.take_cancelled,
     TimerFired: WorkflowRun.take_timer,
     SignalReceived: WorkflowRun.take_signal,
     SignalRejected: WorkflowRun.take_rejected,

@@ -111,8 +111,16 @@ class StepReader:
                 seconds = (began.fields.get("due_at", event.at) - began.at).total_seconds()
                 return Step("◷", "dim", "timer", span(seconds))
             case "ActivityCancelRequested":
-                began = self._activities.pop(facts["activity_id"], event)
+                began = self._activities.get(facts["activity_id"], event)
+                if began.fields.get("options", {}).get("on_cancel") == "wait":
+                    return Step("○", "dim", _activity(began), "asked to end")
+                self._activities.pop(facts["activity_id"], None)
                 return Step("○", "dim", _activity(began), "cancelled")
+            case "ActivityCancelled":
+                began = self._activities.pop(facts["activity_id"], event)
+                return Step(
+                    "○", "dim", _activity(began), f"cancelled: {_ENDS.get(facts['outcome'], '')}"
+                )
             case _ if event.kind in _OUTCOMES:
                 self.done += 1
                 return _outcome(event, self._activities.pop(facts["activity_id"], event))
@@ -141,6 +149,14 @@ def _activity(began: HistoryEvent) -> str:
 
 
 _STATES: Final = {"timed_out": "timed out", "lost": "was lost"}
+_ENDS: Final = {
+    "stopped": "it gave way",
+    "not_begun": "it was not at work",
+    "completed": "it had completed",
+    "failed": "it failed meanwhile",
+    "timed_out": "it did not end in time",
+    "lost": "it was lost with its worker",
+}
 
 _TOLD: Final[dict[str, Callable[[dict[str, Any]], Step]]] = {
     "SignalReceived": lambda facts: Step(

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from everlong.exceptions import EverlongError
 from everlong_engine import (
+    ActivityCancelled,
     ActivityCancelRequested,
     ActivityCompleted,
     ActivityFailed,
@@ -19,6 +20,7 @@ from everlong_engine import (
     AttemptState,
     Failure,
     LoadedRun,
+    OpenActivity,
     Recorded,
     RunRow,
     SignalReceived,
@@ -81,7 +83,7 @@ class Attempt:
 
     number: int
     state: str
-    """started, failed, lost or timed_out."""
+    """started, failed, lost, timed_out, or cancelled (it was asked to end, and has ended)."""
     started_at: datetime
     ended_at: datetime | None
     next_at: datetime | None
@@ -99,7 +101,7 @@ class PendingActivity:
     name: str
     attempt: int
     state: str
-    """running, waiting (for a slot), or backing off."""
+    """running, waiting (for a slot), backing off, or cancelling (its end is waited for)."""
     scheduled_at: datetime
     next_at: datetime | None
     last_error: str | None
@@ -171,15 +173,7 @@ def describe(
     state = fold(loaded.history)
     newest = latest_attempts(loaded.attempts)
     activities = tuple(
-        _pending(
-            number,
-            one.scheduled.activity,
-            one.at_us,
-            one.scheduled.where,
-            newest.get(number),
-            began=one.scheduled.began,
-        )
-        for number, one in state.activities.items()
+        _pending(number, one, newest.get(number)) for number, one in state.activities.items()
     )
     timers = tuple(
         PendingTimer(timer_id=one.timer_id, due_at=instant(one.due_us), where=one.where)
@@ -207,10 +201,9 @@ def describe(
     )
 
 
-def _pending(
-    number: int, name: str, at_us: int, where: str, newest: AttemptRow | None, *, began: bool
-) -> PendingActivity:
-    attempt, state, error = 1, "running" if began else "waiting", None
+def _pending(number: int, activity: OpenActivity, newest: AttemptRow | None) -> PendingActivity:
+    scheduled = activity.scheduled
+    attempt, state, error = 1, "running" if scheduled.began else "waiting", None
     next_at = None
     if newest is not None:
         attempt = newest.attempt
@@ -222,15 +215,17 @@ def _pending(
             next_at = None if newest.retry_us is None else instant(newest.retry_us)
         else:
             state = "running"
+    if activity.cancel_requested:
+        state, next_at = "cancelling", None
     return PendingActivity(
         activity_id=number,
-        name=name,
+        name=scheduled.activity,
         attempt=attempt,
         state=state,
-        scheduled_at=instant(at_us),
+        scheduled_at=instant(activity.at_us),
         next_at=next_at,
         last_error=error,
-        where=where,
+        where=scheduled.where,
     )
 
 
@@ -240,8 +235,9 @@ def view_history(history: list[Recorded], attempts: list[AttemptRow]) -> list[Hi
         known = by_activity.setdefault(row.activity_id, {})
         if row.state is not AttemptState.NOT_BEGUN:
             known[row.attempt] = _attempt(row)
+    waited: set[int] = set()
     for one in history:
-        _end_last_attempt(by_activity, one)
+        _end_last_attempt(by_activity, waited, one)
     return [
         HistoryEvent(
             seq=one.seq,
@@ -256,14 +252,26 @@ def view_history(history: list[Recorded], attempts: list[AttemptRow]) -> list[Hi
     ]
 
 
-def _end_last_attempt(by_activity: dict[int, dict[int, Attempt]], recorded: Recorded) -> None:
+def _end_last_attempt(
+    by_activity: dict[int, dict[int, Attempt]], waited: set[int], recorded: Recorded
+) -> None:
     """How the last attempt ended is in no row of its own: it is the event that the code was fed."""
     event, at = recorded.event, instant(recorded.at_us)
+    if isinstance(event, ActivityScheduled) and event.options.on_cancel == "wait":
+        waited.add(event.activity_id)
     match event:
         case ActivityScheduled() if event.began:
             # A first attempt has a row only once it has failed, or has left details behind.
             by_activity.setdefault(event.activity_id, {1: _under_way(at)})
-        case ActivityCompleted() | ActivityCancelRequested():
+        case ActivityCancelRequested() if event.activity_id in waited:
+            pass  # Its end is told later.
+        case ActivityCancelled() if event.outcome not in _WITHOUT_ROW:
+            known = by_activity.get(event.activity_id, {})
+            last = known.get(event.attempts)
+            if last is not None and last.state == _STARTED:
+                ended = "cancelled" if event.outcome == "stopped" else event.outcome
+                known[event.attempts] = replace(last, state=ended, ended_at=at)
+        case ActivityCompleted() | ActivityCancelled() | ActivityCancelRequested():
             known = by_activity.get(event.activity_id, {})
             for number in [number for number, one in known.items() if one.state == _STARTED]:
                 del known[number]
@@ -289,6 +297,7 @@ def _how_it_ended(event: ActivityFailed | ActivityTimedOut) -> dict[str, Any]:
 
 
 _STARTED = AttemptState.STARTED.name.lower()
+_WITHOUT_ROW = ("completed", "not_begun")
 
 
 def _under_way(started_at: datetime) -> Attempt:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from random import Random
 from typing import Any, Final
 
@@ -19,6 +20,12 @@ from everlong._context import activity_context
 from everlong._definitions import ActivityDefinition
 from everlong._records import Records
 from everlong.exceptions import StoreError
+from everlong.worker._attempt_rules import (
+    always_matters,
+    end_of,
+    limit_matters,
+    retry_matters,
+)
 from everlong.worker._attempts import (
     AttemptContext,
     Died,
@@ -33,6 +40,7 @@ from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
 from everlong.worker._pool import ProcessPool
 from everlong.worker._threads import DaemonThreads
 from everlong_engine import (
+    ActivityCancelled,
     ActivityCompleted,
     ActivityFailed,
     ActivityLost,
@@ -139,9 +147,17 @@ class ActivityRunner:
         run.attempts[attempt.scheduled.activity_id] = attempt
         self._watch_limits(attempt)
         if newest is None and not attempt.scheduled.began:
-            self._queue(attempt)
+            if attempt.cancel_asked:
+                self._ended(attempt, "not_begun")
+            else:
+                self._queue(attempt)
             return
         attempt.attempt = 1 if newest is None else newest.attempt
+        if attempt.cancel_asked:
+            if newest is not None and newest.state is not AttemptState.NOT_BEGUN:
+                attempt.retry_us = newest.retry_us or 0
+            self._ended(attempt, end_of(newest))
+            return
         attempt.previous_details = None if newest is None else newest.details
         if newest is not None and newest.state is AttemptState.NOT_BEGUN:
             self._queue(attempt)
@@ -162,7 +178,7 @@ class ActivityRunner:
 
     def _retry_at(self, due_us: int, attempt: OpenAttempt) -> None:
         number = attempt.attempt
-        self._deadlines.add(due_us, self._retry, attempt, number, matters=_retry_matters)
+        self._deadlines.add(due_us, self._retry, attempt, number, matters=retry_matters)
 
     def _retry(self, attempt: OpenAttempt, _behind: int) -> None:
         """Back-off is over."""
@@ -195,7 +211,7 @@ class ActivityRunner:
                 if not (run.dropped or attempt.abandoned or self._engine.commits.failed):
                     again_us = self._engine.clock.now_us() + _MARK_AGAIN_US
                     self._deadlines.add(
-                        again_us, self._mark, attempt, row, then, matters=_always_matters
+                        again_us, self._mark, attempt, row, then, matters=always_matters
                     )
                 elif then is not None:
                     self._free_slot(attempt)
@@ -219,7 +235,7 @@ class ActivityRunner:
             # An append whose answer was lost may have closed it: loading finds that out. One that
             # is on its way does: its commit takes the attempt back.
             again_us = self._engine.clock.now_us() + _LOOK_AGAIN_US
-            self._deadlines.add(again_us, self._go_on, attempt, then, matters=_always_matters)
+            self._deadlines.add(again_us, self._go_on, attempt, then, matters=always_matters)
         else:
             then()
 
@@ -245,13 +261,16 @@ class ActivityRunner:
         context.run(activity_context.set, activity)
         if attempt.definition.is_async:
             task: asyncio.Future[Any] = loop.create_task(perform(attempt), context=context)
+            attempt.interrupt = task.cancel
         elif attempt.definition.process:
             task = loop.create_task(perform_elsewhere(self._process_pool(), attempt, activity))
+            attempt.interrupt = lambda: activity.work is None and task.cancel()
         else:
             activity.loop = loop
             work = self._thread_pool().submit(lambda: context.run(perform_in_thread, attempt))
             activity.work = work
             task = asyncio.wrap_future(work)
+            attempt.interrupt = work.cancel  # As long as it waits for a thread.
         attempt.task = task
         self._at_work.add(attempt)
         self._quiet.clear()
@@ -276,7 +295,7 @@ class ActivityRunner:
 
     def _time_out(self, attempt: OpenAttempt, which: str) -> None:
         task = attempt.task
-        if task is None or task.done() or attempt.abandoned:
+        if task is None or task.done() or (attempt.abandoned and not attempt.left_alone):
             return
         attempt.timed_out = which
         task.cancel()
@@ -314,6 +333,9 @@ class ActivityRunner:
 
     def _judge(self, attempt: OpenAttempt, outcome: Any) -> None:
         activity_id = attempt.scheduled.activity_id
+        if attempt.cancel_asked:
+            self._judge_end(attempt, outcome)
+            return
         match outcome:
             case Succeeded():
                 self._finish(attempt, ActivityCompleted(activity_id, outcome.result))
@@ -323,6 +345,26 @@ class ActivityRunner:
                 self._lost(attempt, outcome.text)
             case _:
                 self._judge_timeout(attempt)
+
+    def _judge_end(self, attempt: OpenAttempt, outcome: Any) -> None:
+        """Somebody waits for its end, whatever came of it; there is no further attempt."""
+        match outcome:
+            case Succeeded():
+                self._ended(attempt, "completed")
+            case Raised():
+                # The event does not bear the failure, so it is written down first.
+                failed = partial(self._ended, attempt, "failed")
+                self._write_down(attempt, AttemptState.FAILED, outcome.failure, None, then=failed)
+            case Died():
+                self._ended(attempt, "lost")
+            case _:
+                self._ended(attempt, "stopped" if attempt.timed_out is None else "timed_out")
+
+    def _ended(self, attempt: OpenAttempt, outcome: str) -> None:
+        number = attempt.attempt
+        if outcome == "not_begun" and attempt.retry_us is None:
+            number -= 1
+        self._finish(attempt, ActivityCancelled(attempt.scheduled.activity_id, outcome, number))
 
     def _judge_timeout(self, attempt: OpenAttempt) -> None:
         which = attempt.timed_out
@@ -379,6 +421,17 @@ class ActivityRunner:
         self, attempt: OpenAttempt, state: AttemptState, failure: Failure, delay_us: int | None
     ) -> None:
         """Write down how it ended, and when the next one is due."""
+        retry_us = self._write_down(attempt, state, failure, delay_us)
+        self._after_row(attempt, retry_us)
+
+    def _write_down(
+        self,
+        attempt: OpenAttempt,
+        state: AttemptState,
+        failure: Failure,
+        delay_us: int | None,
+        then: Callable[[], None] | None = None,
+    ) -> int | None:
         now_us = self._engine.clock.now_us()
         retry_us = None if delay_us is None else now_us + delay_us
         row = self._row(
@@ -394,8 +447,8 @@ class ActivityRunner:
         if attempt.details is not None:
             attempt.previous_details = attempt.details
         attempt.details = None
-        self._mark(attempt, row, None)
-        self._after_row(attempt, retry_us)
+        self._mark(attempt, row, then)
+        return retry_us
 
     def _finish(self, attempt: OpenAttempt, outcome: Input) -> None:
         attempt.abandoned = True
@@ -407,9 +460,28 @@ class ActivityRunner:
 
     def cancel(self, run: OwnedRun, activity_id: int) -> None:
         """The code does not want it any more. It reaches an async activity at once."""
-        attempt = run.attempts.pop(activity_id, None)
-        if attempt is not None:
-            self._abandon(attempt)
+        attempt = run.attempts.get(activity_id)
+        if run.code.is_cancelling(activity_id):
+            if attempt is not None:
+                self._ask_to_end(attempt)
+            else:  # It was never dispatched; or how it ended is ahead of this in the mailbox.
+                self._deliver(run, Incoming(ActivityCancelled(activity_id, "not_begun", 0)))
+        elif attempt is not None:
+            del run.attempts[activity_id]
+            if attempt.scheduled.options.on_cancel == "abandon" and attempt.is_at_work:
+                attempt.abandoned = attempt.left_alone = True
+            else:
+                self._abandon(attempt)
+
+    def _ask_to_end(self, attempt: OpenAttempt) -> None:
+        if attempt.cancel_asked:
+            return
+        attempt.cancel_asked = True
+        if attempt.interrupt is None or attempt.task is None:
+            # It waits for a slot, for its mark, or for its next attempt.
+            self._ended(attempt, "not_begun")
+        else:
+            attempt.interrupt()
 
     def drop(self, run: OwnedRun) -> None:
         """The run is gone: nothing of it may go on."""
@@ -433,7 +505,9 @@ class ActivityRunner:
         rows: list[AttemptRow] = []
         for attempt in run.attempts.values():
             if attempt.task is not None:
-                again = may_repeat_lost(attempt.scheduled.options, attempt.attempt)
+                again = not attempt.cancel_asked and may_repeat_lost(
+                    attempt.scheduled.options, attempt.attempt
+                )
                 rows.append(
                     self._row(
                         attempt,
@@ -469,6 +543,9 @@ class ActivityRunner:
 
     def close(self) -> None:
         """What still runs was handed back: threads end by themselves, processes are ended."""
+        for attempt in self._at_work:
+            if attempt.task is not None:
+                attempt.task.cancel()
         if self._threads is not None:
             self._threads.shutdown()
         if self._processes is not None:
@@ -480,10 +557,10 @@ class ActivityRunner:
         options = attempt.scheduled.options
         if options.schedule_to_close_us is not None:
             due_us = attempt.scheduled_us + options.schedule_to_close_us
-            self._deadlines.add(due_us, self._too_late, attempt, "", matters=_limit_matters)
+            self._deadlines.add(due_us, self._too_late, attempt, "", matters=limit_matters)
         if options.schedule_to_start_us is not None and attempt.attempt == 1:
             due_us = attempt.scheduled_us + options.schedule_to_start_us
-            self._deadlines.add(due_us, self._too_late, attempt, "start", matters=_limit_matters)
+            self._deadlines.add(due_us, self._too_late, attempt, "start", matters=limit_matters)
 
     def _too_late(self, attempt: OpenAttempt, start: str) -> None:
         activity_id, number = attempt.scheduled.activity_id, attempt.attempt
@@ -511,19 +588,3 @@ class ActivityRunner:
         if self._processes is None:
             self._processes = ProcessPool(self._processes_max)
         return self._processes
-
-
-def _retry_matters(attempt: OpenAttempt, behind: int) -> bool:
-    stale = attempt.attempt != behind or attempt.retry_us is None
-    return not (stale or attempt.abandoned or attempt.run.dropped)
-
-
-def _limit_matters(attempt: OpenAttempt, start: str) -> bool:
-    if attempt.abandoned or attempt.run.dropped:
-        return False
-    return not (start and (attempt.started_us or attempt.attempt > 1))
-
-
-def _always_matters(*_: Any) -> bool:
-    """A mark that was not stored is always seen to: its attempt may hold a slot."""
-    return True

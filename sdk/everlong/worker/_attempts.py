@@ -83,8 +83,13 @@ class AttemptContext:
             attempt=self._number,
             idempotency_key=f"{run_id}/{attempt.scheduled.activity_id}",
             heartbeat_details=None if self._details is None else unpack(self._details),
-            cancelled=self.over or attempt.abandoned or attempt.timed_out is not None,
+            cancelled=self._is_unwanted(),
         )
+
+    def _is_unwanted(self) -> bool:
+        attempt = self._attempt
+        given_up = attempt.abandoned and not attempt.left_alone
+        return self.over or given_up or attempt.cancel_asked or attempt.timed_out is not None
 
     def heartbeat(self, details: Any) -> None:
         packed = None if details is None else pack(details)
@@ -96,9 +101,9 @@ class AttemptContext:
     def heard(self, details: bytes | None) -> None:
         """On the event loop."""
         attempt = self._attempt
-        if self.over or attempt.task is None or attempt.abandoned:
+        if self.over or attempt.task is None or (attempt.abandoned and not attempt.left_alone):
             return
-        if details is not None:
+        if details is not None and not attempt.left_alone:
             attempt.details = details
             self._runner.store_details(attempt)
         if attempt.scheduled.options.heartbeat_us is not None:

@@ -32,6 +32,7 @@ from everlong.worker._answers import PendingAnswer
 from everlong.worker._appends import Appends
 from everlong.worker._cache import RunCache
 from everlong.worker._deadlines import Deadlines
+from everlong.worker._judging import is_stale, judged
 from everlong.worker._leaving import RunReleaser
 from everlong.worker._loading import RunLoader
 from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun, Step
@@ -41,11 +42,7 @@ from everlong_engine import (
     CLOSING,
     CODES,
     ActivityCancelRequested,
-    ActivityCompleted,
-    ActivityFailed,
-    ActivityLost,
     ActivityScheduled,
-    ActivityTimedOut,
     AppendResult,
     Blobs,
     Closing,
@@ -53,15 +50,12 @@ from everlong_engine import (
     Engine,
     IfClosed,
     IfOpen,
-    Input,
     MailRow,
     NewRun,
     RunContinuedAsNew,
     RunStarted,
     RunTerminated,
     RunTimedOut,
-    SignalReceived,
-    SignalRejected,
     StartResult,
     StartRun,
     TimerCancelled,
@@ -283,7 +277,7 @@ class RunKeeper:
 
     def _feed(self, run: OwnedRun, one: Incoming) -> None:
         event = one.event
-        if _is_stale(run, event):
+        if is_stale(run.code, event):
             if one.position is not None:
                 # Left in the inbox, it would keep the run from ever closing.
                 run.positions.discard(one.position)
@@ -301,9 +295,8 @@ class RunKeeper:
             text = _TOO_LONG.format(events=code.history_events)
             self.leaving.block(run, WorkflowFault(text))
             return
-        if type(event) is SignalReceived:
-            event = one.event = _judge_signal(code, event)
-        elif type(event) is UpdateReceived and self.updates.refuses(run, one, event):
+        event = one.event = judged(code, event)
+        if type(event) is UpdateReceived and self.updates.refuses(run, one, event):
             return
         at_us = max(run.last_us, self.engine.clock.now_us())
         began = monotonic()
@@ -359,8 +352,10 @@ class RunKeeper:
             answer.give()
         for name, told in step.told:
             self.engine.answered(run.execution_id, name, told)
+        pumping, run.pumping = run.pumping, True  # What ends at once is fed behind all of them.
         for decision in step.decisions:
             self._act(run, decision)
+        run.pumping = pumping
         if run.afterwards is not None and not run.inflight and not run.dropped:
             then, run.afterwards = run.afterwards, None
             then()
@@ -377,7 +372,7 @@ class RunKeeper:
         match decision:
             case ActivityScheduled():
                 definition = run.code.activity_definition(decision.activity_id)
-                if definition is not None:
+                if definition is not None and not run.code.is_cancelling(decision.activity_id):
                     self.activities.dispatch(run, decision, definition, run.last_us)
                 elif decision.began:
                     # Cancelled by a drive that is in flight behind this one.
@@ -536,23 +531,3 @@ def _tell(one: Incoming, result: WriteResult | StoreError, workflow_id: str) -> 
         one.on_done(WorkflowClosed(workflow_id=workflow_id))
     else:
         one.on_done(None)
-
-
-def _is_stale(run: OwnedRun, event: Input) -> bool:
-    """An outcome or a timer that lost its race against a cancellation."""
-    match event:
-        case ActivityCompleted() | ActivityFailed() | ActivityTimedOut() | ActivityLost():
-            return not run.code.is_open(event.activity_id)
-        case TimerFired():
-            return not run.code.is_pending(event.timer_id)
-        case _:
-            return False
-
-
-def _judge_signal(code: WorkflowRun, event: SignalReceived) -> SignalReceived | SignalRejected:
-    """Whether a value fits its type is decided once, here, and recorded."""
-    try:
-        code.decode_signal(event.signal, event.payload)
-    except EverlongError as error:
-        return SignalRejected(event.signal, event.payload, str(error))
-    return event

@@ -171,10 +171,14 @@ class RunLoader:
         answered = {one.event.activity_id for one in run.mailbox if isinstance(one.event, OUTCOMES)}
         for number, activity in state.activities.items():
             # Those still at work here lost only their code; of some the outcome waits to be fed.
-            if number not in run.attempts and number not in answered:
+            if number in run.attempts:
+                if activity.cancel_requested:
+                    activities.cancel(run, number)  # Stored, though this worker was not told.
+            elif number not in answered:
                 definition = run.code.activity_definition(number)
                 assert definition is not None, "the replayed code has this activity open"
                 attempt = OpenAttempt(run, activity.scheduled, definition, activity.at_us)
+                attempt.cancel_asked = activity.cancel_requested
                 activities.restore(attempt, newest.get(number))
 
     def _is_notice(self, row: MailRow) -> bool:

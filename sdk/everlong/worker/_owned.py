@@ -13,6 +13,7 @@ from everlong._definitions import ActivityDefinition
 from everlong._replay.run import WorkflowRun
 from everlong.exceptions import EverlongError
 from everlong_engine import (
+    ActivityCancelled,
     ActivityCompleted,
     ActivityFailed,
     ActivityLost,
@@ -29,7 +30,13 @@ from everlong_engine import (
 __all__ = ["OUTCOMES", "Answer", "Incoming", "OpenAttempt", "OwnedRun", "Step", "Superseded"]
 
 Done = Callable[[EverlongError | None], None]
-OUTCOMES: Final = (ActivityCompleted, ActivityFailed, ActivityTimedOut, ActivityLost)
+OUTCOMES: Final = (
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityTimedOut,
+    ActivityLost,
+    ActivityCancelled,
+)
 
 
 class Superseded(Exception):
@@ -84,6 +91,12 @@ class OpenAttempt:
     timed_out: str | None = None
     abandoned: bool = False
     """Nobody wants its outcome any more; it only gives its slot back."""
+    cancel_asked: bool = False
+    """The code waits for its end: there is no further attempt."""
+    left_alone: bool = False
+    """Abandoned, and at work to its end all the same."""
+    interrupt: "Callable[[], object] | None" = None
+    """Asks its code to end, as far as it can be asked."""
     details: bytes | None = None
     previous_details: bytes | None = None
     details_stored_us: int = 0

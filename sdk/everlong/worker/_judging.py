@@ -1,0 +1,73 @@
+"""What becomes of an input in the moment in which it is fed for the first time.
+
+Whether it comes too late, whether its value fits, whether what it tells is still wanted: decided
+once, here, and recorded. On replay the record answers.
+"""
+
+from everlong._replay.run import WorkflowRun
+from everlong.exceptions import EverlongError
+from everlong_engine import (
+    ActivityCancelled,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityLost,
+    ActivityTimedOut,
+    Input,
+    SignalReceived,
+    SignalRejected,
+    TimerFired,
+)
+
+__all__ = ["is_stale", "judged"]
+
+
+def is_stale(code: WorkflowRun, event: Input) -> bool:
+    """An outcome or a timer that lost its race against a cancellation."""
+    match event:
+        case (
+            ActivityCompleted()
+            | ActivityFailed()
+            | ActivityTimedOut()
+            | ActivityLost()
+            | ActivityCancelled()
+        ):
+            return not code.is_open(event.activity_id)
+        case TimerFired():
+            return not code.is_pending(event.timer_id)
+        case _:
+            return False
+
+
+def judged(code: WorkflowRun, event: Input) -> Input:
+    """The input as it is recorded."""
+    match event:
+        case SignalReceived():
+            return _judge_signal(code, event)
+        case ActivityCompleted() | ActivityFailed() | ActivityTimedOut() | ActivityLost():
+            return _ended(event) if code.is_cancelling(event.activity_id) else event
+        case _:
+            return event
+
+
+def _judge_signal(code: WorkflowRun, event: SignalReceived) -> SignalReceived | SignalRejected:
+    """Whether a value fits its type."""
+    try:
+        code.decode_signal(event.signal, event.payload)
+    except EverlongError as error:
+        return SignalRejected(event.signal, event.payload, str(error))
+    return event
+
+
+def _ended(
+    event: ActivityCompleted | ActivityFailed | ActivityTimedOut | ActivityLost,
+) -> ActivityCancelled:
+    """The code has cancelled it and waits for its end: what came of it is for people."""
+    match event:
+        case ActivityCompleted():
+            return ActivityCancelled(event.activity_id, "completed", 0)
+        case ActivityFailed():
+            return ActivityCancelled(event.activity_id, "failed", event.attempts)
+        case ActivityTimedOut():
+            return ActivityCancelled(event.activity_id, "timed_out", event.attempts)
+        case ActivityLost():
+            return ActivityCancelled(event.activity_id, "lost", event.attempts)
