@@ -75,6 +75,7 @@ class Engine:
         self._pruner: HistoryPruner | None = None
         self._waiters: dict[bytes, list[_Waiter]] = {}
         self._answers: dict[tuple[bytes, str], list[asyncio.Future[bytes | None]]] = {}
+        self._readers: dict[bytes, list[asyncio.Future[None]]] = {}
         self._users = 0
         self._key: tuple[int, str] | None = None
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -312,6 +313,28 @@ class Engine:
         for host in self.hosts:
             host.terminated(execution_id)
         self.closed(execution_id, run_id, event)
+
+    def publishing(self, execution_id: bytes) -> "asyncio.Future[None]":
+        """Resolves when this process has committed what the execution publishes. Only a hint: wait
+        for `closing` beside it, and for `changed` while the execution is in nobody's hands here."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        readers = self._readers.setdefault(execution_id, [])
+        readers.append(future)
+        future.add_done_callback(lambda _: self._forget_reader(execution_id, future))
+        return future
+
+    def _forget_reader(self, execution_id: bytes, future: "asyncio.Future[None]") -> None:
+        readers = self._readers.get(execution_id)
+        if readers is not None and future in readers:
+            readers.remove(future)
+            if not readers:
+                del self._readers[execution_id]
+
+    def published(self, execution_id: bytes) -> None:
+        """Items are committed: whoever follows them in this process looks."""
+        for reader in self._readers.pop(execution_id, ()):
+            if not reader.done():
+                reader.set_result(None)
 
     def forget_mail(self, position: int, execution_id: bytes) -> None:
         """A message that has done its work, or that nobody waits for any more. Left in the inbox,

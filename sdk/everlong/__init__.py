@@ -7,7 +7,7 @@ any crash. Everything that users need is here, and nothing else is public.
 from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._script import run
 from everlong.activity import Activity, activity, heartbeat
-from everlong.channels import Query, Signal, Update
+from everlong.channels import Output, Query, Signal, Update, publish
 from everlong.client import (
     Attempt,
     Client,
@@ -17,6 +17,7 @@ from everlong.client import (
     Page,
     PendingActivity,
     PendingTimer,
+    PublishedItem,
     UpdateHandle,
     WorkflowHandle,
 )
@@ -108,12 +109,14 @@ __all__ = [
     "NoAnswer",
     "NondeterminismError",
     "NotSerializable",
+    "Output",
     "Page",
     "PayloadError",
     "PayloadTooLarge",
     "PendingActivity",
     "PendingTimer",
     "PlainPayload",
+    "PublishedItem",
     "Query",
     "QueryFailed",
     "Retry",
@@ -153,6 +156,7 @@ __all__ = [
     "map_all",
     "now",
     "patched",
+    "publish",
     "random",
     "run",
     "saga",

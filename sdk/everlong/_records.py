@@ -21,6 +21,7 @@ from everlong.exceptions import (
     WorkflowFault,
 )
 from everlong_engine import (
+    CODES,
     INPUTS,
     AttemptRow,
     Blobs,
@@ -28,6 +29,8 @@ from everlong_engine import (
     Event,
     HistoryRow,
     Input,
+    ItemPublished,
+    ItemRow,
     LoadedRun,
     MailRow,
     Question,
@@ -272,6 +275,21 @@ class Records:
             return None
         return self._sealing.show_text(row.reason, _of_reason(row), "reason")
 
+    # ------------------------------------------------------------------------- published items
+
+    def item(self, execution_id: bytes, to: Execution, item: ItemPublished, at_us: int) -> ItemRow:
+        """An item for subscribers, beside its event."""
+        payload, number = item.payload, item.number
+        if self._seals:
+            place = _of_item(to, execution_id, item.channel, number)
+            payload = self._sealing.seal_bytes(payload, place, "payload")
+        return ItemRow(item.channel, number, at_us, payload, checksum(number, _ITEM, payload))
+
+    def published(self, execution_id: bytes, to: Execution, row: ItemRow) -> bytes:
+        """Undo `item`: the payload. Raises UndecodablePayload."""
+        place = _of_item(to, execution_id, row.channel, row.number)
+        return self._sealing.open_bytes(row.payload, place, "payload")
+
     # ------------------------------------------------------------------------------- queries
 
     def question(self, to: Execution, question_id: bytes, query: str, arguments: bytes) -> bytes:
@@ -330,6 +348,13 @@ def _in_mail(to: Execution, event: Event) -> Place:
 
 def _of_attempt(run: Run, row: AttemptRow) -> Place:
     return Place(run.namespace, run.run_id, ("attempt", row.activity_id, row.attempt))
+
+
+def _of_item(to: Execution, execution_id: bytes, channel: str, number: int) -> Place:
+    return Place(to.namespace, execution_id, ("published", to.workflow_id, channel, number))
+
+
+_ITEM: Final = CODES[ItemPublished]
 
 
 def _of_reason(run: Run) -> Place:

@@ -45,6 +45,7 @@ from everlong_engine import (
     CancelRequested,
     Event,
     Failure,
+    ItemPublished,
     PatchMarked,
     RunCancelled,
     RunCompleted,
@@ -331,7 +332,7 @@ def _changed(event: Event, by: _Change) -> Event:
             return replace(event, result=by.payload("result", event.result))
         case SideEffectRecorded():
             return replace(event, value=by.payload("value", event.value))
-        case SignalReceived():
+        case SignalReceived() | ItemPublished():
             return replace(event, payload=by.payload("payload", event.payload))
         case SignalRejected():
             payload, error = by.payload("payload", event.payload), by.text("error", event.error)
@@ -373,7 +374,7 @@ def _holds_sealed(event: Event) -> bool:
             return is_sealed(event.result)
         case SideEffectRecorded():
             return is_sealed(event.value)
-        case SignalReceived() | SignalRejected():
+        case SignalReceived() | SignalRejected() | ItemPublished():
             return is_sealed(event.payload)
         case ActivityFailed() | RunFailed() | UpdateFailed():
             return is_sealed(event.failure.data)
@@ -396,5 +397,7 @@ def _subject(event: Event) -> tuple[int | str, ...]:
             return (event.update_id, event.update)
         case UpdateCompleted() | UpdateFailed():
             return (event.update_id,)
+        case ItemPublished():
+            return (event.channel, event.number)
         case _:
             return ()

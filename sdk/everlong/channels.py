@@ -1,6 +1,6 @@
 """Typed channels of a workflow, declared once at module level.
 
-Signals go in, queries are answered, and updates do both.
+Signals go in, queries are answered, updates do both, and outputs come out.
 """
 
 import builtins
@@ -10,7 +10,7 @@ from types import CodeType
 from typing import Any, Final, Generic, TypeVar, overload
 
 from everlong import registry
-from everlong._context import QueryHandler, UpdateHandler, current_run
+from everlong._context import QueryHandler, UpdateHandler, calling_frame, current_run, source_line
 from everlong._values import Parameters, Value
 from everlong.exceptions import (
     DefinitionError,
@@ -19,7 +19,7 @@ from everlong.exceptions import (
     WorkflowFault,
 )
 
-__all__ = ["Query", "Signal", "Update"]
+__all__ = ["Output", "Query", "Signal", "Update", "output_of", "publish"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -206,6 +206,97 @@ def _parameters_of(
     if parameters is None:
         parameters = known[code] = Parameters(function, owner=owner)
     return parameters
+
+
+class Output(Generic[T]):
+    """A durable, numbered stream of items that a workflow publishes, of a declared type.
+
+    Its numbers count from 0 through the whole execution, also over `checkpoint`. What people get
+    wrong: items are kept as long as the execution is, so publish what somebody wants to see again,
+    not every tick of an endless flow.
+
+        progress = Output("progress", Progress)          # at module level
+
+        await progress.publish(Progress(done=3, of=10))  # in the workflow
+
+        async for item in handle.subscribe(progress):    # outside
+            print(item.done)
+
+    Args:
+        name: how the CLI calls it.
+        type: a type hint for its items; `Any` takes every plain value.
+
+    Raises:
+        DefinitionError: the name is taken by an output of another type, or the type is unsupported.
+    """
+
+    @overload
+    def __init__(self, name: str, type: builtins.type[T]) -> None: ...
+    @overload
+    def __init__(self: "Output[Any]", name: str, type: Any = Any) -> None: ...
+    def __init__(self, name: str, type: Any = Any) -> None:
+        if not name:
+            raise DefinitionError('an Output needs a name: Output("progress", Progress)')
+        known = registry.outputs.get(name)
+        if known is not None and known.type != type and repr(known.type) != repr(type):
+            raise DefinitionError(
+                f"two outputs are called {name!r}, of types {known.type!r} and {type!r}: declare "
+                "it once and import it"
+            )
+        self.name = name
+        self.type = type
+        self.value = Value(type, owner=f"output {name}", invalid=InvalidArguments)
+        registry.outputs[name] = self
+
+    async def publish(self, item: T) -> int:
+        """Append an item; its number. In a workflow only. See `publish`."""
+        return _publish(self.name, self.value, item)
+
+    def __repr__(self) -> str:
+        return f"Output({self.name!r})"
+
+
+async def publish(channel: "Output[T] | str", item: T) -> int:
+    """Append an item to an output channel of this execution; its number, counted from 0.
+
+    Subscribers (`handle.subscribe`) see it once it is committed, and once only, however often the
+    workflow is replayed. It waits for nothing, and nobody needs to listen.
+
+        for number, row in enumerate(rows, 1):
+            await load(row)
+            await publish("progress", {"done": number, "of": len(rows)})
+
+    Args:
+        channel: a declared `Output`, or any name.
+        item: of the declared type, or any plain value.
+
+    Raises:
+        InvalidArguments: the item does not fit the declared type.
+        EverlongError: not called in a workflow.
+    """
+    declared = output_of(channel)
+    if declared is None:
+        name = str(channel)
+        if not name:
+            raise InvalidArguments('an output channel needs a name: publish("progress", item)')
+        return _publish(name, Value(Any, owner=f"output {name}"), item)
+    return _publish(declared.name, declared.value, item)
+
+
+def output_of(channel: "Output[Any] | str") -> "Output[Any] | None":
+    """Not public: what is declared under this name."""
+    return channel if isinstance(channel, Output) else registry.outputs.get(channel)
+
+
+def _publish(name: str, value: Value, item: object) -> int:
+    run = current_run()
+    if run is None:
+        raise EverlongError(
+            f"publish() to {name!r} can only be called inside a running workflow; an activity "
+            "returns its result to the workflow, which may publish it"
+        )
+    number: int = run.publish(name, value, item, source_line(calling_frame(2)))
+    return number
 
 
 def _run_of(name: str) -> Any:

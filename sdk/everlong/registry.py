@@ -9,13 +9,14 @@ from typing import Any, Final, TypeVar
 
 from everlong.exceptions import DefinitionError
 
-__all__ = ["activities", "register", "signals", "workflows"]
+__all__ = ["activities", "outputs", "register", "signals", "workflows"]
 
 T = TypeVar("T")
 
 workflows: Final[dict[str, Any]] = {}
 activities: Final[dict[str, Any]] = {}
 signals: Final[dict[str, Any]] = {}
+outputs: Final[dict[str, Any]] = {}
 
 
 def register(kind: dict[str, T], name: str, what: T, function: Any, word: str) -> None:

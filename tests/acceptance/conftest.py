@@ -16,6 +16,7 @@ def only_this_tests_definitions() -> Iterator[None]:
         registry.workflows,
         registry.activities,
         registry.signals,
+        registry.outputs,
     )
     kept = [dict(table) for table in tables]
     registry.workflows.clear()

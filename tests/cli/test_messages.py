@@ -1,5 +1,6 @@
 """Signal, query, cancel, terminate and resume, through the file to a worker elsewhere."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,7 @@ def test_without_a_worker_messages_are_kept_and_queries_time_out(here: Here) -> 
     [
         ("show", "nobody"),
         ("history", "nobody"),
+        ("subscribe", "nobody", "words"),
         ("signal", "nobody", "approve"),
         ("query", "nobody", "status"),
         ("cancel", "nobody"),
@@ -127,3 +129,24 @@ def test_a_value_is_given_once_and_in_json(here: Here) -> None:
 def test_the_entry_point_is_the_package_s(here: Here) -> None:
     assert here("--version").out.startswith("everlong ")
     assert callable(main)
+
+
+def test_what_an_execution_publishes_is_followed_to_its_end(here: Here, tmp_path: Path) -> None:
+    hostile = "\x1b[2J"
+    started = here(
+        "start", "tells", "--id", "t1", "--json-args", json.dumps({"words": ["a", hostile]})
+    )
+    assert started.code == 0
+    assert here("subscribe", "t1", "words", "--no-follow").out == ""
+    with worker(str(MARKET), folder=tmp_path):
+        followed = here("subscribe", "t1", "words")
+    assert followed.code == 0
+    first, second = followed.out.splitlines()
+    assert first.split()[0] == "0"
+    assert first.endswith('"a"')
+    assert "\x1b" not in second
+    lines = here("subscribe", "t1", "words", "--start", "1", "--json").out.splitlines()
+    (item,) = map(json.loads, lines)
+    assert (item["number"], item["value"]) == (1, hostile)
+    assert item["at"].endswith("Z")
+    assert here("subscribe", "t1", "words", "--start", "-1").code == 2

@@ -19,6 +19,7 @@ from everlong import (
     ActivityLost,
     ActivityTimeout,
     ApplicationError,
+    Output,
     Retry,
     Signal,
     Update,
@@ -28,6 +29,7 @@ from everlong import (
     continue_as_new,
     now,
     patched,
+    publish,
     random,
     side_effect,
     uuid4,
@@ -212,6 +214,18 @@ async def values(orders: list[Order], notes: dict[str, bytes], since: datetime) 
     await step("since", since)
     await step("notes", notes)
     return {str(one.id): one for one in orders}
+
+
+told: Output[Order] = Output("histories.told", Order)
+
+
+@workflow(name="histories.publishes")
+async def publishes() -> int:
+    """Goes on where the run before it stopped."""
+    await told.publish(Order(id=1, amount=Decimal("1.50")))
+    await approve.receive()
+    await publish("histories.free", [1, "two"])
+    return await told.publish(Order(id=2, amount=Decimal(0), lines=["tea"]))
 
 
 amount: Update[int] = Update("histories.amount", int)

@@ -189,6 +189,14 @@ def patient() -> RunByHand:
 
 
 @scenario
+def publishes() -> RunByHand:
+    start = replace(started(flows.publishes), published=(("histories.told", 3), ("other", 1)))
+    run = RunByHand(flows.publishes, start=start)
+    run.signal("histories.approve", True)
+    return run
+
+
+@scenario
 def values() -> RunByHand:
     large = {"short": b"\x00\xff", "long": bytes(limits.PAYLOAD_INLINE_BYTES_MAX + 1)}
     since = datetime(2026, 11, 21, 9, 30, tzinfo=UTC)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgpack
 
-from everlong import Client, Retry, Signal, Worker, activity, workflow
+from everlong import Client, Retry, Signal, Worker, activity, publish, workflow
 from everlong.workflow import Workflow
 from everlong_engine.model.codec import checksum
 from tests.support.hosting import described
@@ -55,7 +55,9 @@ async def fails(text: str) -> str:
 
 @workflow(name="hostile-flow")
 async def flow(text: str) -> list[Any]:
-    return [await step(text), await go.receive()]
+    length = await step(text)
+    await publish("told", length)
+    return [length, await go.receive()]
 
 
 @workflow(name="hostile-stubborn-flow")
@@ -74,6 +76,7 @@ WHERE: Final = {
     "inbox": _EXECUTION,
     "requests": _EXECUTION,
     "attempts": _RUN.format("retrying"),
+    "published": _EXECUTION,
     "blobs": "digest = (SELECT digest FROM blobs ORDER BY digest LIMIT 1)",
     "blob_uses": "digest = (SELECT digest FROM blobs ORDER BY digest LIMIT 1)",
     "workers": "worker_id IS NOT NULL",
@@ -103,7 +106,7 @@ async def _make(path: Path) -> None:
                 await client.start(flow, text, id=name)
             await client.start(stubborn, "luck", id="retrying")
             for name in (*HEALTHY, "victim"):
-                await described(client.get_handle(name), lambda it: it.history_events == 3)
+                await described(client.get_handle(name), lambda it: it.history_events == 4)
             await described(
                 client.get_handle("retrying"),
                 lambda it: bool(it.activities) and it.activities[0].state == "backing off",
@@ -120,14 +123,14 @@ def copy(folder: Path) -> Path:
 
 @contextmanager
 def tampered(path: Path) -> Generator[sqlite3.Connection]:
-    """The file, without the trigger that guards histories."""
+    """The file, without the triggers that guard what is append-only."""
     with closing(sqlite3.connect(path)) as db, db:
-        guard = db.execute(
-            "SELECT sql FROM sqlite_schema WHERE name = 'history_never_changes'"
-        ).fetchone()[0]
-        db.execute("DROP TRIGGER history_never_changes")
+        guards = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in guards:
+            db.execute(f"DROP TRIGGER {name}")
         yield db
-        db.execute(guard)
+        for _, guard in guards:
+            db.execute(guard)
 
 
 def change(path: Path, table: str, column: str, value: str) -> int:

@@ -36,6 +36,7 @@ UNTOLD: dict[str, tuple[str, ...]] = {
         "77",
     ),
     "history.at_us attempts.activity_id attempts.attempt attempts.started_us": ("77",),
+    "published.at_us": ("77",),
     "attempts.ended_us attempts.retry_us workers.pid workers.started_us": ("77",),
     "workers.beat_us questions.asked_us runs.strikes": ("77",),
     "requests.result attempts.details questions.arguments questions.answer": (
@@ -85,6 +86,10 @@ async def _look(client: Client) -> None:
                 await ask()
             except EverlongError as error:
                 answers.append(str(error))
+        try:
+            _ = [item async for item in handle.subscribe("told", live=False)]
+        except EverlongError as error:
+            answers.append(str(error))
     assert all(len(one) > 20 for one in answers)
 
 

@@ -243,6 +243,7 @@ def test_the_codes_are_for_ever() -> None:
         69: "PatchMarked",
         70: "UpdateCompleted",
         71: "UpdateFailed",
+        74: "ItemPublished",
         96: "RunCompleted",
         97: "RunFailed",
         98: "RunCancelled",

@@ -12,7 +12,16 @@ from typing import Any
 
 import pytest
 
-from everlong import NondeterminismError, Signal, activity, patched, registry, workflow
+from everlong import (
+    NondeterminismError,
+    Output,
+    Signal,
+    activity,
+    patched,
+    publish,
+    registry,
+    workflow,
+)
 from everlong._replay.matching import check, describe
 from everlong.exceptions import EverlongError
 from everlong.workflow import Workflow
@@ -24,6 +33,7 @@ from everlong_engine import (
     ActivityScheduled,
     Decision,
     Failure,
+    ItemPublished,
     PatchMarked,
     Recorded,
     RunCancelled,
@@ -54,6 +64,7 @@ DECISION: dict[type[Decision], Decision] = {
         PatchMarked("new"),
         UpdateCompleted("u", b"\x01"),
         UpdateFailed("u", FAILURE),
+        ItemPublished("progress", 3, b"\x01", "orders.py:4"),
         RunCompleted(b"\x01"),
         RunFailed(FAILURE),
         RunCancelled("enough"),
@@ -103,6 +114,9 @@ def changed(kind: type[Any], **fields: Any) -> Any:
         changed(TimerStarted, due_us=61_000_000),
         changed(TimerCancelled, timer_id=2),
         changed(PatchMarked, patch="newer"),
+        changed(ItemPublished, channel="regress"),
+        changed(ItemPublished, number=4),
+        changed(ItemPublished, payload=b"\x02"),
         changed(RunCompleted, result=b"\x02"),
         changed(RunFailed, failure=replace(FAILURE, type="KeyError")),
         changed(RunContinuedAsNew, arguments=b"\x02"),
@@ -123,6 +137,7 @@ def test_what_makes_another_decision(kind: type[Any], fields: dict[str, Any]) ->
         changed(SideEffectRecorded, value=b"\x02"),
         changed(SideEffectRecorded, where="orders.py:99"),
         changed(UpdateFailed, failure=replace(FAILURE, message="nope", traceback="elsewhere")),
+        changed(ItemPublished, where="orders.py:99"),
         changed(RunCompleted, unread=("approve",)),
         changed(RunFailed, failure=replace(FAILURE, message="nope", traceback="elsewhere")),
     ],
@@ -412,3 +427,32 @@ def test_a_parameter_and_a_field_with_a_default_may_be_added() -> None:
     for other in (New("y"), New("x", "important")):
         with pytest.raises(NondeterminismError):
             replayed(flow(made(ship_now), other), run.history)
+
+
+@dataclass
+class Step:
+    name: str
+    done: int = 0
+
+
+def test_published_items_are_part_of_what_the_code_decides() -> None:
+    def flow(item: Callable[[], Any]) -> Workflow[..., Any]:
+        async def publishes() -> None:
+            await news.receive()
+            await item()
+            await news.receive()
+
+        return as_workflow(publishes)
+
+    run = RunByHand(flow(lambda: publish("matching.steps", {"name": "a"})))
+    run.signal("matching.news", "!")
+    replayed(flow(lambda: publish("matching.steps", {"name": "a"})), run.history)
+    typed = Output("matching.steps", Step)
+    try:
+        # A field with a default may be added.
+        replayed(flow(lambda: typed.publish(Step("a"))), run.history)
+        for other in (Step("b"), Step("a", 1)):
+            with pytest.raises(NondeterminismError, match=r"item 0 of output 'matching\.steps'"):
+                replayed(flow(lambda: typed.publish(other)), run.history)  # noqa: B023
+    finally:
+        del registry.outputs["matching.steps"]

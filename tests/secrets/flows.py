@@ -18,6 +18,7 @@ from everlong import (
     continue_as_new,
     heartbeat,
     info,
+    publish,
     side_effect,
     workflow,
 )
@@ -46,6 +47,8 @@ PLACES: Final = (
     "answer",
     "query that fails",
     "carried state",
+    "published item",
+    "large published item",
     "returned",
     "workflow failure",
     "cancel reason",
@@ -108,6 +111,8 @@ async def courier(text: str, state: str = "") -> str:
 
 async def _first_run() -> None:
     await side_effect(lambda: plant("side effect"))
+    await publish("secrets-items", plant("published item"))
+    await publish("secrets-items", plant("large published item") * 4_000)
     assert await carry(plant("argument")) == plant("result")
     await bulk()
     with suppress(ValueError):

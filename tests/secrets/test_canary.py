@@ -76,6 +76,10 @@ async def lived_through(
             assert await handle.query(told) == plant("answer")
             with pytest.raises(QueryFailed, match=SECRET):
                 await handle.query(sulks)
+            items = [item async for item in handle.subscribe("secrets-items", live=False)]
+            assert items[0] == plant("published item")
+            shown = await command("subscribe", "courier", "secrets-items", "--no-follow")
+            assert plant("large published item") in shown.out
             await handle.signal(go, "now")
             assert await handle.result() == plant("returned")
             assert second.workflow_id == "courier"

@@ -7,6 +7,7 @@ made as an attacker would: with the right checksums, and without the trigger tha
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,9 +15,19 @@ from typing import Any
 import msgpack
 import pytest
 
-from everlong import Client, Signal, Worker, WorkflowHandle, activity, workflow
+from everlong import (
+    Client,
+    Signal,
+    TamperedPayload,
+    Worker,
+    WorkflowHandle,
+    activity,
+    publish,
+    workflow,
+)
 from everlong.codec import Codec, Compress, Encrypt, new_key
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.events import CODES, ItemPublished
 from tests.proof.record import record
 from tests.support.command_line import everlong
 from tests.support.hosting import described, of_kind
@@ -238,6 +249,35 @@ async def test_a_message_cannot_be_given_to_another_execution(tmp_path: Path) ->
 
 
 # --------------------------------------------------------------------- keys that come and go
+
+
+async def test_an_item_opens_in_its_place_alone(tmp_path: Path) -> None:
+    path = tmp_path / "everlong.db"
+
+    @workflow(name="tampering-tells")
+    async def tells() -> None:
+        await publish("told", "first")
+        await publish("told", "second")
+
+    async with Client.connect(path, codecs=[K1]) as client, Worker(client, workflows=[tells]):
+        await client.run(tells, id="one")
+        await client.run(tells, id="two")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("DROP TRIGGER published_never_changes")
+        rows = db.execute("SELECT execution_id, number, payload FROM published").fetchall()
+        for (execution_id, number, _), (_, _, payload) in pairwise(rows):
+            stored = checksum(number, CODES[ItemPublished], payload)
+            db.execute(
+                "UPDATE published SET payload = ?, checksum = ? "
+                "WHERE execution_id = ? AND number = ?",
+                (payload, stored, execution_id, number),
+            )
+    async with Client.connect(path, codecs=[K1]) as client:
+        for id, start in (("one", 0), ("one", 1), ("two", 0)):
+            with pytest.raises(TamperedPayload):
+                await anext(client.get_handle(id).subscribe("told", start))
+        assert await anext(client.get_handle("two").subscribe("told", 1)) == "second"
+        assert len(await client.verify()) == 2, "each of the runs"
 
 
 async def test_a_missing_key_blocks_a_run_until_it_is_given(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
-from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, WorkerRow
 from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import (
     Problem,
@@ -269,6 +269,14 @@ class FaultyStore:
 
     async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]:
         return await self._ask("attempts", lambda: self._inner.attempts(shard, run_id))
+
+    async def published(
+        self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
+    ) -> list[ItemRow]:
+        return await self._ask(
+            "published",
+            lambda: self._inner.published(shard, execution_id, channel, number, limit),
+        )
 
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return await self._ask("list_runs", lambda: self._inner.list_runs(wanted, limit, after))

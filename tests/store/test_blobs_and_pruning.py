@@ -4,7 +4,7 @@ from everlong_engine.model.events import ActivityCompleted, RunCompleted, RunCon
 from everlong_engine.model.runs import AttemptRow, AttemptState, RunRow
 from everlong_engine.model.writes import Ask, MarkAttempts, MessageResult, StartResult
 from everlong_engine.store.interface import RunFilter
-from tests.support.store_rig import SECOND_US, Rig
+from tests.support.store_rig import SECOND_US, Rig, item, signal
 
 LARGE = bytes(range(256)) * 400  # 100 KB: over what stays in an event.
 START = (-1, b"")
@@ -85,10 +85,14 @@ async def test_a_closed_run_goes_with_all_that_hangs_on_it(rig: Rig) -> None:
     await rig.send(request_id="r")
     failed = AttemptRow(activity_id=1, attempt=1, state=AttemptState.FAILED, started_us=1)
     await rig.one(MarkAttempts(row.shard, row.run_id, row.lease_token, (failed,)))
+    row = await rig.row()
+    await rig.one(rig.append(row, signal(), item(0), item(1, LARGE)))
+    assert await rig.published() == [(0, b"item"), (1, LARGE)]
     await rig.one(rig.terminate())
     later(rig)
     assert await sweep(rig) == 1
     assert await gone(rig, row)
+    assert await rig.published(row) == []
     assert await rig.store.attempts(row.shard, row.run_id) == []
     assert (await rig.send(request_id="r")).status is None
     assert await rig.problems() == []
@@ -145,6 +149,33 @@ async def test_continued_runs_stay_while_their_execution_is_open(rig: Rig) -> No
     assert await sweep(rig) == 2
     assert await gone(rig, first)
     assert await rig.problems() == []
+
+
+async def test_items_outlive_the_run_that_published_them(rig: Rig) -> None:
+    first = await rig.owned("w", item(0), item(1, LARGE))
+    rolling = RunContinuedAsNew(b"", (), 1)
+    await rig.one(rig.append(first, rolling, next_run=rig.successor(first)))
+    began_us = rig.now_us
+    later(rig)
+    await rig.one(rig.terminate())
+    assert (await rig.store.prune(START, began_us + SECOND_US, 100))[1] == 1
+    assert await gone(rig, first)
+    last = await rig.row()
+    assert await rig.published(last) == [(0, b"item"), (1, LARGE)]
+    assert await rig.problems() == []
+    later(rig)
+    assert await sweep(rig) == 1
+    assert await rig.published(last) == []
+
+
+async def test_items_are_read_in_bounded_parts(rig: Rig) -> None:
+    huge = bytes(2_000_000)
+    row = await rig.owned("w", *(item(number, huge) for number in range(5)))
+    assert [number for number, _ in await rig.published(row)] == [0, 1]
+    assert [number for number, _ in await rig.published(row, number=3)] == [3, 4]
+    assert [number for number, _ in await rig.published(row, limit=1)] == [0]
+    assert await rig.published(row, number=5) == []
+    assert await rig.published(row, "another") == []
 
 
 async def test_a_start_is_known_until_the_last_run_of_its_execution_goes(rig: Rig) -> None:

@@ -32,7 +32,7 @@ from everlong_engine.store.memory.data import MemoryData
 from everlong_engine.store.memory.store import MemoryStore
 from everlong_engine.store.sqlite.inline import InlineDatabase
 from tests.store.test_random_operations import NAMES
-from tests.support.store_rig import SECOND_US, Rig, signal
+from tests.support.store_rig import SECOND_US, Rig, item, signal
 
 T = TypeVar("T")
 
@@ -55,6 +55,7 @@ class BothStores(RuleBasedStateMachine):
         self.group: list[Write] = []
         self.size = 1
         self.lossy = False
+        self.items = 0
 
     def teardown(self) -> None:
         try:
@@ -93,6 +94,7 @@ class BothStores(RuleBasedStateMachine):
             for run in runs:
                 found.append(await store.load(run.shard, run.run_id))
                 found.append(await store.last_event(run.shard, run.run_id))
+                found += await self.items_of(store, run)
             found += [await store.latest(self.rigs[0].target(name)) for name in NAMES]
             found += [await store.answer(question) for question in QUESTIONS]
             found += [await store.open_questions(10), await store.workers()]
@@ -100,6 +102,13 @@ class BothStores(RuleBasedStateMachine):
             return [*found, await store.newest_run(), store.changed()]
 
         self.both(shown)
+
+    async def items_of(self, store: Store, run: RunRow) -> list[object]:
+        """Where there are gaps, as the draws leave them, they must agree on these too."""
+        found: list[object] = []
+        for number in range(self.items):
+            found += await store.published(run.shard, run.execution_id, "told", number, 3)
+        return found
 
     # --------------------------------------------------------------------- what makes a group up
 
@@ -142,6 +151,7 @@ class BothStores(RuleBasedStateMachine):
         mail_free=seldom,
         healthy=st.booleans(),
         large=seldom,
+        publishes=seldom,
     )
     def append(self, name: str, count: int, consume: str, end: str, **how: Any) -> None:
         row = self.row(name)
@@ -151,6 +161,10 @@ class BothStores(RuleBasedStateMachine):
         positions = [mail.position for mail in loaded.mail]
         consumed = {"none": [], "first": positions[:1], "all": positions, "gone": [10**6]}[consume]
         events: list[Any] = [signal(LARGE if how["large"] else b"%d" % n) for n in range(count)]
+        if how["publishes"]:
+            # Each number once: the stores rely on it, and the code that counts is not here.
+            self.items += 1
+            events.append(item(self.items - 1, LARGE if how["large"] else b"item"))
         options: dict[str, Any] = {"consumed": tuple(consumed), "healthy": how["healthy"]}
         if end == "close":
             events.append(RunCompleted(b""))

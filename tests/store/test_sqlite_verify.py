@@ -15,7 +15,7 @@ from everlong_engine.model.events import ActivityCompleted, RunCompleted, RunCon
 from everlong_engine.model.runs import AttemptRow, AttemptState, RunStatus
 from everlong_engine.model.writes import MarkAttempts
 from everlong_engine.store.sqlite.store import SqliteStore
-from tests.support.store_rig import Rig, signal
+from tests.support.store_rig import Rig, item, signal
 
 LARGE = bytes(range(256)) * 400
 
@@ -34,6 +34,7 @@ async def rig(tmp_path: Path) -> Rig:
     await rig.started("waiting", arguments=LARGE[1:])
     rolled = await rig.owned("rolled")
     await rig.one(rig.append(rolled, RunContinuedAsNew(b"", (), 1), next_run=rig.successor(rolled)))
+    await rig.owned("told", item(0), item(1), item(2, LARGE))
     await rig.owned("ended")
     await rig.one(rig.terminate("ended"))
     return rig
@@ -49,6 +50,7 @@ def damage(rig: Rig, *statements: str) -> None:
     """Change the file as nobody should."""
     with closing(sqlite3.connect(rig.store.path, isolation_level=None)) as file:
         file.execute("DROP TRIGGER IF EXISTS history_never_changes")
+        file.execute("DROP TRIGGER IF EXISTS published_never_changes")
         for statement in statements:
             assert file.execute(statement).rowcount > 0, statement
 
@@ -125,6 +127,15 @@ DAMAGE: dict[str, tuple[str, str]] = {
     "a damaged message": (
         f"UPDATE inbox SET body = x'90' WHERE {EXECUTION}",
         "message 1 has a wrong checksum",
+    ),
+    "a missing item": ("DELETE FROM published WHERE number = 1", "items 1 to 1 of the output"),
+    "a damaged item": (
+        "UPDATE published SET payload = x'07' WHERE number = 1",
+        "item 1 of the output channel 'told' has a wrong checksum",
+    ),
+    "items without a run": (
+        "DELETE FROM runs WHERE workflow_id = 'told'",
+        "rows in published without a run",
     ),
     "a missing start": (
         "DELETE FROM inbox WHERE execution_id ="

@@ -8,7 +8,7 @@ from typing import Any, Final, get_type_hints
 
 from hypothesis import strategies as st
 
-from everlong_engine.model.events import KINDS, Carried, Event
+from everlong_engine.model.events import KINDS, Carried, Event, Numbers
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.policies import ActivityOptions
 
@@ -52,6 +52,7 @@ _BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
     bytes | None: st.none() | st.binary(min_size=16, max_size=16),  # An id.
     tuple[str, ...]: st.lists(texts, max_size=3).map(tuple),
     Carried: st.lists(st.tuples(texts, payloads), max_size=3).map(tuple),
+    Numbers: st.lists(st.tuples(texts, ints), max_size=3).map(tuple),
     Failure: failures,
     ActivityOptions: options,
 }

@@ -17,9 +17,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from everlong import Client, EverlongError, Signal, Worker, WorkflowHandle, workflow
+from everlong import Client, EverlongError, Signal, Worker, WorkflowHandle, publish, workflow
 
-__all__ = ["OtherProcess", "OtherProcessError", "hosted_elsewhere", "other_process"]
+__all__ = [
+    "OtherProcess",
+    "OtherProcessError",
+    "hosted_elsewhere",
+    "other_process",
+    "publishes_elsewhere",
+]
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -30,6 +36,14 @@ release: Signal[str] = Signal("release", str)
 async def hosted_elsewhere(name: str) -> str:
     """A workflow that the other process can serve."""
     return f"{name} {await release.receive()}"
+
+
+@workflow
+async def publishes_elsewhere() -> int:
+    """Publishes what it is told, until it is told to end."""
+    while (word := await release.receive()) != "end":
+        await publish("words", word)
+    return 1
 
 
 class OtherProcessError(Exception):
@@ -90,7 +104,9 @@ class _Servant:
         return os.getpid()
 
     async def serve(self) -> None:
-        await self._stack.enter_async_context(Worker(self._client, workflows=[hosted_elsewhere]))
+        await self._stack.enter_async_context(
+            Worker(self._client, workflows=[hosted_elsewhere, publishes_elsewhere])
+        )
 
     async def start(self, workflow: str, id: str, **arguments: Any) -> str | None:
         handle: WorkflowHandle[Any] = await self._client.start(workflow, id=id, **arguments)

@@ -12,6 +12,7 @@ from everlong_engine.model.codec import Blobs, checksum, encode_event
 from everlong_engine.model.events import (
     CODES,
     Event,
+    ItemPublished,
     RunCompleted,
     RunContinuedAsNew,
     RunStarted,
@@ -21,7 +22,7 @@ from everlong_engine.model.events import (
 from everlong_engine.model.ids import IdSource
 from everlong_engine.model.policies import IfClosed, IfOpen
 from everlong_engine.model.requests import Sent
-from everlong_engine.model.runs import LoadedRun, NewRun, RunRow, RunStatus, WorkerRow
+from everlong_engine.model.runs import ItemRow, LoadedRun, NewRun, RunRow, RunStatus, WorkerRow
 from everlong_engine.model.writes import (
     Append,
     AppendResult,
@@ -148,6 +149,7 @@ class Rig:
         status = _STATUS.get(type(events[-1])) if events else None
         if status is not None:
             options = {"closed": status, "closed_us": self.now_us, "mail_free": True, **options}
+        items = [self._item(event) for event in events if isinstance(event, ItemPublished)]
         return Append(
             run.shard,
             run.run_id,
@@ -157,8 +159,14 @@ class Rig:
             rows,
             self._append_id,
             blobs=blobs or None,
+            items=tuple(items),
             **options,
         )
+
+    def _item(self, event: ItemPublished) -> ItemRow:
+        number, payload = event.number, event.payload
+        stored = checksum(number, CODES[ItemPublished], payload)
+        return ItemRow(event.channel, number, self.now_us, payload, stored)
 
     def append(self, row: RunRow, *events: Event, **options: Any) -> Append:
         """The next events of a run, as its row stands."""
@@ -281,12 +289,23 @@ class Rig:
     async def kinds(self, run: RunRow | str = "w") -> list[str]:
         return [type(one.event).__name__ for one in (await self.load(run)).history]
 
+    async def published(
+        self, run: RunRow | str = "w", channel: str = "told", number: int = 0, limit: int = 100
+    ) -> list[tuple[int, bytes]]:
+        row = await self.row(run) if isinstance(run, str) else run
+        found = await self.store.published(row.shard, row.execution_id, channel, number, limit)
+        return [(one.number, one.payload) for one in found]
+
     async def problems(self) -> list[str]:
         return [problem.text for problem in await self.store.verify()]
 
 
 def started(workflow_id: str = "w", arguments: bytes = b"") -> RunStarted:
     return RunStarted("flow", arguments, workflow_id, 1, "code", "3.11")
+
+
+def item(number: int, payload: bytes = b"item", channel: str = "told") -> ItemPublished:
+    return ItemPublished(channel, number, payload, "")
 
 
 def signal(payload: bytes = b"hello") -> SignalReceived:

@@ -8,7 +8,18 @@ from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from everlong import Client, Query, Signal, Worker, WorkflowHandle, activity, workflow
+from everlong import (
+    Client,
+    Output,
+    PublishedItem,
+    Query,
+    Signal,
+    Worker,
+    WorkflowHandle,
+    activity,
+    publish,
+    workflow,
+)
 
 
 class Verdict(BaseModel):
@@ -18,6 +29,7 @@ class Verdict(BaseModel):
 verdict = Signal("typed-verdict", Verdict)
 status = Query("typed-status", str)
 anything = Signal("typed-anything")
+steps = Output("typed-steps", Verdict)
 maybe = Signal("typed-maybe", int | None)
 
 
@@ -36,6 +48,9 @@ async def typed(number: int) -> str:
     assert_type(answer, Verdict)
     doubled = await double(number)
     assert_type(doubled, int)
+    assert_type(await steps.publish(answer), int)
+    assert_type(await publish(steps, answer), int)
+    assert_type(await publish("typed-words", "plain"), int)
     return f"{doubled} {answer.ok}"
 
 
@@ -55,6 +70,13 @@ async def test_types_are_inferred_from_plain_functions(tmp_path: Path) -> None:
         assert_type(await handle.query(status), str)
         await handle.signal(verdict, Verdict(ok=True))
         assert_type(await handle.result(), str)
+        async for step in handle.subscribe(steps):
+            assert_type(step, Verdict)
+        async for numbered in handle.subscribe(steps, 1, numbered=True):
+            assert_type(numbered, PublishedItem[Verdict])
+            assert_type(numbered.value, Verdict)
+        async for word in handle.subscribe("typed-words"):
+            assert_type(word, Any)
         assert_type(client.get_handle("typed"), WorkflowHandle[Any])
         assert_type(client.get_handle("typed", typed), WorkflowHandle[str])
         assert_type(await client.run(simple, 2), int)

@@ -91,7 +91,7 @@ class RunState:
             case _ if type(event) in CLOSING:
                 self.closing = event  # type: ignore[assignment]
             case _:
-                pass  # Signals, side effects and patches leave nothing open.
+                pass  # Signals, side effects, patches and published items leave nothing open.
 
     def _cancel(self, activity_id: int) -> None:
         activity = self.activities.get(activity_id)

@@ -25,6 +25,7 @@ from everlong_engine.model.event_shapes import (
     NUMBERED,
     carried_of,
     explain,
+    numbers_of,
     require_instant,
     shapes_of,
     unread_of,
@@ -36,6 +37,7 @@ from everlong_engine.model.events import (
     ActivityFailed,
     ActivityScheduled,
     Event,
+    ItemPublished,
     RunCancelled,
     RunCompleted,
     RunContinuedAsNew,
@@ -287,6 +289,8 @@ def _build_started(*wire: Any) -> RunStarted:
     values = list(wire)
     if len(values) > 9:
         values[9] = carried_of(values[9])
+    if len(values) > 11:
+        values[11] = numbers_of(values[11])
     started = RunStarted(*values)
     if started.previous_run is not None and len(started.previous_run) != ID_BYTES:
         raise UndecodablePayload(reason="previous_run holds no id")
@@ -297,6 +301,12 @@ def _build_started(*wire: Any) -> RunStarted:
 
 def _build_continued(arguments: bytes, carried: Any, checkpoints: int) -> RunContinuedAsNew:
     return RunContinuedAsNew(arguments, carried_of(carried), checkpoints)
+
+
+def _build_published(channel: str, number: int, payload: bytes, where: str) -> ItemPublished:
+    if not 0 <= number <= NUMBER_MAX:
+        raise _Misfit
+    return ItemPublished(channel, number, payload, where)
 
 
 _Builder: TypeAlias = Callable[..., Event]
@@ -333,6 +343,7 @@ _COMPOSED: Final[Mapping[type[Event], _Builder]] = {
     RunCancelled: _build_run_cancelled,
     RunStarted: _build_started,
     RunContinuedAsNew: _build_continued,
+    ItemPublished: _build_published,
 }
 _BUILDERS: Final[Mapping[int, _Builder]] = {
     code: _QUICK.get(kind) or _checked(code, kind, _COMPOSED.get(kind, kind))

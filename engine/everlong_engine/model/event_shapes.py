@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, Final, get_type_hints
 
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.events import KINDS, Carried, Event
+from everlong_engine.model.events import KINDS, Carried, Event, Numbers
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.limits import INSTANT_US_MAX
 from everlong_engine.model.policies import ActivityOptions
@@ -23,6 +23,7 @@ __all__ = [
     "Shape",
     "carried_of",
     "explain",
+    "numbers_of",
     "require_instant",
     "shapes_of",
     "unread_of",
@@ -47,6 +48,7 @@ _WRITTEN: Final[Mapping[Any, tuple[type, ...]]] = {
     bytes | None: (bytes, _NONE),
     tuple[str, ...]: (list,),
     Carried: (list,),
+    Numbers: (list,),
     Failure: (list,),
     ActivityOptions: (list, _NONE),
 }
@@ -77,7 +79,7 @@ def explain(kind: type[Event], wire: list[Any]) -> UndecodablePayload:
             names = " or ".join(each.__name__ for each in expected)
             what = f"{one.name} holds a {type(value).__name__}, not {names}"
             break
-        if one.name in NUMBERED and not 0 <= value <= NUMBER_MAX:
+        if one.name in (*NUMBERED, "number") and not 0 <= value <= NUMBER_MAX:
             what = f"{one.name} holds the number {value}"
             break
     return UndecodablePayload(
@@ -109,3 +111,15 @@ def carried_of(wire: Iterable[Any]) -> Carried:
             case _:
                 raise UndecodablePayload(reason="a carried signal is not a name and a payload")
     return tuple(carried)
+
+
+def numbers_of(wire: Iterable[Any]) -> Numbers:
+    """Output channels and how far they have come."""
+    numbers: list[tuple[str, int]] = []
+    for one in wire:
+        match one:
+            case [str(channel), int(number)] if type(number) is int and 0 <= number <= NUMBER_MAX:
+                numbers.append((channel, number))
+            case _:
+                raise UndecodablePayload(reason="an output channel is not a name and a number")
+    return tuple(numbers)

@@ -36,6 +36,8 @@ __all__ = [
     "Decision",
     "Event",
     "Input",
+    "ItemPublished",
+    "Numbers",
     "PatchMarked",
     "Recorded",
     "RunCancelled",
@@ -59,6 +61,9 @@ __all__ = [
 Carried: TypeAlias = tuple[tuple[str, bytes], ...]
 """Signals that were accepted but not yet received: (name, payload), oldest first."""
 
+Numbers: TypeAlias = tuple[tuple[str, int], ...]
+"""Output channels with the number that the next item of each will have."""
+
 
 # ---------------------------------------------------------------------------------- inputs
 
@@ -80,6 +85,8 @@ class RunStarted:
     carried: Carried = ()
     cancel_requested: bool = False
     """The execution was asked to cancel in an earlier run; it is not asked twice."""
+    published: Numbers = ()
+    """How far the output channels of the execution had come in its earlier runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +228,16 @@ class UpdateFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ItemPublished:
+    """The numbers of a channel count from 0 through all runs of the execution."""
+
+    channel: str
+    number: int
+    payload: bytes
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunCompleted:
     result: bytes
     unread: tuple[str, ...] = ()
@@ -288,6 +305,7 @@ Decision: TypeAlias = (
     | PatchMarked
     | UpdateCompleted
     | UpdateFailed
+    | ItemPublished
     | Closing
 )
 Event: TypeAlias = Input | Decision
@@ -312,6 +330,7 @@ KINDS: Final[Mapping[int, type[Event]]] = {
     69: PatchMarked,
     70: UpdateCompleted,
     71: UpdateFailed,
+    74: ItemPublished,
     96: RunCompleted,
     97: RunFailed,
     98: RunCancelled,

@@ -19,6 +19,14 @@ EVENT_ELEMENTS_MAX: Final = 1_000_000
 INSTANT_US_MAX: Final = 1 << 56
 """The year 4253: a later instant was not written by a clock."""
 
+OUTPUT_CHANNELS_MAX: Final = 100
+"""Of one execution: how far each has come is carried from run to run."""
+PUBLISHED_MAX: Final = 10_000
+"""Items of one drive: more were published without waiting for anything."""
+PUBLISHED_READ_MAX: Final = 100
+PUBLISHED_READ_BYTES_MAX: Final = 4_000_000
+"""What a subscriber reads at once: the first of both that is reached."""
+
 PAYLOAD_BYTES_MAX: Final = 2_000_000
 PAYLOAD_INLINE_BYTES_MAX: Final = 64 * 1024
 

@@ -7,12 +7,14 @@ runs that share an `execution_id`, the id of the first of them.
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 from everlong_engine.model.events import Recorded
 
 __all__ = [
     "AttemptRow",
     "AttemptState",
+    "ItemRow",
     "LoadedRun",
     "MailRow",
     "NewRun",
@@ -119,6 +121,16 @@ class MailRow:
     execution_id: bytes
     kind: int
     body: bytes
+    checksum: int
+
+
+class ItemRow(NamedTuple):
+    """An item of an output channel, beside its event: runs go, their execution's items stay."""
+
+    channel: str
+    number: int
+    at_us: int
+    payload: bytes
     checksum: int
 
 

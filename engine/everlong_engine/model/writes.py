@@ -12,7 +12,7 @@ from typing import TypeAlias
 from everlong_engine.model.codec import Blobs
 from everlong_engine.model.policies import IfClosed, IfOpen
 from everlong_engine.model.requests import Sent
-from everlong_engine.model.runs import AttemptRow, NewRun, Probation, RunStatus
+from everlong_engine.model.runs import AttemptRow, ItemRow, NewRun, Probation, RunStatus
 
 __all__ = [
     "Answer",
@@ -73,6 +73,8 @@ class Append:
     """Progress that clears the run of suspicion: its losses are forgotten."""
     answers: tuple[tuple[str, bytes], ...] = ()
     """What senders wait for: (request name, answer), in place of the answer before."""
+    items: tuple[ItemRow, ...] = ()
+    """What its events publish, for subscribers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
-from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, WorkerRow
 from everlong_engine.model.writes import Target, Write, WriteResult
 
 __all__ = [
@@ -160,6 +160,13 @@ class Reads(Protocol):
     async def last_event(self, shard: int, run_id: bytes) -> Recorded | None: ...
 
     async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]: ...
+
+    async def published(
+        self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
+    ) -> list[ItemRow]:
+        """Items of an output channel, one after the other from a number on; fewer than `limit` if
+        they are large."""
+        ...
 
     async def list_runs(
         self, wanted: RunFilter, limit: int, after: bytes | None

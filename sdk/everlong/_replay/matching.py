@@ -14,6 +14,7 @@ from everlong_engine import (
     ActivityCancelRequested,
     ActivityScheduled,
     Decision,
+    ItemPublished,
     PatchMarked,
     RunCancelled,
     RunCompleted,
@@ -62,6 +63,12 @@ def _same(old: Decision, new: Decision, canonical: Canonical) -> bool:
             )
         case TimerStarted(), TimerStarted():
             return old.timer_id == new.timer_id and old.due_us == new.due_us
+        case ItemPublished(), ItemPublished():
+            return (
+                old.channel == new.channel
+                and old.number == new.number
+                and _same_bytes(old.payload, new.payload, new, canonical)
+            )
         case RunCompleted(), RunCompleted():
             return _same_bytes(old.result, new.result, new, canonical)
         case RunContinuedAsNew(), RunContinuedAsNew():
@@ -109,6 +116,9 @@ def _mismatch(seq: int, old: Decision | None, new: Decision | None) -> Nondeterm
         # The number and the name may be the same: then only this tells what has changed.
         recorded += f" with {_shown(old.arguments)}"
         made += f" with {_shown(new.arguments)}"
+    if isinstance(old, ItemPublished) and isinstance(new, ItemPublished):
+        recorded += f" holding {_shown(old.payload)}"
+        made += f" holding {_shown(new.payload)}"
     return NondeterminismError(
         seq=seq,
         recorded=recorded,
@@ -145,6 +155,8 @@ def describe(decision: Decision) -> str:
             what = f"the result of update {decision.update_id!r}"
         case UpdateFailed():
             what = f"update {decision.update_id!r} failed with {decision.failure.type}"
+        case ItemPublished():
+            what = f"item {decision.number} of output {decision.channel!r}"
         case RunFailed():
             what = f"the workflow failed with {decision.failure.type}"
         case _:

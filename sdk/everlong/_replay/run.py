@@ -42,6 +42,7 @@ from everlong._replay.loop import (
 )
 from everlong._replay.marks import patched, side_effect
 from everlong._replay.matching import check, forgotten
+from everlong._replay.outputs import Codec, Outputs
 from everlong._replay.roll_over import RollOver
 from everlong._replay.signals import Signals
 from everlong._replay.updates import Updates
@@ -68,6 +69,8 @@ from everlong_engine import (
     Decision,
     Event,
     Input,
+    ItemPublished,
+    Numbers,
     Recorded,
     RunCancelled,
     RunCompleted,
@@ -118,6 +121,7 @@ class WorkflowRun:
         self._next_id = 0
         self._activities: dict[int, ActivityFuture] = {}
         self._timers: dict[int, WorkflowTimer] = {}
+        self._outputs: Outputs | None = None
         self._patches: dict[str, bool] = {}
         self._roll_over: RollOver | None = None
         self._cancellation = Cancellation()
@@ -217,6 +221,8 @@ class WorkflowRun:
         self.loop.begin(event.seed, self.now_us)
         for name, payload in event.carried:
             self._signals.accept(name, payload)
+        if event.published:
+            self._outputs = Outputs(event.published)
         if event.cancel_requested:
             self._cancellation.reason = "asked in an earlier run"
         args, kwargs = self.definition.parameters.decode(event.arguments)
@@ -437,6 +443,16 @@ class WorkflowRun:
     async def side_effect(self, function: Callable[[], Any], where: str) -> Any:
         return side_effect(self, function, where)
 
+    def publish(self, channel: str, codec: Codec, value: object, where: str) -> int:
+        if self._outputs is None:
+            self._outputs = Outputs()
+        return self._outputs.publish(self, channel, codec, value, where)
+
+    @property
+    def published(self) -> Numbers:
+        """The number that the next item of each output channel has."""
+        return () if self._outputs is None else self._outputs.numbers
+
     def patched(self, name: str) -> bool:
         return patched(self, self._patches, name)
 
@@ -520,6 +536,8 @@ class WorkflowRun:
                 if future is None:
                     return recorded
                 return future.definition.parameters.canonical(recorded)
+            case ItemPublished() if self._outputs is not None:
+                return self._outputs.canonical(decision.channel, recorded)
             case RunContinuedAsNew():
                 return self.definition.parameters.canonical(recorded)
             case RunCompleted():

@@ -16,6 +16,7 @@ from everlong.cli._run import run
 from everlong.cli._screen import out
 from everlong.cli._show import show
 from everlong.cli._start import start
+from everlong.cli._subscribe import subscribe
 from everlong.cli._verify import verify
 from everlong.cli._worker import worker
 
@@ -30,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "list": (list_, _LOOK),
     "show": (show, _LOOK),
     "history": (history, _LOOK),
+    "subscribe": (subscribe, _LOOK),
     "signal": (signal, _TALK),
     "query": (query, _TALK),
     "update": (update, _TALK),

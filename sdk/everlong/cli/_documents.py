@@ -13,12 +13,17 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import Enum
 from typing import Any, cast
 
-__all__ = ["as_plain", "document", "for_people", "one_line"]
+__all__ = ["as_plain", "document", "document_line", "for_people", "one_line"]
 
 
 def document(value: object) -> str:
     """A whole document, indented."""
     return json.dumps(as_plain(value), indent=2, allow_nan=False)
+
+
+def document_line(value: object) -> str:
+    """One of several documents, each on a line of its own."""
+    return json.dumps(as_plain(value), allow_nan=False)
 
 
 def one_line(value: object) -> str:

@@ -114,7 +114,7 @@ class _Drawing:
 
 
 _UNTOLD: Final = frozenset({"began", "error", "seed", "workflow_id"})
-_NAMES: Final = frozenset({"activity", "patch", "reason", "signal", "workflow"})
+_NAMES: Final = frozenset({"activity", "channel", "patch", "reason", "signal", "workflow"})
 _PAYLOADS: Final = frozenset({"arguments", "payload", "result", "value"})
 
 
@@ -126,7 +126,7 @@ def _told(facts: dict[str, Any], began: datetime) -> str:
 
 def _word(name: str, value: Any, facts: dict[str, Any], began: datetime) -> str:
     match name:
-        case "activity_id" | "timer_id":
+        case "activity_id" | "timer_id" | "number":
             return f"#{value}"
         case "error_type":
             return error_text(str(value), str(facts.get("error", "")))

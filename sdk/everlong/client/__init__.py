@@ -2,6 +2,7 @@
 
 from everlong.client._client import Client
 from everlong.client._handle import WorkflowHandle
+from everlong.client._subscribing import PublishedItem
 from everlong.client._updates import UpdateHandle
 from everlong.client._views import (
     Attempt,
@@ -22,6 +23,7 @@ __all__ = [
     "Page",
     "PendingActivity",
     "PendingTimer",
+    "PublishedItem",
     "UpdateHandle",
     "WorkflowHandle",
 ]

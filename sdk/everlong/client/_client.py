@@ -36,6 +36,8 @@ from everlong_engine import (
     Engine,
     IfClosed,
     IfOpen,
+    ItemPublished,
+    LoadedRun,
     Problem,
     RunFilter,
     RunRow,
@@ -480,11 +482,24 @@ class Client:
                     loaded = await store.load(row.shard, row.run_id)
                     if loaded is not None:
                         self.records.check(loaded)
+                        await self._check_items(loaded)
                 except EverlongError as error:
                     yield Problem(row.run_id, f"{type(error).__name__}: {error}")
             if len(rows) < _VERIFIED_AT_ONCE:
                 return
             after = rows[-1].run_id
+
+    async def _check_items(self, loaded: LoadedRun) -> None:
+        """Open what a run has published. Raises EverlongError."""
+        row = loaded.row
+        for one in loaded.history:
+            event = one.event
+            if isinstance(event, ItemPublished):
+                found = await self.engine.store.published(
+                    row.shard, row.execution_id, event.channel, event.number, 1
+                )
+                for item in found:
+                    self.records.published(row.execution_id, row, item)
 
     async def store_info(self) -> StoreInfo:
         """Versions and settings in force, with warnings."""

@@ -1,13 +1,15 @@
 """`WorkflowHandle`: one execution, seen from outside."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from everlong import registry
 from everlong._failures import ExceptionRegistry, decode_failure
 from everlong._values import Value
-from everlong.channels import Query, Signal, Update
+from everlong.channels import Output, Query, Signal, Update, output_of
+from everlong.client._subscribing import PublishedItem, follow
 from everlong.client._updates import BEGUN, UpdateHandle
 from everlong.client._views import ExecutionDescription, HistoryEvent, describe, view_history
 from everlong.exceptions import (
@@ -375,6 +377,66 @@ class WorkflowHandle(Generic[R]):
             raise QueryFailed(refusal, workflow_id=self.workflow_id, query=name)
         return records.answered(target, question_id, name, answer)
 
+    # --------------------------------------------------------------------------------- outputs
+
+    @overload
+    def subscribe(
+        self,
+        channel: Output[T],
+        start: int = 0,
+        *,
+        numbered: Literal[False] = False,
+        live: bool = True,
+    ) -> AsyncIterator[T]: ...
+    @overload
+    def subscribe(
+        self, channel: Output[T], start: int = 0, *, numbered: Literal[True], live: bool = True
+    ) -> AsyncIterator[PublishedItem[T]]: ...
+    @overload
+    def subscribe(
+        self, channel: str, start: int = 0, *, numbered: Literal[False] = False, live: bool = True
+    ) -> AsyncIterator[Any]: ...
+    @overload
+    def subscribe(
+        self, channel: str, start: int = 0, *, numbered: Literal[True], live: bool = True
+    ) -> AsyncIterator[PublishedItem[Any]]: ...
+    def subscribe(
+        self,
+        channel: Output[Any] | str,
+        start: int = 0,
+        *,
+        numbered: bool = False,
+        live: bool = True,
+    ) -> AsyncIterator[Any]:
+        """What the execution publishes, in order and without gaps, from item `start` on.
+
+        It waits for items to come, over checkpoints and restarts of workers, and ends when the
+        execution has ended and everything was read. Any number of subscribers, in any process, read
+        each for itself. What people get wrong: who goes on later must remember the number of the
+        last item, which `numbered=True` tells, and start behind it.
+
+            async for item in handle.subscribe(progress):
+                print(item.done)
+
+        Args:
+            channel: a declared `Output`, or its name.
+            start: the number of the first item that is wanted; they count from 0.
+            numbered: give each item as a `PublishedItem`, with its number and time.
+            live: False ends it behind the last item that is there now.
+
+        Raises:
+            WorkflowNotFound: there is no such execution, or it went with its retention.
+            UndecodablePayload: an item does not fit the declared type, or is damaged.
+        """
+        if type(start) is not int or start < 0:
+            raise ValueError(f"start={start!r}: give the number of an item; they count from 0")
+        declared = output_of(channel)
+        name = channel if isinstance(channel, str) else channel.name
+        decoder = None if declared is None else declared.value
+        target = self._target()
+        items = follow(self._client, target, name, decoder, start, live=live)
+        return items if numbered else _values(items)
+
     # --------------------------------------------------------------------------------- the end
 
     async def terminate(self, reason: str = "") -> None:
@@ -445,6 +507,11 @@ class WorkflowHandle(Generic[R]):
         if row is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         return row
+
+
+async def _values(items: AsyncIterator[PublishedItem[T]]) -> AsyncIterator[T]:
+    async for item in items:
+        yield item.value
 
 
 def check_request_id(request_id: str | None) -> None:

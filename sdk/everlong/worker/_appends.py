@@ -17,6 +17,8 @@ from everlong_engine import (
     Closing,
     Engine,
     HistoryRow,
+    ItemPublished,
+    ItemRow,
     NewRun,
     NextRun,
     RunCancelled,
@@ -74,6 +76,7 @@ class Appends:
         base = run.next_seq
         row = self._records.row
         rows = [row(run, base, incoming.event, at_us, blobs)]
+        items: list[ItemRow] = []
         for index, made in enumerate(decisions):
             decision = made
             if type(made) in _RETURNS:  # Not isinstance with a union: that builds it each time.
@@ -87,6 +90,8 @@ class Appends:
                     made.where,
                     began=True,
                 )
+            elif type(made) is ItemPublished:
+                items.append(self._records.item(run.execution_id, run, made, at_us))
             rows.append(row(run, base + 1 + index, decision, at_us, blobs))
         last = decisions[-1] if decisions else None
         closing: Closing | None = None
@@ -115,6 +120,7 @@ class Appends:
             mail_free=incoming.on_done is not None or (closing is not None and not continued),
             closing=closing,
             answers=told,
+            items=tuple(items),
         )
 
     def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
@@ -134,6 +140,7 @@ class Appends:
         mail_free: bool,
         closing: Closing | None,
         answers: tuple[tuple[str, bytes], ...] = (),
+        items: tuple[ItemRow, ...] = (),
     ) -> Append:
         base = run.next_seq
         run.next_seq = base + len(rows)
@@ -162,6 +169,7 @@ class Appends:
             blobs or None,
             not run.suspects,
             answers,
+            items,
         )
 
     def _following(self, run: OwnedRun, event: RunContinuedAsNew) -> NextRun:
@@ -181,6 +189,7 @@ class Appends:
             previous_run=run.run_id,
             carried=event.carried,
             cancel_requested=run.code.cancel_requested,
+            published=run.code.published,
         )
         self._engine.ids.follow(run.run_id)
         new = NewRun(

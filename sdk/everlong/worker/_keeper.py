@@ -50,6 +50,7 @@ from everlong_engine import (
     Engine,
     IfClosed,
     IfOpen,
+    ItemPublished,
     MailRow,
     NewRun,
     RunContinuedAsNew,
@@ -385,6 +386,8 @@ class RunKeeper:
                 self.activities.cancel(run, decision.activity_id)
             case TimerCancelled():
                 run.timers.pop(decision.timer_id, None)
+            case ItemPublished():
+                self.engine.published(run.execution_id)
             case _ if type(decision) in CLOSING:
                 self._closed(run, decision)  # type: ignore[arg-type]
             case _:

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from everlong import ApplicationError, Query, Retry, Signal, Update, activity, info, workflow
+from everlong import (
+    ApplicationError,
+    Query,
+    Retry,
+    Signal,
+    Update,
+    activity,
+    info,
+    publish,
+    workflow,
+)
 
 HOSTILE = "\x1b]0;x\x07\x1b[2J\r\neverlong: all is well \u202e"
 
@@ -87,6 +97,12 @@ async def purchase(amount: int) -> str:
         raise
     state = "approved" if verdict.ok else "refused"
     return f"{state} by {verdict.by}"
+
+
+@workflow
+async def tells(words: list[str]) -> None:
+    for word in words:
+        await publish("words", word)
 
 
 @workflow

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from everlong_engine.model.codec import checksum
-from everlong_engine.model.runs import AttemptRow, MailRow, RunRow, RunStatus, WorkerRow
+from everlong_engine.model.runs import AttemptRow, ItemRow, MailRow, RunRow, RunStatus, WorkerRow
 from everlong_engine.model.writes import HistoryRow, Target
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.tables import Index, Journal, Table
@@ -93,6 +93,8 @@ class MemoryData:
         self.mail = Table(journal, self.mail_of)
         self.requests_of = Index[tuple[bytes, str], bytes](lambda key, _: key[0])
         self.requests = Table(journal, self.requests_of)
+        self.published_of = Index[tuple[bytes, str, int], ItemRow](lambda key, _: key[0])
+        self.published = Table(journal, self.published_of)
         # Spilled payloads by digest, and (owner, digest) for each use.
         self.blobs = Table[bytes, bytes](journal)
         self.blobs_of_owner = Index[tuple[bytes, bytes], bool](lambda key, _: key[0])

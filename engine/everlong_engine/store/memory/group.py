@@ -290,11 +290,16 @@ def _record(data: MemoryData, append: Append) -> None:
     """Write the events; nothing is ever written over."""
     last = len(append.rows) - 1
     for at, row in enumerate(append.rows):
-        key = (append.run_id, row[0])
-        if key in data.history.rows:
+        place = (append.run_id, row[0])
+        if place in data.history.rows:
             raise AssertionError(f"event {row[0]} is there already: a history is append-only")
-        data.history.put(key, StoredEvent(row, append.append_id if at == last else None))
+        data.history.put(place, StoredEvent(row, append.append_id if at == last else None))
     data.put_blobs(append.run_id, append.blobs)
+    for item in append.items:
+        key = (append.execution_id, item.channel, item.number)
+        if key in data.published.rows:
+            raise AssertionError(f"item {item.number} of {item.channel} is there already")
+        data.published.put(key, item)
 
 
 def _consume(data: MemoryData, position: int, execution_id: bytes) -> bool:

@@ -4,8 +4,9 @@ from hashlib import sha256
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.events import Recorded
-from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, RunStatus
+from everlong_engine.model.events import CODES, ItemPublished, Recorded
+from everlong_engine.model.limits import PUBLISHED_READ_BYTES_MAX
+from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, RunStatus
 from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.interface import Question, RunFilter, Wants
 from everlong_engine.store.memory.data import MemoryData
@@ -21,6 +22,7 @@ __all__ = [
     "mail_of",
     "mail_since",
     "open_questions",
+    "published",
 ]
 
 
@@ -99,6 +101,25 @@ def due(data: MemoryData, wants: Wants) -> list[tuple[int, bytes]]:
             assert wake_us is not None, "the index holds nothing else"
             found.append((wake_us, run_id))
     return sorted(found)
+
+
+def published(
+    data: MemoryData, execution_id: bytes, channel: str, number: int, limit: int
+) -> list[ItemRow]:
+    """Items of a channel from a number on, as many as are to be read at once."""
+    found: list[ItemRow] = []
+    size = 0
+    while len(found) < limit and size < PUBLISHED_READ_BYTES_MAX:
+        item = data.published.get((execution_id, channel, number + len(found)))
+        if item is None:
+            break
+        if checksum(item.number, CODES[ItemPublished], item.payload) != item.checksum:
+            if found:
+                break
+            raise UndecodablePayload(f"item {number} of the output channel {channel!r} is damaged")
+        found.append(item)
+        size += len(item.payload)
+    return found
 
 
 def list_runs(data: MemoryData, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:

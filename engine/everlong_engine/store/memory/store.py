@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
-from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, WorkerRow
 from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
 from everlong_engine.store.memory import leases, reads, upkeep
@@ -147,6 +147,11 @@ class MemoryStore:
 
     async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]:
         return reads.attempts_of(self._open_data(), run_id)
+
+    async def published(
+        self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
+    ) -> list[ItemRow]:
+        return reads.published(self._open_data(), execution_id, channel, number, limit)
 
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return reads.list_runs(self._open_data(), wanted, limit, after)

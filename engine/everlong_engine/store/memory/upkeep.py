@@ -7,7 +7,7 @@ from typing import Final
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.events import CLOSING, INPUTS, KINDS
+from everlong_engine.model.events import CLOSING, CODES, INPUTS, KINDS, ItemPublished
 from everlong_engine.model.ids import first_id_of, id_text
 from everlong_engine.model.requests import SENDERS, mark_of, name_of_start
 from everlong_engine.model.runs import RunRow, RunStatus
@@ -68,6 +68,8 @@ def _delete(data: MemoryData, run: RunRow) -> None:
     if run.status is not RunStatus.CONTINUED_AS_NEW:
         for request in list(data.requests_of.keys(run.execution_id)):
             data.requests.remove(request)
+        for item in list(data.published_of.keys(run.execution_id)):
+            data.published.remove(item)
         data.forget_mail(run.execution_id)
         data.drop_blobs(run.execution_id)
 
@@ -96,6 +98,7 @@ def _problems(data: MemoryData) -> Iterator[Problem]:
     for position, mail in sorted(data.mail.rows.items()):
         if checksum(0, mail.kind, mail.body) != mail.checksum:
             yield Problem(mail.execution_id, f"message {position} has a wrong checksum")
+    yield from _of_published(data)
     yield from _of_orphans(data)
     for _, run in sorted(data.runs.rows.items()):
         name = f"{run.workflow_id} ({id_text(run.run_id)})"
@@ -132,6 +135,21 @@ def _of_history(data: MemoryData, run: RunRow) -> Iterator[str]:
         yield f"the run is {run.status.text}, its history says otherwise"
 
 
+def _of_published(data: MemoryData) -> Iterator[Problem]:
+    channel, expected = (b"", ""), 0
+    for key, item in sorted(data.published.rows.items()):
+        if key[:2] != channel:
+            channel, expected = key[:2], 0
+        if item.number != expected:
+            gap = f"items {expected} to {item.number - 1}"
+            text = f"{gap} of the output channel {item.channel!r:.100} are missing"
+            yield Problem(key[0], text)
+        expected = item.number + 1
+        if checksum(item.number, CODES[ItemPublished], item.payload) != item.checksum:
+            text = f"item {item.number} of the output channel {item.channel!r:.100}"
+            yield Problem(key[0], f"{text} has a wrong checksum")
+
+
 def _of_orphans(data: MemoryData) -> Iterator[Problem]:
     executions = {run.execution_id for run in data.runs.rows.values()}
     hanging = {
@@ -139,6 +157,7 @@ def _of_orphans(data: MemoryData) -> Iterator[Problem]:
         "attempts": {key[0] for key in data.attempts.rows} - data.runs.rows.keys(),
         "inbox": {mail.execution_id for mail in data.mail.rows.values()} - executions,
         "requests": {key[0] for key in data.requests.rows} - executions,
+        "published": {key[0] for key in data.published.rows} - executions,
     }
     for table, owners in hanging.items():
         for owner in sorted(owners):

@@ -9,7 +9,7 @@ from everlong_engine.store.interface import MailGone
 from everlong_engine.store.sqlite.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
-__all__ = ["ACCEPTED", "FENCED", "MAIL", "append_all", "history_values"]
+__all__ = ["ACCEPTED", "FENCED", "MAIL", "append_all", "history_values", "item_values"]
 
 ACCEPTED: Final = AppendResult()
 FENCED: Final = AppendResult(Refusal.FENCED)
@@ -28,12 +28,17 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
     chains, broken = _chains(_without_mail(tx, appends, results))
     hit = _advance(tx, chains)
     history: list[tuple[Any, ...]] = []
+    items: list[tuple[Any, ...]] = []
     for chain in chains:
         accepted = chain[0][1].run_id in hit
         for at, append in chain:
             results[at] = _accept(tx, append, history) if accepted else FENCED
+            if accepted and append.items:
+                items += item_values(append)
     if history:
         execute_rows(tx, "insert_history", history)
+    if items:
+        execute_rows(tx, "insert_published", items)
     again: _Chain = []
     for at, append in broken:
         results[at] = FENCED
@@ -131,6 +136,11 @@ def history_values(append: Append) -> list[tuple[Any, ...]]:
     values: list[tuple[Any, ...]] = [(shard, run_id, *row, None) for row in rows[:-1]]
     values.append((shard, run_id, *rows[-1], append.append_id))
     return values
+
+
+def item_values(append: Append) -> list[tuple[Any, ...]]:
+    """Parameters of `insert_published`."""
+    return [(append.shard, append.execution_id, *item) for item in append.items]
 
 
 def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> AppendResult:

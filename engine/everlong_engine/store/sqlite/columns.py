@@ -19,6 +19,7 @@ from everlong_engine.model.runs import AttemptState, Probation, RunStatus
 
 __all__ = [
     "COLUMNS",
+    "ITEM",
     "KEYS",
     "MAIL",
     "POSITION_MAX",
@@ -90,6 +91,15 @@ MAIL: Final = (
 )
 """As `mail_of` reads them."""
 
+ITEM: Final = (
+    _text("channel"),
+    _number("number"),
+    _instant("at_us"),
+    _bytes("payload"),
+    _any_int("checksum"),
+)
+"""As `published_from` reads them."""
+
 COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     "runs": (
         _SHARD,
@@ -139,6 +149,7 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _text("worker"),
         _bytes("details").or_null(),
     ),
+    "published": (_SHARD, _id("execution_id"), *ITEM),
     "blobs": (_SHARD, Column("digest", (bytes,), 32, 32), _bytes("data")),
     "blob_uses": (_SHARD, _id("owner_id"), Column("digest", (bytes,), 32, 32)),
     "workers": (
@@ -172,6 +183,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "inbox": ("position",),
     "requests": ("shard", "execution_id", "request_id"),
     "attempts": ("shard", "run_id", "activity_id", "attempt"),
+    "published": ("shard", "execution_id", "channel", "number"),
     "blobs": ("shard", "digest"),
     "blob_uses": ("shard", "owner_id", "digest"),
     "workers": ("worker_id",),

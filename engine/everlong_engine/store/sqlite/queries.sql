@@ -40,6 +40,16 @@ RETURNING runs.run_id;
 INSERT INTO history (shard, run_id, seq, kind, at_us, body, checksum, append_id)
 SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;
 
+-- name: insert_published
+-- Items of an accepted append. The primary key is a second guard here too.
+INSERT INTO published (shard, execution_id, channel, number, at_us, payload, checksum)
+SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;
+
+-- name: published_from
+-- Items of a channel, one after the other from a number on.
+SELECT channel, number, at_us, payload, checksum FROM published
+WHERE shard = ? AND execution_id = ? AND channel = ? AND number >= ? ORDER BY number LIMIT ?;
+
 -- name: append_id_at
 -- Which append wrote an event, if its owner's lease still stands: after an answer that was lost.
 SELECT history.append_id FROM history JOIN runs USING (shard, run_id)

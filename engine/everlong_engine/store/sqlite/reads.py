@@ -9,11 +9,12 @@ from typing import Any, Final, cast
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.events import Recorded
-from everlong_engine.model.limits import INSTANT_US_MAX, ROW_BYTES_MAX
+from everlong_engine.model.events import CODES, ItemPublished, Recorded
+from everlong_engine.model.limits import INSTANT_US_MAX, PUBLISHED_READ_BYTES_MAX, ROW_BYTES_MAX
 from everlong_engine.model.runs import (
     AttemptRow,
     AttemptState,
+    ItemRow,
     LoadedRun,
     MailRow,
     Probation,
@@ -24,6 +25,7 @@ from everlong_engine.model.runs import (
 from everlong_engine.store.interface import Question, RunFilter
 from everlong_engine.store.sqlite.columns import (
     COLUMNS,
+    ITEM,
     MAIL,
     as_id,
     fetch_one,
@@ -45,6 +47,7 @@ __all__ = [
     "mail_since",
     "many",
     "open_questions",
+    "published",
     "workers",
 ]
 
@@ -169,6 +172,51 @@ def attempts_of(tx: Connection, shard: int, run_id: bytes) -> list[AttemptRow]:
         )
         for values in rows
     ]
+
+
+def published(
+    tx: Connection, shard: int, execution_id: bytes, channel: str, number: int, limit: int
+) -> list[ItemRow]:
+    """Items of a channel from a number on, as many as are to be read at once.
+
+    Raises:
+        UndecodablePayload: the first of them is damaged, or missing. One behind it only ends what
+            is read, so that it hides nothing.
+    """
+    found: list[ItemRow] = []
+    size = 0
+    key = (shard, execution_id, channel, number, limit)
+    try:
+        with closing(tx.execute(SQL["published_from"], key)) as rows:
+            for values in rows:
+                item = _item(channel, number + len(found), values)
+                found.append(item)
+                size += len(item.payload)
+                if size >= PUBLISHED_READ_BYTES_MAX:
+                    break
+    except DataError as error:
+        if not found:
+            raise _too_big(error) from error
+    except UndecodablePayload:
+        if not found:
+            raise
+    return found
+
+
+def _item(channel: str, number: int, values: tuple[Any, ...]) -> ItemRow:
+    name = f"item {number} of the output channel {channel!r:.100}"
+    fault = wrong(ITEM, values)
+    if fault is not None:
+        raise UndecodablePayload(f"{name} is damaged: {fault}")
+    item = ItemRow(*values)
+    if item.number != number:
+        raise UndecodablePayload(f"{name} is missing")
+    if checksum(number, _PUBLISHED, item.payload) != item.checksum:
+        raise UndecodablePayload(f"{name} has a wrong checksum")
+    return item
+
+
+_PUBLISHED: Final = CODES[ItemPublished]
 
 
 def list_runs(tx: Connection, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:

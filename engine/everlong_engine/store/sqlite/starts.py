@@ -7,7 +7,7 @@ from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import StartResult, StartRun, Target, WriteResult
-from everlong_engine.store.sqlite.appends import history_values
+from everlong_engine.store.sqlite.appends import history_values, item_values
 from everlong_engine.store.sqlite.columns import as_id, fetch_one
 from everlong_engine.store.sqlite.messages import put_attached
 from everlong_engine.store.sqlite.rows import (
@@ -53,6 +53,7 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
         row[0] for row in execute_rows(tx, "insert_runs", [_values(start) for _, start in starts])
     }
     history: list[tuple[Any, ...]] = []
+    items: list[tuple[Any, ...]] = []
     for at, start in starts:
         run = start.run
         if run.run_id not in created:
@@ -62,6 +63,7 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
         results[at] = StartResult(True, run.run_id, run.execution_id, RunStatus.RUNNING)
         if start.first is not None:
             history += history_values(start.first)
+            items += item_values(start.first)
             put_blobs(tx, run.shard, run.run_id, start.first.blobs)
         else:
             put_mail(tx, run.shard, run.execution_id, start.kind, start.body, start.blobs)
@@ -69,6 +71,8 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
                 put_attached(tx, run.shard, run.execution_id, start.attached)
     if history:
         execute_rows(tx, "insert_history", history)
+    if items:
+        execute_rows(tx, "insert_published", items)
 
 
 def _values(start: StartRun) -> tuple[Any, ...]:

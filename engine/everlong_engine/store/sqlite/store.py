@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed, UndecodablePayload
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.limits import STRIKES_TO_POISON
-from everlong_engine.model.runs import AttemptRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, WorkerRow
 from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
 from everlong_engine.store.sqlite import leases, reads, upkeep
@@ -226,6 +226,13 @@ class SqliteStore:
 
     async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]:
         return await self._read(lambda tx: reads.attempts_of(tx, shard, run_id))
+
+    async def published(
+        self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
+    ) -> list[ItemRow]:
+        return await self._read(
+            lambda tx: reads.published(tx, shard, execution_id, channel, number, limit)
+        )
 
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return await self._read(lambda tx: reads.list_runs(tx, wanted, limit, after))

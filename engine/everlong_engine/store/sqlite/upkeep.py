@@ -64,7 +64,7 @@ def prune(
         _delete_run(tx, shard, run_id)
         _keep_request(tx, row)
         if status != RunStatus.CONTINUED_AS_NEW:
-            for table in ("requests", "inbox"):
+            for table in ("requests", "inbox", "published"):
                 tx.execute(
                     f"DELETE FROM {table} WHERE shard = ? AND execution_id = ?",
                     (shard, execution_id),

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.events import CLOSING, INPUTS, KINDS, RunStarted
+from everlong_engine.model.events import CLOSING, CODES, INPUTS, KINDS, ItemPublished, RunStarted
 from everlong_engine.model.limits import ROW_BYTES_MAX
 from everlong_engine.model.runs import RunRow
 from everlong_engine.store.interface import Problem, Trouble
@@ -45,6 +45,7 @@ _HANGING: Final = (
     ("attempts", "run_id"),
     ("inbox", "execution_id"),
     ("requests", "execution_id"),
+    ("published", "execution_id"),
 )
 
 
@@ -82,6 +83,7 @@ def _problems(tx: Connection) -> Iterator[Problem]:
             yield from _of_table(tx, table)
     yield from _of_positions(tx)
     yield from _of_mail(tx)
+    yield from _of_published(tx)
     yield from _of_orphans(tx)
     for (shard, run_id), values in _rows(tx, "runs"):
         yield from _of_run(tx, shard, run_id, values)
@@ -131,7 +133,7 @@ def _of_table(tx: Connection, table: str) -> Iterator[Problem]:
 
 def _owner(table: str, key: tuple[Any, ...]) -> bytes | None:
     """The run or the execution that a row belongs to."""
-    return as_id(key[1]) if table in ("attempts", "requests", "blob_uses") else None
+    return as_id(key[1]) if table in ("attempts", "requests", "published", "blob_uses") else None
 
 
 def _fault_of_types(text: str) -> str | None:
@@ -225,6 +227,25 @@ def _of_mail(tx: Connection) -> Iterator[Problem]:
                 decode_event(kind, body, blobs)
             except UndecodablePayload as error:
                 yield Problem(execution_id, f"message {position} cannot be read: {error}")
+
+
+def _of_published(tx: Connection) -> Iterator[Problem]:
+    """Each channel counts from 0 without a gap."""
+    channel: tuple[Any, ...] = ()
+    expected = 0
+    for _, values in _rows(tx, "published"):
+        if _fault("published", values) is not None or values is None:
+            continue  # Named with the rows of its table.
+        _, execution_id, name, number, _, payload, stored = values
+        if (execution_id, name) != channel:
+            channel, expected = (execution_id, name), 0
+        if number != expected:
+            gap = f"items {expected} to {number - 1}"
+            yield Problem(execution_id, f"{gap} of the output channel {name!r:.100} are missing")
+        expected = number + 1
+        if checksum(number, CODES[ItemPublished], payload) != stored:
+            text = f"item {number} of the output channel {name!r:.100} has a wrong checksum"
+            yield Problem(execution_id, text)
 
 
 def _of_orphans(tx: Connection) -> Iterator[Problem]:
