@@ -347,3 +347,14 @@ async def test_wrong_uses_are_told(path: Path) -> None:
             handle.subscribe("words", -1)
         with pytest.raises(WorkflowNotFound):
             await every(handle.subscribe("words"))
+
+
+async def test_whoever_follows_hears_that_the_client_is_closed(path: Path) -> None:
+    async with Client.connect(path) as other:
+        async with Client.connect(path) as client:
+            handle = await client.start(publishes_elsewhere)
+            waiting = asyncio.ensure_future(every(handle.subscribe("words")))
+            await handle.describe()  # By now it waits.
+        with pytest.raises(EverlongError, match="not open"):
+            await waiting
+        assert (await other.get_handle(handle.workflow_id).describe()).status == "running"

@@ -134,7 +134,8 @@ class WorkflowHandle(Generic[R]):
             row = await engine.store.latest(target)
             if row is None:
                 raise WorkflowNotFound(workflow_id=self.workflow_id)
-            # Listen first, then look: what closes in between is not missed.
+            # Listen first, then look: what closes in between is not missed. It may be the client.
+            engine = self._engine
             here = engine.closing(row.execution_id)
             elsewhere = engine.changed()
             try:

@@ -70,9 +70,10 @@ async def _next(
 ) -> tuple[RunRow, list[ItemRow]]:
     """Items to hand out, waiting for some; none when nothing will come any more."""
     while True:
+        execution_id = target.execution_id or (await _look(client.engine, target)).execution_id
+        # Listen first, then look: what is committed in between is not missed. The client may have
+        # been closed.
         engine = client.engine
-        execution_id = target.execution_id or (await _look(engine, target)).execution_id
-        # Listen first, then look: what is committed in between is not missed.
         closing = engine.closing(execution_id)
         hints: list[asyncio.Future[Any]] = [closing, engine.publishing(execution_id)]
         if client.owner_of(target) is None:
