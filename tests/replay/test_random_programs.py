@@ -24,7 +24,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from everlong import EverlongError, NondeterminismError, QueryFailed, WorkflowFault
-from everlong._replay.run import WorkflowRun, replay
+from everlong._replay.history import replay
+from everlong._replay.run import WorkflowRun
 from everlong_engine import (
     DECISIONS,
     INPUTS,

@@ -38,6 +38,7 @@ from everlong import (
     map_all,
     now,
     patched,
+    publish,
     random,
     saga,
     side_effect,
@@ -102,6 +103,13 @@ class Ask:
 class SideEffect:
     label: str
     kind: Literal["side_effect"] = "side_effect"
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    channel: str
+    label: str
+    kind: Literal["publish"] = "publish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +237,7 @@ Step: TypeAlias = Annotated[
     | Receive
     | Ask
     | SideEffect
+    | Publish
     | Fail
     | Patched
     | Repeat
@@ -329,6 +338,8 @@ class _Playing:
                 self._note(_ANSWERS[step.what]())
             case SideEffect():
                 self._note(await side_effect(lambda: look[-1](step.label)))
+            case Publish():
+                self._note(str(await publish(step.channel, [step.label, len(self.trace)])))
             case Fail():
                 raise Broken(step.label)
             case Patched():
@@ -538,7 +549,7 @@ class _Making:
         return kind(depth - 1)
 
     def leaf(self) -> Step:
-        match self._below(17):
+        match self._below(18):
             case 0 | 1 | 2 | 3 | 4 | 5:
                 outcomes = *["ok"] * 7, "fail", "hang"
                 return Call(self._of("abcdef"), self._of(outcomes))
@@ -552,6 +563,8 @@ class _Making:
                 return SideEffect(self._of("xyz"))
             case 15:
                 return Until(self._below(3), self._seconds())
+            case 16:
+                return Publish(self._of("uv"), self._of("abc"))
             case _:
                 return Fail(self._of("abc"))
 

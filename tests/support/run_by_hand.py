@@ -19,7 +19,8 @@ from typing import Any, Final
 from everlong import registry
 from everlong._failures import ExceptionRegistry, decode_failure, encode_exception
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
-from everlong._replay.run import WorkflowRun, replay
+from everlong._replay.history import replay
+from everlong._replay.run import WorkflowRun
 from everlong.activity import Activity
 from everlong.workflow import Workflow
 from everlong_engine import (

@@ -1,4 +1,4 @@
-"""The one file where replay happens.
+"""One run, live and on replay (a whole history is fed in `history`).
 
 A `WorkflowRun` holds the code of one run, suspended at its awaits. `feed` gives it an input, drives
 its loop until nothing is ready, and returns the decisions that the code made. That is all it does,
@@ -56,7 +56,6 @@ from everlong.exceptions import (
     WorkflowFault,
 )
 from everlong_engine import (
-    DECISIONS,
     ActivityCancelled,
     ActivityCancelRequested,
     ActivityCompleted,
@@ -71,14 +70,11 @@ from everlong_engine import (
     Input,
     ItemPublished,
     Numbers,
-    Recorded,
     RunCancelled,
     RunCompleted,
     RunContinuedAsNew,
     RunFailed,
     RunStarted,
-    RunTerminated,
-    RunTimedOut,
     SignalReceived,
     SignalRejected,
     TimerCancelled,
@@ -89,7 +85,7 @@ from everlong_engine import (
     limits,
 )
 
-__all__ = ["Fault", "WorkflowRun", "replay"]
+__all__ = ["Fault", "WorkflowRun"]
 
 
 class WorkflowRun:
@@ -561,10 +557,6 @@ class WorkflowRun:
         )
 
 
-_FORCED: Final = frozenset({RunTerminated, RunTimedOut})
-_DECIDED: Final = DECISIONS - _FORCED
-
-
 def _left_the_code(error: BaseException) -> BaseException:
     """What a `BaseException` out of workflow code means: a fault, unless it is one already."""
     if isinstance(error, Fault):
@@ -585,24 +577,3 @@ _FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {
     CancelRequested: WorkflowRun.take_cancel,
     UpdateReceived: WorkflowRun.take_update,
 }
-
-
-def replay(run: WorkflowRun, history: Sequence[Recorded]) -> None:
-    """Feed a whole history: the code then stands where it stood behind its last event.
-
-    A termination or a timeout of the run stands behind complete pairs and was not decided by the
-    code; it is passed over.
-    """
-    at, end = 0, len(history)
-    while at < end:
-        recorded = history[at]
-        behind = at + 1
-        while behind < end and type(history[behind].event) in _DECIDED:
-            behind += 1
-        decisions = [one.event for one in history[at + 1 : behind]]
-        run.history_events = at  # What the code saw in `info()` the first time.
-        run.feed(recorded.event, recorded.at_us, decisions, recorded.seq)  # type: ignore[arg-type]
-        at = behind
-        while at < end and type(history[at].event) in _FORCED:
-            at += 1
-    run.history_events = end

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from everlong._replay.run import replay
+from everlong._replay.history import replay
 from everlong.exceptions import EverlongError, StoreError, UndecodablePayload, WorkflowFault
 from everlong.worker._owned import OUTCOMES, Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (

@@ -20,7 +20,8 @@ from typing import Any, Final, Self
 from everlong import registry
 from everlong._definitions import WorkflowDefinition
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
-from everlong._replay.run import WorkflowRun, replay
+from everlong._replay.history import replay
+from everlong._replay.run import WorkflowRun
 from everlong.activity import Activity
 from everlong.client import Client
 from everlong.exceptions import (

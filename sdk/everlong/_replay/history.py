@@ -1,0 +1,33 @@
+"""A whole history, fed to fresh code: what brings a run to where it stood."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from everlong._replay.run import WorkflowRun
+from everlong_engine import DECISIONS, Recorded, RunTerminated, RunTimedOut
+
+__all__ = ["replay"]
+
+_FORCED: Final = frozenset({RunTerminated, RunTimedOut})
+_DECIDED: Final = DECISIONS - _FORCED
+
+
+def replay(run: WorkflowRun, history: Sequence[Recorded]) -> None:
+    """Feed a whole history: the code then stands where it stood behind its last event.
+
+    A termination or a timeout of the run stands behind complete pairs and was not decided by the
+    code; it is passed over.
+    """
+    at, end = 0, len(history)
+    while at < end:
+        recorded = history[at]
+        behind = at + 1
+        while behind < end and type(history[behind].event) in _DECIDED:
+            behind += 1
+        decisions = [one.event for one in history[at + 1 : behind]]
+        run.history_events = at  # What the code saw in `info()` the first time.
+        run.feed(recorded.event, recorded.at_us, decisions, recorded.seq)  # type: ignore[arg-type]
+        at = behind
+        while at < end and type(history[at].event) in _FORCED:
+            at += 1
+    run.history_events = end
