@@ -8,6 +8,7 @@ from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._script import run
 from everlong.activity import Activity, activity, heartbeat
 from everlong.channels import Output, Query, Signal, Update, publish
+from everlong.children import ChildHandle, ChildWorkflow, ExternalHandle
 from everlong.client import (
     Attempt,
     Client,
@@ -16,6 +17,7 @@ from everlong.client import (
     HistoryEvent,
     Page,
     PendingActivity,
+    PendingChild,
     PendingTimer,
     PublishedItem,
     UpdateHandle,
@@ -71,6 +73,7 @@ from everlong.workflow import (
     all_handlers_finished,
     checkpoint,
     continue_as_new,
+    get_handle,
     info,
     now,
     patched,
@@ -90,6 +93,8 @@ __all__ = [
     "ActivityTimeout",
     "ApplicationError",
     "Attempt",
+    "ChildHandle",
+    "ChildWorkflow",
     "Client",
     "CompensationFailed",
     "DefinitionError",
@@ -97,6 +102,7 @@ __all__ = [
     "EverlongError",
     "ExecutionDescription",
     "ExecutionSummary",
+    "ExternalHandle",
     "ForbiddenCall",
     "ForeignFile",
     "HistoryEvent",
@@ -114,6 +120,7 @@ __all__ = [
     "PayloadError",
     "PayloadTooLarge",
     "PendingActivity",
+    "PendingChild",
     "PendingTimer",
     "PlainPayload",
     "PublishedItem",
@@ -151,6 +158,7 @@ __all__ = [
     "all_handlers_finished",
     "checkpoint",
     "continue_as_new",
+    "get_handle",
     "heartbeat",
     "info",
     "map_all",

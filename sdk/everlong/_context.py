@@ -53,6 +53,11 @@ class RunPort(Protocol):
 
     @property
     def random(self) -> Random: ...
+    @property
+    def others(self) -> Any:
+        """Other executions, as `everlong.children` uses them."""
+        ...
+
     def call_activity(
         self, definition: Any, options: Any, arguments: bytes, where: str
     ) -> Awaitable[Any]: ...

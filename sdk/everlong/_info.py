@@ -19,6 +19,7 @@ class WorkflowInfo:
         replaying: recorded inputs are being fed. For logging and the like; never decide by it.
         cancel_reason: why cancellation was requested; None when it was not.
         history_events: the length of the history before this input.
+        parent: the workflow id of the execution whose child this is; None when it is no child.
     """
 
     workflow_id: str
@@ -28,6 +29,7 @@ class WorkflowInfo:
     replaying: bool
     cancel_reason: str | None
     history_events: int
+    parent: str | None = None
 
     @property
     def started_at(self) -> datetime:

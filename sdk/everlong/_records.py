@@ -7,7 +7,7 @@ here it is sealed and opened by the client's codecs (`_sealing` says what of it)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from everlong._sealing import MESSAGES, Place, Sealing, is_sealed, note_of, place_of
@@ -25,6 +25,7 @@ from everlong_engine import (
     INPUTS,
     AttemptRow,
     Blobs,
+    ChildClosed,
     Closing,
     Event,
     HistoryRow,
@@ -35,10 +36,13 @@ from everlong_engine import (
     MailRow,
     Question,
     Recorded,
+    RunCancelled,
     RunCompleted,
+    RunFailed,
     RunRow,
     RunStarted,
     RunTerminated,
+    RunTimedOut,
     SignalReceived,
     SignalRejected,
     UpdateReceived,
@@ -68,6 +72,16 @@ class Run(Execution, Protocol):
     def run_id(self) -> bytes: ...
     @property
     def type(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """A run of another execution."""
+
+    namespace: str
+    workflow_id: str
+    run_id: bytes
+    type: str
 
 
 class Records:
@@ -194,6 +208,8 @@ class Records:
         event = decode_event(mail.kind, mail.body, blobs)
         if type(event) not in INPUTS:
             raise WorkflowFault(f"message {mail.position} of the inbox is no input")
+        if isinstance(event, ChildClosed) and event.source:
+            return self._end_of_another(run, event, blobs)
         if self._sealing.leaves(event):
             return event  # type: ignore[return-value]
         place = _in_mail(run, event) if isinstance(event, MESSAGES) else _for_run(run, event)
@@ -224,6 +240,41 @@ class Records:
                 return stage, data
             case _:
                 raise UndecodablePayload(reason="it is not the answer to an update")
+
+    def _end_of_another(
+        self, run: Run, event: ChildClosed, blobs: Mapping[bytes, bytes]
+    ) -> ChildClosed:
+        """How another execution ended, from its closing event as it stands there.
+
+        Raises:
+            UndecodablePayload: it cannot be read, or is no end.
+        """
+        match unpack(event.source):
+            case [bytes(run_id), str(kind), str(workflow_id), int(seq), int(code), bytes(body)]:
+                there = _Elsewhere(run.namespace, workflow_id, run_id, kind)
+            case _:
+                raise UndecodablePayload(reason="it does not say how an execution has ended")
+        closing = decode_event(code, body, blobs)
+        if not self._sealing.leaves(closing):
+            closing = self._sealing.open(
+                closing,
+                _in_history(there, seq, closing),
+                plain_text=isinstance(closing, RunTerminated),
+            )
+        bare = replace(event, source=b"")
+        match closing:
+            case RunCompleted():
+                return replace(bare, status="completed", result=closing.result)
+            case RunFailed():
+                return replace(bare, status="failed", failure=closing.failure)
+            case RunCancelled():
+                return replace(bare, status="cancelled", reason=closing.reason)
+            case RunTerminated():
+                return replace(bare, status="terminated", reason=closing.reason)
+            case RunTimedOut():
+                return replace(bare, status="timed_out", reason=closing.timeout)
+            case _:
+                raise UndecodablePayload(reason="it does not say how an execution has ended")
 
     # ------------------------------------------------------------------------- attempts, reasons
 

@@ -43,7 +43,16 @@ from everlong_engine import (
     ActivityScheduled,
     ActivityTimedOut,
     CancelRequested,
+    ChildCancelRequested,
+    ChildClosed,
+    ChildScheduled,
+    ChildStarted,
+    ChildStartFailed,
     Event,
+    ExternalAnswered,
+    ExternalAwaited,
+    ExternalCancelSent,
+    ExternalSignalSent,
     Failure,
     ItemPublished,
     PatchMarked,
@@ -77,7 +86,15 @@ _SURROGATES: Final = "surrogatepass"
 
 MESSAGES: Final = (SignalReceived, UpdateReceived, CancelRequested, RunTerminated)
 """What is sent to an execution and not to a run."""
-_WITH_TEXT: Final = (SignalRejected, CancelRequested, RunCancelled, RunTerminated)
+_WITH_TEXT: Final = (
+    SignalRejected,
+    CancelRequested,
+    RunCancelled,
+    RunTerminated,
+    ChildClosed,
+    ChildCancelRequested,
+    ExternalCancelSent,
+)
 """Hold words that may be sealed, and that people without a key see a note for."""
 
 
@@ -326,20 +343,28 @@ def _changed(event: Event, by: _Change) -> Event:
         case RunContinuedAsNew():
             arguments = by.payload("arguments", event.arguments)
             return replace(event, arguments=arguments, carried=_carried(event.carried, by))
-        case ActivityScheduled() | UpdateReceived():
+        case ActivityScheduled() | UpdateReceived() | ChildScheduled():
             return replace(event, arguments=by.payload("arguments", event.arguments))
         case ActivityCompleted() | RunCompleted() | UpdateCompleted():
             return replace(event, result=by.payload("result", event.result))
         case SideEffectRecorded():
             return replace(event, value=by.payload("value", event.value))
-        case SignalReceived() | ItemPublished():
+        case SignalReceived() | ItemPublished() | ExternalSignalSent():
             return replace(event, payload=by.payload("payload", event.payload))
+        case ChildClosed():
+            return _changed_end(event, by)
         case SignalRejected():
             payload, error = by.payload("payload", event.payload), by.text("error", event.error)
             return replace(event, payload=payload, error=error)
         case ActivityFailed() | RunFailed() | UpdateFailed():
             return replace(event, failure=by.failure(event.failure))
-        case CancelRequested() | RunCancelled() | RunTerminated():
+        case (
+            CancelRequested()
+            | RunCancelled()
+            | RunTerminated()
+            | ChildCancelRequested()
+            | ExternalCancelSent()
+        ):
             return replace(event, reason=by.text("reason", event.reason))
         case (
             ActivityTimedOut()
@@ -351,10 +376,23 @@ def _changed(event: Event, by: _Change) -> Event:
             | TimerCancelled()
             | PatchMarked()
             | RunTimedOut()
+            | ChildStarted()
+            | ChildStartFailed()
+            | ExternalAnswered()
+            | ExternalAwaited()
         ):
             return event
         case _:
             assert_never(event)
+
+
+def _changed_end(event: ChildClosed, by: _Change) -> ChildClosed:
+    """Only the part that its status has."""
+    if event.failure is not None:
+        return replace(event, failure=by.failure(event.failure))
+    if event.status == "completed":
+        return replace(event, result=by.payload("result", event.result))
+    return replace(event, reason=by.text("reason", event.reason))
 
 
 def _carried(carried: Any, by: _Change) -> tuple[tuple[str, bytes], ...]:
@@ -368,13 +406,16 @@ def _holds_sealed(event: Event) -> bool:
     match event:
         case RunStarted() | RunContinuedAsNew():
             return is_sealed(event.arguments) or any(is_sealed(one) for _, one in event.carried)
-        case ActivityScheduled() | UpdateReceived():
+        case ActivityScheduled() | UpdateReceived() | ChildScheduled():
             return is_sealed(event.arguments)
+        case ChildClosed():
+            data = event.result if event.failure is None else event.failure.data
+            return is_sealed(data)
         case ActivityCompleted() | RunCompleted() | UpdateCompleted():
             return is_sealed(event.result)
         case SideEffectRecorded():
             return is_sealed(event.value)
-        case SignalReceived() | SignalRejected() | ItemPublished():
+        case SignalReceived() | SignalRejected() | ItemPublished() | ExternalSignalSent():
             return is_sealed(event.payload)
         case ActivityFailed() | RunFailed() | UpdateFailed():
             return is_sealed(event.failure.data)
@@ -382,13 +423,23 @@ def _holds_sealed(event: Event) -> bool:
             return False
 
 
-def _subject(event: Event) -> tuple[int | str, ...]:
+def _subject(event: Event) -> tuple[int | str | bytes, ...]:
     """What the readable part says a secret is about."""
     match event:
         case RunStarted():
             return (event.workflow, event.workflow_id)
         case ActivityScheduled():
             return (event.activity_id, event.activity)
+        case ChildScheduled():
+            return (event.child_id, event.workflow, event.target)
+        case ChildClosed():
+            return (event.child_id, event.run, event.status)
+        case ChildCancelRequested():
+            return (event.child_id, event.target)
+        case ExternalSignalSent():
+            return (event.call_id, event.target, event.signal)
+        case ExternalCancelSent():
+            return (event.call_id, event.target)
         case ActivityCompleted() | ActivityFailed():
             return (event.activity_id,)
         case SignalReceived() | SignalRejected():

@@ -20,14 +20,25 @@ from everlong._failures import ExceptionRegistry
 from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._purity import check_definition
 from everlong._values import Parameters, Value, resolve_hints
+from everlong.children import (
+    DEFAULTS,
+    ChildHandle,
+    ChildWorkflow,
+    ExternalHandle,
+    called,
+    external,
+    started,
+    with_options,
+)
 from everlong.exceptions import DefinitionError, EverlongError
-from everlong_engine import seconds_us
+from everlong_engine import IfClosed, IfOpen, OnParentClose, seconds_us
 
 __all__ = [
     "Workflow",
     "all_handlers_finished",
     "checkpoint",
     "continue_as_new",
+    "get_handle",
     "info",
     "now",
     "patched",
@@ -56,13 +67,57 @@ class Workflow(Generic[P, R]):
         self.__wrapped__ = function
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        """Outside a workflow: the bare coroutine, for unit tests with no engine."""
-        if current_run() is not None:
-            raise EverlongError(
-                f"{self.definition.name} is a workflow: it cannot be called inside another one. "
-                "Call a plain async function instead"
-            )
-        return self.function(*args, **kwargs)
+        """In a workflow: run it as a child, and return its result. Anywhere else: the bare
+        coroutine, for unit tests with no engine.
+
+        Cancelling the call asks the child to stop. A child that fails raises `WorkflowFailed`
+        with the child's exception as `__cause__`, as `handle.result()` does.
+        """
+        return called(self.function, self.definition, DEFAULTS, args, kwargs)
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ChildHandle[R]]:
+        """Begin it as a child; returns a handle once it is there. In a workflow only.
+
+            handle = await ship.start(order)
+            receipt = await handle.result()
+
+        Raises:
+            WorkflowAlreadyStarted: another execution has the workflow id of `options(id=…)`.
+        """
+        return started(self.definition, DEFAULTS, args, kwargs)
+
+    def options(
+        self,
+        *,
+        id: str | None = None,
+        on_parent_close: OnParentClose | None = None,
+        if_open: IfOpen | None = None,
+        if_closed: IfClosed | None = None,
+        run_timeout: float | timedelta | None = None,
+        execution_timeout: float | timedelta | None = None,
+    ) -> ChildWorkflow[P, R]:
+        """The same workflow with options, to be begun as a child.
+
+            receipt = await ship.options(id=f"ship-{order.id}", on_parent_close="cancel")(order)
+
+        What people get wrong: by default a child ends with its parent, whichever way that ends,
+        and has no time to clean up. `on_parent_close="cancel"` lets it.
+
+        Args:
+            id: the child's workflow id; made from the parent's unless given.
+            on_parent_close: when the parent's execution has ended and the child has not:
+                "terminate" the child, "cancel" it (it may clean up), or "abandon" it: it goes on.
+            if_open: when an execution is open under the id: "fail", "use" it (it is then waited
+                for, and nobody's child by that), or "terminate" it first.
+            if_closed: when one has ended under the id: "allow" a new one, "fail", or
+                "allow_failed" (a new one unless the last one completed).
+            run_timeout, execution_timeout: seconds (or timedelta) after which the child's run, or
+                its execution over all its runs, is closed as timed out.
+        """
+        options = with_options(
+            DEFAULTS, id, on_parent_close, if_open, if_closed, run_timeout, execution_timeout
+        )
+        return ChildWorkflow(self.function, self.definition, options)
 
     def __repr__(self) -> str:
         return f"<workflow {self.definition.name}>"
@@ -174,6 +229,25 @@ def random() -> Random:
 def uuid4() -> UUID:
     """A random UUID, the same on replay."""
     return UUID(int=_run("uuid4()").random.getrandbits(128), version=4)
+
+
+@overload
+def get_handle(workflow_id: str) -> ExternalHandle[Any]: ...
+@overload
+def get_handle(workflow_id: str, workflow: Workflow[..., R]) -> ExternalHandle[R]: ...
+def get_handle(workflow_id: str, workflow: Workflow[..., Any] | None = None) -> ExternalHandle[Any]:
+    """A handle of any other execution by its workflow id, to signal it, cancel it, or wait for it.
+
+    In a workflow only; outside it is `client.get_handle(…)`. Give the workflow to have the result
+    rebuilt by its types.
+
+        await get_handle("inventory").signal(reserve, item)
+        total = await get_handle("report-7", report).result()
+
+    Raises:
+        InvalidArguments: no workflow id.
+    """
+    return external(workflow_id, None if workflow is None else workflow.definition)
 
 
 @overload

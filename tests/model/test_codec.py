@@ -82,10 +82,17 @@ def simplest(kind: type[Event]) -> Event:
         bytes: b"",
         str: "a",
         int: 7,
+        bytes | None: None,
     }
+    ids: dict[str, Any] = {"run": b"r" * 16, "execution": b"e" * 16}
     hints = get_type_hints(kind)
     required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
-    return kind(**{name: samples[hints[name]] for name in required})
+    return kind(
+        **{
+            name: ids[name] if name in ids and hints[name] is bytes else samples[hints[name]]
+            for name in required
+        }
+    )
 
 
 @kinds
@@ -234,6 +241,10 @@ def test_the_codes_are_for_ever() -> None:
         8: "SignalRejected",
         9: "CancelRequested",
         10: "UpdateReceived",
+        12: "ChildStarted",
+        13: "ChildStartFailed",
+        14: "ChildClosed",
+        15: "ExternalAnswered",
         16: "ActivityCancelled",
         64: "ActivityScheduled",
         65: "ActivityCancelRequested",
@@ -244,6 +255,11 @@ def test_the_codes_are_for_ever() -> None:
         70: "UpdateCompleted",
         71: "UpdateFailed",
         74: "ItemPublished",
+        75: "ChildScheduled",
+        76: "ChildCancelRequested",
+        77: "ExternalSignalSent",
+        78: "ExternalCancelSent",
+        79: "ExternalAwaited",
         96: "RunCompleted",
         97: "RunFailed",
         98: "RunCancelled",

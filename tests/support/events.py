@@ -50,18 +50,32 @@ _BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
     bool: st.booleans(),
     int | None: st.none() | ints,
     bytes | None: st.none() | st.binary(min_size=16, max_size=16),  # An id.
+    str | None: st.none() | texts,
     tuple[str, ...]: st.lists(texts, max_size=3).map(tuple),
     Carried: st.lists(st.tuples(texts, payloads), max_size=3).map(tuple),
     Numbers: st.lists(st.tuples(texts, ints), max_size=3).map(tuple),
     Failure: failures,
+    Failure | None: st.none() | failures,
     ActivityOptions: options,
 }
+
+
+_BY_NAME: Final = {name: st.binary(min_size=16, max_size=16) for name in ("run", "execution")}
+"""Ids, where a field of bytes is none of a payload's."""
 
 
 def event_of(kind: type[Event]) -> st.SearchStrategy[Event]:
     """Any event of one kind."""
     hints = get_type_hints(kind)
-    return st.builds(kind, **{field.name: _BY_TYPE[hints[field.name]] for field in fields(kind)})
+    return st.builds(
+        kind,
+        **{
+            field.name: _BY_NAME[field.name]
+            if hints[field.name] is bytes and field.name in _BY_NAME
+            else _BY_TYPE[hints[field.name]]
+            for field in fields(kind)
+        },
+    )
 
 
 any_event: Final = st.one_of([event_of(kind) for kind in KINDS.values()])

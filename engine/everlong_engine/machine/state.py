@@ -17,6 +17,10 @@ from everlong_engine.model.events import (
     ActivityScheduled,
     ActivityTimedOut,
     CancelRequested,
+    ChildCancelRequested,
+    ChildClosed,
+    ChildScheduled,
+    ChildStartFailed,
     Closing,
     Event,
     Recorded,
@@ -29,7 +33,7 @@ from everlong_engine.model.events import (
     UpdateReceived,
 )
 
-__all__ = ["OpenActivity", "RunState", "fold"]
+__all__ = ["OpenActivity", "OpenChild", "RunState", "fold"]
 
 
 @dataclass(slots=True)
@@ -43,6 +47,14 @@ class OpenActivity:
 
 
 @dataclass(slots=True)
+class OpenChild:
+    """A child whose end is not recorded yet."""
+
+    scheduled: ChildScheduled
+    at_us: int
+
+
+@dataclass(slots=True)
 class RunState:
     started: RunStarted | None = None
     started_us: int = 0
@@ -52,6 +64,7 @@ class RunState:
     timers: dict[int, TimerStarted] = field(default_factory=dict[int, TimerStarted])
     updates: dict[str, UpdateReceived] = field(default_factory=dict[str, UpdateReceived])
     """Those whose handlers are at work, by their ids."""
+    children: dict[int, OpenChild] = field(default_factory=dict[int, OpenChild])
     cancel_requested: bool = False
     closing: Closing | None = None
 
@@ -83,6 +96,10 @@ class RunState:
                 self.updates[event.update_id] = event
             case UpdateCompleted() | UpdateFailed():
                 self.updates.pop(event.update_id, None)
+            case ChildScheduled():
+                self.children[event.child_id] = OpenChild(event, at_us)
+            case ChildStartFailed() | ChildClosed() | ChildCancelRequested():
+                self.children.pop(event.child_id, None)
             case RunStarted():
                 self.started, self.started_us = event, at_us
                 self.cancel_requested = event.cancel_requested

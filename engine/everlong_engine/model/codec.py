@@ -36,7 +36,14 @@ from everlong_engine.model.events import (
     ActivityCompleted,
     ActivityFailed,
     ActivityScheduled,
+    ChildClosed,
+    ChildScheduled,
+    ChildStarted,
+    ChildStartFailed,
     Event,
+    ExternalAnswered,
+    ExternalCancelSent,
+    ExternalSignalSent,
     ItemPublished,
     RunCancelled,
     RunCompleted,
@@ -84,13 +91,24 @@ def _special(event: Event) -> tuple[Any, ...] | None:
             return (event.failure.to_wire(), event.unread)
         case UpdateFailed():
             return (event.update_id, event.failure.to_wire())
+        case ChildClosed():
+            failure = None if event.failure is None else event.failure.to_wire()
+            return (
+                event.child_id,
+                event.run,
+                event.status,
+                event.result,
+                failure,
+                event.reason,
+                event.source,
+            )
         case _:
             return None
 
 
 def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
     names = [field.name for field in fields(kind)]
-    if kind in (ActivityScheduled, ActivityFailed, RunFailed, UpdateFailed):
+    if kind in (ActivityScheduled, ActivityFailed, RunFailed, UpdateFailed, ChildClosed):
         return lambda event: _special(event) or ()
     if len(names) == 1:
         only = attrgetter(names[0])
@@ -309,6 +327,60 @@ def _build_published(channel: str, number: int, payload: bytes, where: str) -> I
     return ItemPublished(channel, number, payload, where)
 
 
+def _require_id(value: bytes | None, what: str) -> None:
+    if value is not None and len(value) != ID_BYTES:
+        raise UndecodablePayload(reason=f"{what} holds no id")
+
+
+def _build_child_scheduled(*wire: Any) -> ChildScheduled:
+    scheduled = ChildScheduled(*wire)
+    require_instant(scheduled.run_timeout_us, "run_timeout_us")
+    require_instant(scheduled.execution_timeout_us, "execution_timeout_us")
+    return scheduled
+
+
+def _build_child_started(child_id: int, run: bytes, execution: bytes) -> ChildStarted:
+    _require_id(run, "run")
+    _require_id(execution, "execution")
+    return ChildStarted(child_id, run, execution)
+
+
+def _build_start_failed(child_id: int, run: bytes, status: str) -> ChildStartFailed:
+    _require_id(run, "run")
+    return ChildStartFailed(child_id, run, status)
+
+
+def _build_child_closed(
+    child_id: int,
+    run: bytes,
+    status: str = "",
+    result: bytes = b"",
+    failure: Any = None,
+    reason: str = "",
+    source: bytes = b"",
+) -> ChildClosed:
+    _require_id(run, "run")
+    failed = None if failure is None else Failure.from_wire(failure)
+    return ChildClosed(child_id, run, status, result, failed, reason, source)
+
+
+def _build_answered(call_id: int, run: bytes, problem: str) -> ExternalAnswered:
+    _require_id(run, "run")
+    return ExternalAnswered(call_id, run, problem)
+
+
+def _build_signal_sent(*wire: Any) -> ExternalSignalSent:
+    sent = ExternalSignalSent(*wire)
+    _require_id(sent.execution, "execution")
+    return sent
+
+
+def _build_cancel_sent(*wire: Any) -> ExternalCancelSent:
+    sent = ExternalCancelSent(*wire)
+    _require_id(sent.execution, "execution")
+    return sent
+
+
 _Builder: TypeAlias = Callable[..., Event]
 """Makes an event of the schema's version and its fields; raises _Misfit, or TypeError for want of
 a field."""
@@ -344,6 +416,13 @@ _COMPOSED: Final[Mapping[type[Event], _Builder]] = {
     RunStarted: _build_started,
     RunContinuedAsNew: _build_continued,
     ItemPublished: _build_published,
+    ChildScheduled: _build_child_scheduled,
+    ChildStarted: _build_child_started,
+    ChildStartFailed: _build_start_failed,
+    ChildClosed: _build_child_closed,
+    ExternalAnswered: _build_answered,
+    ExternalSignalSent: _build_signal_sent,
+    ExternalCancelSent: _build_cancel_sent,
 }
 _BUILDERS: Final[Mapping[int, _Builder]] = {
     code: _QUICK.get(kind) or _checked(code, kind, _COMPOSED.get(kind, kind))

@@ -33,9 +33,9 @@ Shape = tuple[type, ...]
 """The type of the schema's version, then that of each field."""
 
 NUMBER_MAX: Final = 1 << 53
-"""Activities and timers are counted from 1: no history gets near it."""
+"""Whatever is open for a while is counted from 1: no history gets near it."""
 
-NUMBERED: Final = frozenset({"activity_id", "timer_id"})
+NUMBERED: Final = frozenset({"activity_id", "call_id", "child_id", "timer_id"})
 _NONE: Final = type(None)
 
 # How the types of the fields are written. A field of another type fails at import.
@@ -46,10 +46,12 @@ _WRITTEN: Final[Mapping[Any, tuple[type, ...]]] = {
     bool: (bool,),
     int | None: (int, _NONE),
     bytes | None: (bytes, _NONE),
+    str | None: (str, _NONE),
     tuple[str, ...]: (list,),
     Carried: (list,),
     Numbers: (list,),
     Failure: (list,),
+    Failure | None: (list, _NONE),
     ActivityOptions: (list, _NONE),
 }
 

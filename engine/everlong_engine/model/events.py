@@ -32,9 +32,18 @@ __all__ = [
     "ActivityScheduled",
     "ActivityTimedOut",
     "CancelRequested",
+    "ChildCancelRequested",
+    "ChildClosed",
+    "ChildScheduled",
+    "ChildStartFailed",
+    "ChildStarted",
     "Closing",
     "Decision",
     "Event",
+    "ExternalAnswered",
+    "ExternalAwaited",
+    "ExternalCancelSent",
+    "ExternalSignalSent",
     "Input",
     "ItemPublished",
     "Numbers",
@@ -87,6 +96,8 @@ class RunStarted:
     """The execution was asked to cancel in an earlier run; it is not asked twice."""
     published: Numbers = ()
     """How far the output channels of the execution had come in its earlier runs."""
+    parent: str | None = None
+    """The workflow id of the execution whose child this is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +179,54 @@ class UpdateReceived:
     arguments: bytes
 
 
+# What comes back from other executions names the run that asked: the next one counts anew.
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStarted:
+    """A child is there. Recorded where the code waits for just that."""
+
+    child_id: int
+    run: bytes
+    execution: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChildStartFailed:
+    """Its workflow id is taken; `status` tells how the execution that has it stands."""
+
+    child_id: int
+    run: bytes
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildClosed:
+    """A child, or another execution that was waited for, has ended: for good, not just a run of it.
+
+    `reason` is why it was cancelled or terminated, or which timeout it exceeded.
+    """
+
+    child_id: int
+    run: bytes
+    status: str = ""
+    result: bytes = b""
+    failure: Failure | None = None
+    reason: str = ""
+    source: bytes = b""
+    """In the inbox all that there is: where the end stands, and its event as it is stored there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalAnswered:
+    """What came of something sent to another execution: "" when it was accepted, else "not_found"
+    or how that execution has closed."""
+
+    call_id: int
+    run: bytes
+    problem: str
+
+
 # ------------------------------------------------------------------------------- decisions
 
 
@@ -238,6 +297,63 @@ class ItemPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class ChildScheduled:
+    """`target` is the child's workflow id."""
+
+    child_id: int
+    workflow: str
+    target: str
+    arguments: bytes
+    where: str
+    on_parent_close: str = "terminate"
+    if_open: str = "fail"
+    if_closed: str = "allow"
+    run_timeout_us: int | None = None
+    execution_timeout_us: int | None = None
+    wants_start: bool = False
+    """The code waits for the start, and will be told of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCancelRequested:
+    """Nobody waits for the child any more: it is asked to stop, and no outcome is recorded."""
+
+    child_id: int
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalSignalSent:
+    """`execution` is the one that is meant; None for whichever has the workflow id."""
+
+    call_id: int
+    target: str
+    execution: bytes | None
+    signal: str
+    payload: bytes
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalCancelSent:
+    call_id: int
+    target: str
+    execution: bytes | None
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalAwaited:
+    """The code began to wait for the end of another execution."""
+
+    call_id: int
+    target: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunCompleted:
     result: bytes
     unread: tuple[str, ...] = ()
@@ -292,6 +408,10 @@ Input: TypeAlias = (
     | SignalRejected
     | CancelRequested
     | UpdateReceived
+    | ChildStarted
+    | ChildStartFailed
+    | ChildClosed
+    | ExternalAnswered
 )
 Closing: TypeAlias = (
     RunCompleted | RunFailed | RunCancelled | RunContinuedAsNew | RunTerminated | RunTimedOut
@@ -306,6 +426,11 @@ Decision: TypeAlias = (
     | UpdateCompleted
     | UpdateFailed
     | ItemPublished
+    | ChildScheduled
+    | ChildCancelRequested
+    | ExternalSignalSent
+    | ExternalCancelSent
+    | ExternalAwaited
     | Closing
 )
 Event: TypeAlias = Input | Decision
@@ -321,6 +446,10 @@ KINDS: Final[Mapping[int, type[Event]]] = {
     8: SignalRejected,
     9: CancelRequested,
     10: UpdateReceived,
+    12: ChildStarted,
+    13: ChildStartFailed,
+    14: ChildClosed,
+    15: ExternalAnswered,
     16: ActivityCancelled,
     64: ActivityScheduled,
     65: ActivityCancelRequested,
@@ -331,6 +460,11 @@ KINDS: Final[Mapping[int, type[Event]]] = {
     70: UpdateCompleted,
     71: UpdateFailed,
     74: ItemPublished,
+    75: ChildScheduled,
+    76: ChildCancelRequested,
+    77: ExternalSignalSent,
+    78: ExternalCancelSent,
+    79: ExternalAwaited,
     96: RunCompleted,
     97: RunFailed,
     98: RunCancelled,

@@ -13,12 +13,22 @@ from typing import Any, Final, Literal, cast, get_args
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.limits import INSTANT_US_MAX
 
-__all__ = ["ON_CANCEL", "ActivityOptions", "IfClosed", "IfOpen", "OnCancel", "Retry", "seconds_us"]
+__all__ = [
+    "ON_CANCEL",
+    "ActivityOptions",
+    "IfClosed",
+    "IfOpen",
+    "OnCancel",
+    "OnParentClose",
+    "Retry",
+    "seconds_us",
+]
 
 IfOpen = Literal["use", "fail", "terminate"]
 IfClosed = Literal["allow", "fail", "allow_failed"]
 OnCancel = Literal["try", "wait", "abandon"]
 ON_CANCEL: Final[tuple[str, ...]] = get_args(OnCancel)
+OnParentClose = Literal["terminate", "cancel", "abandon"]
 
 _YEARS_100_S = 100 * 365 * 24 * 3600.0
 _DELAY_MAX_S = 60.0

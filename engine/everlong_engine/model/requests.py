@@ -10,7 +10,8 @@ Several kinds of answers stand side by side in `requests`, each under its execut
                          sender waits for, opaque here
     \\x01with RUN          "accepted": the message that came with the start of this run
 
-No user's id begins like the last ones: control characters are refused.
+No user's id begins like the last ones, nor like the request id of a child's start: control
+characters are refused.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = [
     "SENDERS",
     "SENT_BEHIND",
     "Sent",
+    "child_request_id",
     "is_request_id",
     "mark_of",
     "name_of_company",
@@ -60,6 +62,11 @@ def name_of_update(update_id: str) -> str:
 def name_of_company(run_id: bytes) -> str:
     """The name of what was sent together with a start."""
     return _COMPANY + run_id.hex()
+
+
+def child_request_id(parent_run: bytes, number: int) -> str:
+    """The request id of a child's start: one decision of one run begins one execution."""
+    return f"\x01child {parent_run.hex()} {number}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ __all__ = [
     "AttemptRow",
     "AttemptState",
     "ItemRow",
+    "Link",
     "LoadedRun",
     "MailRow",
     "NewRun",
@@ -132,6 +133,28 @@ class ItemRow(NamedTuple):
     at_us: int
     payload: bytes
     checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Who waits for the end of an execution. A parent's link also says what its own end means for
+    the child. It belongs to the waiting execution and lasts until one of both has ended; only the
+    run that asked is told."""
+
+    shard: int
+    execution_id: bytes
+    """That is waited for."""
+    waiter_run: bytes
+    number: int
+    """Under which the run waits."""
+    waiter_id: bytes
+    """The execution of that run."""
+    namespace: str
+    workflow_id: str
+    waiter: str
+    """The workflow id of the waiting execution."""
+    on_parent_close: str
+    """terminate, cancel or abandon; "" for one that is no parent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,12 +5,12 @@ fails the others. Appends of one run stand in their order; between other writes 
 order is a valid one, since their senders have not been answered yet.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
 from everlong_engine.model.codec import Blobs
-from everlong_engine.model.policies import IfClosed, IfOpen
+from everlong_engine.model.policies import IfClosed, IfOpen, OnParentClose
 from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import AttemptRow, ItemRow, NewRun, Probation, RunStatus
 
@@ -21,14 +21,20 @@ __all__ = [
     "AppendResult",
     "Ask",
     "Attached",
+    "AwaitEnd",
+    "CancelChild",
     "ForgetMail",
     "HistoryRow",
     "MarkAttempts",
     "Message",
     "MessageResult",
+    "NextRun",
+    "Outgoing",
     "Refusal",
     "Release",
     "Resume",
+    "SendTo",
+    "StartChild",
     "StartResult",
     "StartRun",
     "Target",
@@ -75,6 +81,9 @@ class Append:
     """What senders wait for: (request name, answer), in place of the answer before."""
     items: tuple[ItemRow, ...] = ()
     """What its events publish, for subscribers."""
+    outgoing: "tuple[Outgoing, ...]" = ()
+    """What goes to other executions, each under this run and a number of its own. An append that
+    is known again has sent it already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,10 @@ class AppendResult:
     refusal: Refusal | None = None
     next_run_mail: int | None = None
     """Where the successor's start lies in the inbox."""
+    delivered: bool = False
+    """Something was left for other executions: whoever owns them here should look."""
+    repeated: bool = field(default=False, compare=False)
+    """It was stored before, and the answer was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +151,9 @@ class StartResult:
     status: RunStatus
     same_request: bool = False
     refused: bool = False
+    delivered: bool = False
+    """As in `AppendResult`, for the first drive."""
+    repeated: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +164,56 @@ class Target:
     namespace: str
     workflow_id: str
     execution_id: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StartChild:
+    """A child, as a start that is left as mail. Its request id is made of the parent's run and the
+    number, so that one decision never begins two."""
+
+    number: int
+    run: NewRun
+    kind: int
+    body: bytes
+    blobs: Blobs
+    on_parent_close: OnParentClose
+    if_open: IfOpen
+    if_closed: IfClosed
+    wants_start: bool
+    wake_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelChild:
+    """A request to cancel, for the child with this number."""
+
+    number: int
+    kind: int
+    body: bytes
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendTo:
+    """A message to any execution; the sender is told what came of it."""
+
+    number: int
+    target: Target
+    kind: int
+    body: bytes
+    blobs: Blobs
+    now_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitEnd:
+    """Tell the sender when an execution has ended, at once if it has already."""
+
+    number: int
+    target: Target
+
+
+Outgoing: TypeAlias = StartChild | CancelChild | SendTo | AwaitEnd
 
 
 @dataclass(frozen=True, slots=True)

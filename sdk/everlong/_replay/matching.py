@@ -7,13 +7,18 @@ Options, source lines and the wording of failures are not part of it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from everlong.exceptions import EverlongError, NondeterminismError
 from everlong_engine import (
     ActivityCancelRequested,
     ActivityScheduled,
+    ChildCancelRequested,
+    ChildScheduled,
     Decision,
+    ExternalAwaited,
+    ExternalCancelSent,
+    ExternalSignalSent,
     ItemPublished,
     PatchMarked,
     RunCancelled,
@@ -33,6 +38,15 @@ from everlong_engine import (
 __all__ = ["Canonical", "check", "describe", "forgotten"]
 
 SHOWN_LENGTH_MAX: Final = 80
+
+Sent: TypeAlias = (
+    ChildScheduled
+    | ChildCancelRequested
+    | ExternalSignalSent
+    | ExternalCancelSent
+    | ExternalAwaited
+)
+_WITH_ARGUMENTS: Final = (ActivityScheduled, ChildScheduled)
 
 Canonical = Callable[[Decision, bytes], bytes]
 """(decision made now, recorded bytes) -> the bytes as today's types write them."""
@@ -54,6 +68,8 @@ def check(
 def _same(old: Decision, new: Decision, canonical: Canonical) -> bool:
     if type(old) is not type(new):
         return False
+    if isinstance(old, Sent) and isinstance(new, Sent):
+        return _same_sent(old, new, canonical)
     match old, new:
         case ActivityScheduled(), ActivityScheduled():
             return (
@@ -100,6 +116,36 @@ def _same(old: Decision, new: Decision, canonical: Canonical) -> bool:
             return False
 
 
+def _same_sent(old: Sent, new: Sent, canonical: Canonical) -> bool:
+    """Of what goes to other executions: apart, so that the type checkers can follow."""
+    match old, new:
+        case ChildScheduled(), ChildScheduled():
+            known = (old.child_id, old.workflow, old.target, old.wants_start)
+            return known == (
+                new.child_id,
+                new.workflow,
+                new.target,
+                new.wants_start,
+            ) and _same_bytes(old.arguments, new.arguments, new, canonical)
+        case ExternalSignalSent(), ExternalSignalSent():
+            sent = (old.call_id, old.target, old.execution, old.signal)
+            return sent == (
+                new.call_id,
+                new.target,
+                new.execution,
+                new.signal,
+            ) and _same_bytes(old.payload, new.payload, new, canonical)
+        case ExternalCancelSent(), ExternalCancelSent():
+            asked = (old.call_id, old.target, old.execution)
+            return asked == (new.call_id, new.target, new.execution)
+        case ExternalAwaited(), ExternalAwaited():
+            return (old.call_id, old.target) == (new.call_id, new.target)
+        case ChildCancelRequested(), ChildCancelRequested():
+            return (old.child_id, old.target) == (new.child_id, new.target)
+        case _:
+            return False
+
+
 def _same_bytes(old: bytes, new: bytes, decision: Decision, canonical: Canonical) -> bool:
     if old == new:
         return True
@@ -112,7 +158,7 @@ def _same_bytes(old: bytes, new: bytes, decision: Decision, canonical: Canonical
 def _mismatch(seq: int, old: Decision | None, new: Decision | None) -> NondeterminismError:
     recorded = describe(old) if old is not None else "nothing: the code then waited"
     made = describe(new) if new is not None else "nothing: the code waits"
-    if isinstance(old, ActivityScheduled) and isinstance(new, ActivityScheduled):
+    if isinstance(old, _WITH_ARGUMENTS) and isinstance(new, _WITH_ARGUMENTS):
         # The number and the name may be the same: then only this tells what has changed.
         recorded += f" with {_shown(old.arguments)}"
         made += f" with {_shown(new.arguments)}"
@@ -141,6 +187,17 @@ def describe(decision: Decision) -> str:
     match decision:
         case ActivityScheduled():
             what = f"activity {decision.activity!r} (number {decision.activity_id})"
+        case ChildScheduled():
+            name = f"{decision.workflow!r} as {decision.target!r}"
+            what = f"child {name} (number {decision.child_id})"
+        case ChildCancelRequested():
+            what = f"cancellation of child {decision.target!r}"
+        case ExternalSignalSent():
+            what = f"signal {decision.signal!r} to {decision.target!r}"
+        case ExternalCancelSent():
+            what = f"a request to cancel, to {decision.target!r}"
+        case ExternalAwaited():
+            what = f"the wait for the end of {decision.target!r}"
         case TimerStarted():
             what = f"timer {decision.timer_id} due at {decision.due_us / 1e6:.6f}"
         case TimerCancelled():

@@ -42,6 +42,7 @@ from everlong._replay.loop import (
 )
 from everlong._replay.marks import patched, side_effect
 from everlong._replay.matching import check, forgotten
+from everlong._replay.others import ANSWERS, Others
 from everlong._replay.outputs import Codec, Outputs
 from everlong._replay.roll_over import RollOver
 from everlong._replay.signals import Signals
@@ -65,8 +66,10 @@ from everlong_engine import (
     ActivityScheduled,
     ActivityTimedOut,
     CancelRequested,
+    ChildScheduled,
     Decision,
     Event,
+    ExternalSignalSent,
     Input,
     ItemPublished,
     Numbers,
@@ -110,6 +113,7 @@ class WorkflowRun:
         self._signals = Signals(signal_types)
         self._conditions: Conditions | None = None
         self._updates: Updates | None = None
+        self._others: Others | None = None
         self._random: Random | None = None
         self.main: WorkflowTask[None] | None = None
         self.made: list[Decision] = []
@@ -277,6 +281,9 @@ class WorkflowRun:
         if self._cancellation.held:
             self.loop.at_rest = self._at_rest
 
+    def take_other(self, event: Any) -> None:
+        self.others.take(event)
+
     def decode_signal(self, name: str, payload: bytes) -> Any:
         """A signal's value by its declared type. Raises EverlongError when it does not fit."""
         return self._signals.decode(name, payload)
@@ -436,6 +443,13 @@ class WorkflowRun:
     def all_handlers_finished(self) -> bool:
         return not self.unfinished_updates()
 
+    @property
+    def others(self) -> Others:
+        """Children and other executions; most runs have to do with none."""
+        if self._others is None:
+            self._others = Others(self)
+        return self._others
+
     async def side_effect(self, function: Callable[[], Any], where: str) -> Any:
         return side_effect(self, function, where)
 
@@ -471,6 +485,7 @@ class WorkflowRun:
             *(f"task {task.get_name()}" for task in others),
             *(f"activity {future.decision.activity}" for future in self._activities.values()),
             *(f"timer {number}" for number in self._timers),
+            *(() if self._others is None else self._others.in_flight()),
         ]
 
     def carried(self) -> tuple[tuple[str, bytes], ...]:
@@ -489,6 +504,7 @@ class WorkflowRun:
             replaying=self.recorded is not None,
             cancel_reason=self._cancellation.reason,
             history_events=self.history_events,
+            parent=self.started.parent,
         )
 
     @property
@@ -534,6 +550,10 @@ class WorkflowRun:
                 return future.definition.parameters.canonical(recorded)
             case ItemPublished() if self._outputs is not None:
                 return self._outputs.canonical(decision.channel, recorded)
+            case ChildScheduled():
+                return self.others.canonical(decision, recorded)
+            case ExternalSignalSent():
+                return self._signals.canonical(decision.signal, recorded)
             case RunContinuedAsNew():
                 return self.definition.parameters.canonical(recorded)
             case RunCompleted():
@@ -552,9 +572,8 @@ class WorkflowRun:
         self._timers.clear()
         self.main = None  # The loop has the last word on its tasks.
         discard(self.loop)
-        self._roll_over = self._conditions = self._updates = (
-            None  # They know the run: nothing goes in circles.
-        )
+        # They know the run: nothing goes in circles.
+        self._roll_over = self._conditions = self._updates = self._others = None
 
 
 def _left_the_code(error: BaseException) -> BaseException:
@@ -576,4 +595,5 @@ _FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {
     SignalRejected: WorkflowRun.take_rejected,
     CancelRequested: WorkflowRun.take_cancel,
     UpdateReceived: WorkflowRun.take_update,
+    **dict.fromkeys(ANSWERS, WorkflowRun.take_other),
 }

@@ -42,6 +42,14 @@ class Signals:
         declared = self._types.get(name)
         return unpack(payload) if declared is None else declared.value.decode(payload)
 
+    def canonical(self, name: str, payload: bytes) -> bytes:
+        """A recorded value as today's type writes it. Raises EverlongError."""
+        declared = self._types.get(name)
+        if declared is None:
+            return payload
+        encoded: bytes = declared.value.encode(declared.value.decode(payload))
+        return encoded
+
     def accept(self, name: str, payload: bytes) -> None:
         """Buffer a value and wake the receiver that has waited longest."""
         value = self.decode(name, payload)

@@ -37,6 +37,8 @@ _STYLES: Final = {
     "UpdateReceived": "cyan",
     "UpdateCompleted": "green",
     "UpdateFailed": "red",
+    "ChildStartFailed": "red",
+    "ChildCancelRequested": "yellow",
 }
 
 
@@ -113,8 +115,22 @@ class _Drawing:
             self._screen.block(text, indent=self._columns, style="dim")
 
 
-_UNTOLD: Final = frozenset({"began", "error", "seed", "workflow_id"})
-_NAMES: Final = frozenset({"activity", "channel", "patch", "reason", "signal", "workflow"})
+_UNTOLD: Final = frozenset(
+    {
+        "began",
+        "error",
+        "execution",
+        "if_closed",
+        "if_open",
+        "run",
+        "seed",
+        "wants_start",
+        "workflow_id",
+    }
+)
+_NAMES: Final = frozenset(
+    {"activity", "channel", "patch", "problem", "reason", "signal", "status", "target", "workflow"}
+)
 _PAYLOADS: Final = frozenset({"arguments", "payload", "result", "value"})
 
 
@@ -126,7 +142,7 @@ def _told(facts: dict[str, Any], began: datetime) -> str:
 
 def _word(name: str, value: Any, facts: dict[str, Any], began: datetime) -> str:
     match name:
-        case "activity_id" | "timer_id" | "number":
+        case "activity_id" | "call_id" | "child_id" | "timer_id" | "number":
             return f"#{value}"
         case "error_type":
             return error_text(str(value), str(facts.get("error", "")))

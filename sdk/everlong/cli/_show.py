@@ -14,7 +14,13 @@ from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, Wo
 from everlong.cli._outcomes import Outcome, outcome_of
 from everlong.cli._screen import STATUS, Cell, Part, Screen, cropped, out, write
 from everlong.cli._workers import hosting
-from everlong.client import Client, ExecutionDescription, PendingActivity, PendingTimer
+from everlong.client import (
+    Client,
+    ExecutionDescription,
+    PendingActivity,
+    PendingChild,
+    PendingTimer,
+)
 
 __all__ = ["show"]
 
@@ -77,6 +83,9 @@ class _View:
             screen.say(("activities", "dim"), indent=2)
             self._draw_table(screen, [self._activity(one) for one in found.activities])
             self._draw_errors(screen)
+        if found.children:
+            screen.say(("children", "dim"), indent=2)
+            self._draw_table(screen, [self._child(one) for one in found.children])
         if found.timers:
             screen.say(("timers", "dim"), indent=2)
             self._draw_table(screen, [self._timer(one) for one in found.timers])
@@ -95,6 +104,8 @@ class _View:
             ("input", self._input()),
             ("run", f"{found.run_id}, {found.history_events} events"),
         ]
+        if found.parent is not None:
+            facts.append(("parent", found.parent))
         if found.code:
             facts.append(("code", f"{found.code}, Python {found.python}"))
         if self._is_open:
@@ -174,6 +185,15 @@ class _View:
             if one.last_error:
                 error = cropped(one.last_error, _ERROR_CHARS_MAX)
                 screen.say((f"{one.name}: ", "dim"), (error, "yellow"), indent=4)
+
+    def _child(self, one: PendingChild) -> list[Cell]:
+        waited = span((self.today - one.scheduled_at).total_seconds())
+        return [
+            f"    {one.workflow_id}",
+            one.name,
+            (f"for {waited}", "dim"),
+            (one.where, "dim"),
+        ]
 
     def _timer(self, one: PendingTimer) -> list[Cell]:
         left = (one.due_at - self.today).total_seconds()

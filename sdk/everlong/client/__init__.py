@@ -11,6 +11,7 @@ from everlong.client._views import (
     HistoryEvent,
     Page,
     PendingActivity,
+    PendingChild,
     PendingTimer,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "HistoryEvent",
     "Page",
     "PendingActivity",
+    "PendingChild",
     "PendingTimer",
     "PublishedItem",
     "UpdateHandle",

@@ -458,6 +458,7 @@ class WorkflowHandle(Generic[R]):
         assert isinstance(result, MessageResult)
         self._require_accepted(result)
         self._engine.terminated(result.execution_id, result.run_id, event)
+        self._engine.mail_arrived()  # Of whoever waits for it, and of its children.
 
     async def resume(self) -> None:
         """Let a blocked run be tried again, after its code was fixed. A running one is left alone.

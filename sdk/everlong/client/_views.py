@@ -38,6 +38,7 @@ __all__ = [
     "HistoryEvent",
     "Page",
     "PendingActivity",
+    "PendingChild",
     "PendingTimer",
     "describe",
     "instant",
@@ -116,6 +117,18 @@ class PendingTimer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PendingChild:
+    """A child whose end is not recorded yet."""
+
+    child_id: int
+    name: str
+    workflow_id: str
+    on_parent_close: str
+    scheduled_at: datetime
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionDescription(ExecutionSummary):
     """Everything about one execution as it stands in the store."""
 
@@ -136,6 +149,10 @@ class ExecutionDescription(ExecutionSummary):
     hosted: bool
     """Whether a living worker hosts its type; a run without one waits."""
     lost_in_a_row: int
+    parent: str | None = None
+    """The workflow id of the execution whose child this is."""
+    children: tuple[PendingChild, ...] = ()
+    """Those of this run that are not known to have ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +196,17 @@ def describe(
         PendingTimer(timer_id=one.timer_id, due_at=instant(one.due_us), where=one.where)
         for one in state.timers.values()
     )
+    children = tuple(
+        PendingChild(
+            child_id=number,
+            name=one.scheduled.workflow,
+            workflow_id=one.scheduled.target,
+            on_parent_close=one.scheduled.on_parent_close,
+            scheduled_at=instant(one.at_us),
+            where=one.scheduled.where,
+        )
+        for number, one in state.children.items()
+    )
     rejected = [one.event.signal for one in loaded.history if isinstance(one.event, SignalRejected)]
     received = [one.event.signal for one in loaded.history if isinstance(one.event, SignalReceived)]
     started = state.started
@@ -198,6 +226,8 @@ def describe(
         owner=owner,
         hosted=hosted,
         lost_in_a_row=loaded.row.losses,
+        parent=None if started is None else started.parent,
+        children=children if loaded.row.status.is_open else (),
     )
 
 
@@ -328,6 +358,7 @@ def _attempt(row: AttemptRow) -> Attempt:
     )
 
 
+_IDS = frozenset({"previous_run", "run", "execution"})
 _PAYLOADS = frozenset({"arguments", "result", "payload", "value"})
 
 
@@ -345,16 +376,18 @@ def _fields(event: Any) -> dict[str, Any]:
                     for name in value.__slots__
                     if getattr(value, name) != getattr(ActivityOptions(), name)
                 }
+        elif one.name == "result" and not value:
+            continue  # Of a child that has none.
         elif one.name in _PAYLOADS:
             shown[one.name] = plain(value)
         elif one.name.endswith("_us") and value is not None and one.name.startswith("due"):
             shown["due_at"] = instant(value)
-        elif one.name == "previous_run" and value is not None:
+        elif one.name in _IDS and value is not None:
             shown[one.name] = id_text(value)
         elif one.name == "carried":
             if value:
                 shown[one.name] = [[name, plain(payload)] for name, payload in value]
-        elif value not in (None, "", ()):
+        elif value not in (None, "", (), b""):
             shown[one.name] = value
     return shown
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
+from everlong.worker._outgoing import Sender
 from everlong.worker._owned import OwnedRun, Step
 from everlong.worker._updates import answers_of
 from everlong_engine import (
@@ -21,6 +22,7 @@ from everlong_engine import (
     ItemRow,
     NewRun,
     NextRun,
+    Outgoing,
     RunCancelled,
     RunCompleted,
     RunContinuedAsNew,
@@ -64,6 +66,7 @@ class Appends:
         self._worker_id = worker_id
         self._workflows = workflows
         self._reserve = reserve
+        self._sender = Sender(engine, records, _PYTHON)
 
     def of_step(self, run: OwnedRun, step: Step, at_us: int) -> Append:
         """An input with its decisions. The run is then ahead of its commit by them.
@@ -121,6 +124,7 @@ class Appends:
             closing=closing,
             answers=told,
             items=tuple(items),
+            outgoing=self._sender.outgoing(run, decisions),
         )
 
     def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
@@ -141,6 +145,7 @@ class Appends:
         closing: Closing | None,
         answers: tuple[tuple[str, bytes], ...] = (),
         items: tuple[ItemRow, ...] = (),
+        outgoing: tuple[Outgoing, ...] = (),
     ) -> Append:
         base = run.next_seq
         run.next_seq = base + len(rows)
@@ -170,6 +175,7 @@ class Appends:
             not run.suspects,
             answers,
             items,
+            outgoing,
         )
 
     def _following(self, run: OwnedRun, event: RunContinuedAsNew) -> NextRun:
@@ -190,6 +196,7 @@ class Appends:
             carried=event.carried,
             cancel_requested=run.code.cancel_requested,
             published=run.code.published,
+            parent=before.parent,
         )
         self._engine.ids.follow(run.run_id)
         new = NewRun(

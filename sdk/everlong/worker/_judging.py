@@ -12,17 +12,23 @@ from everlong_engine import (
     ActivityFailed,
     ActivityLost,
     ActivityTimedOut,
+    ChildClosed,
+    ChildStarted,
+    ChildStartFailed,
+    ExternalAnswered,
     Input,
     SignalReceived,
     SignalRejected,
     TimerFired,
+    id_text,
 )
 
 __all__ = ["is_stale", "judged"]
 
 
 def is_stale(code: WorkflowRun, event: Input) -> bool:
-    """An outcome or a timer that lost its race against a cancellation."""
+    """An outcome or a timer that lost its race against a cancellation, or an answer for a run
+    that has begun anew since."""
     match event:
         case (
             ActivityCompleted()
@@ -34,6 +40,8 @@ def is_stale(code: WorkflowRun, event: Input) -> bool:
             return not code.is_open(event.activity_id)
         case TimerFired():
             return not code.is_pending(event.timer_id)
+        case ChildStarted() | ChildStartFailed() | ChildClosed() | ExternalAnswered():
+            return id_text(event.run) != code.run_id or not code.others.is_open(event)
         case _:
             return False
 

@@ -184,7 +184,7 @@ class RunKeeper:
                 self.cache.hold(run)
                 self.timers.watch_timeouts(run, started, now_us)
                 on_result(result)
-                self._settle(run, step, AppendResult())
+                self._settle(run, step, AppendResult(delivered=result.delivered))
             else:
                 # An error may have come behind the commit: then it is ours, and nobody's here.
                 self.loading.in_doubt |= isinstance(result, StoreError)
@@ -343,6 +343,8 @@ class RunKeeper:
             logger.debug("%s: %s; driving again", run.workflow_id, result.refusal.value)
             self.loading.reload(run)
             return
+        if result.delivered:
+            self.engine.mail_arrived()
         run.inflight.popleft()
         one = step.incoming
         if one.position is not None:
@@ -391,7 +393,7 @@ class RunKeeper:
             case _ if type(decision) in CLOSING:
                 self._closed(run, decision)  # type: ignore[arg-type]
             case _:
-                pass  # Side effects and patches have no effect outside.
+                pass  # No effect outside, or one that was part of the commit.
 
     def _closed(self, run: OwnedRun, event: Closing) -> None:
         leftovers = list(run.mailbox)

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from everlong_engine.model.codec import checksum
-from everlong_engine.model.runs import AttemptRow, ItemRow, MailRow, RunRow, RunStatus, WorkerRow
+from everlong_engine.model.runs import (
+    AttemptRow,
+    ItemRow,
+    Link,
+    MailRow,
+    RunRow,
+    RunStatus,
+    WorkerRow,
+)
 from everlong_engine.model.writes import HistoryRow, Target
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.tables import Index, Journal, Table
@@ -101,6 +109,7 @@ class MemoryData:
         self.users_of_blob = Index[tuple[bytes, bytes], bool](lambda key, _: key[1])
         self.blob_uses = Table(journal, self.blobs_of_owner, self.users_of_blob)
 
+        self._make_links(journal)
         self.workers = Table[bytes, HostingWorker](journal)
         self.questions = Table[bytes, AskedQuestion](journal)
 
@@ -109,6 +118,12 @@ class MemoryData:
         self.commits = 0
         """Transactions that changed something."""
         self.owner: View | None = None
+
+    def _make_links(self, journal: Journal) -> None:
+        """Who waits for whose end, by (execution, run that waits, its number)."""
+        self.links_to = Index[tuple[bytes, bytes, int], Link](lambda key, _: key[0])
+        self.links_from = Index[tuple[bytes, bytes, int], Link](lambda _, link: link.waiter_id)
+        self.links = Table(journal, self.links_to, self.links_from)
 
     @property
     def before_row(self) -> Callable[[], None] | None:

@@ -44,6 +44,7 @@ from everlong_engine.store.memory.messages import (
     terminate_run,
     wake_for_mail,
 )
+from everlong_engine.store.memory.outgoing import send_all
 
 __all__ = ["apply_group"]
 
@@ -54,7 +55,12 @@ def apply_group(data: MemoryData, writes: Sequence[Write]) -> list[WriteResult]:
     """Apply every write; results in the order of the writes."""
     results: list[WriteResult] = [None] * len(writes)
     turns = [_turn(write) for write in writes]
-    for at in sorted(range(len(writes)), key=turns.__getitem__):
+    order = sorted(range(len(writes)), key=turns.__getitem__)
+    first = [at for at in order if turns[at] <= _APPEND_TURN]
+    for at in first:
+        results[at] = _apply(data, writes[at])
+    send_all(data, writes, results, start_run)
+    for at in order[len(first) :]:
         results[at] = _apply(data, writes[at])
     return results
 
@@ -136,7 +142,7 @@ def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
     run = start.run
     own = data.runs.get(run.run_id)
     if own is not None:  # This very start was done before, and its answer lost.
-        return _taken(own, created=True)
+        return _taken(own, created=True, repeated=True)
     same = None if run.request_id is None else _same_request(data, run, run.request_id)
     if same is not None:
         return same
@@ -174,9 +180,22 @@ def _same_request(data: MemoryData, run: NewRun, request_id: str) -> StartResult
 
 
 def _taken(
-    row: RunRow, *, same_request: bool = False, refused: bool = False, created: bool = False
+    row: RunRow,
+    *,
+    same_request: bool = False,
+    refused: bool = False,
+    created: bool = False,
+    repeated: bool = False,
 ) -> StartResult:
-    return StartResult(created, row.run_id, row.execution_id, row.status, same_request, refused)
+    return StartResult(
+        created,
+        row.run_id,
+        row.execution_id,
+        row.status,
+        same_request,
+        refused,
+        repeated=repeated,
+    )
 
 
 def _row(
@@ -223,7 +242,8 @@ def append_events(data: MemoryData, append: Append) -> AppendResult:
     refusal = _refusal(data, append)
     if refusal is None:
         return _accept(data, append)
-    return AppendResult() if _was_done(data, append) else AppendResult(refusal)
+    done = _was_done(data, append)
+    return AppendResult(repeated=True) if done else AppendResult(refusal)
 
 
 def _refusal(data: MemoryData, append: Append) -> Refusal | None:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from everlong_engine.model.codec import checksum
 from everlong_engine.model.runs import Probation, RunRow, RunStatus
 from everlong_engine.model.writes import (
     Answer,
@@ -16,7 +15,8 @@ from everlong_engine.model.writes import (
     Terminate,
 )
 from everlong_engine.store.interface import Question
-from everlong_engine.store.memory.data import AskedQuestion, MemoryData, StoredEvent
+from everlong_engine.store.memory.data import AskedQuestion, MemoryData
+from everlong_engine.store.memory.links import close_now, ended
 
 __all__ = [
     "answer_mail",
@@ -106,24 +106,9 @@ def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
             and last.append_id == terminate.append_id
         )
         return MessageResult(run.status, run.run_id, run.execution_id, duplicate=done)
-    seq, kind, body = run.next_seq, terminate.row_kind, terminate.row_body
-    closed = replace(
-        run,
-        status=terminate.status,
-        closed_us=terminate.now_us,
-        next_seq=seq + 1,
-        lease_token=run.lease_token + 1,
-        owner=None,
-        wake_us=None,
-        probation=Probation.NONE,
-        reason=None,
-    )
-    data.runs.put(run.run_id, closed)
-    row = (seq, kind, terminate.now_us, body, checksum(seq, kind, body))
-    data.history.put((run.run_id, seq), StoredEvent(row, terminate.append_id))
-    data.forget_mail(run.execution_id)
-    if run.owner is not None:
-        data.put_mail(run.execution_id, kind, body, None)
+    kind, body, now_us = terminate.row_kind, terminate.row_body, terminate.now_us
+    seq = close_now(data, run, kind, body, terminate.status, now_us, terminate.append_id)
+    ended(data, run, seq, kind, body, now_us)
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position=seq)
 
 

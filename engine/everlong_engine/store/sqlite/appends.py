@@ -12,6 +12,7 @@ from everlong_engine.store.sqlite.statements import SQL, execute_rows
 __all__ = ["ACCEPTED", "FENCED", "MAIL", "append_all", "history_values", "item_values"]
 
 ACCEPTED: Final = AppendResult()
+DONE: Final = AppendResult(repeated=True)
 FENCED: Final = AppendResult(Refusal.FENCED)
 MAIL: Final = AppendResult(Refusal.MAIL)
 
@@ -48,7 +49,7 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
         append_all(tx, again, results)
     for at, append in appends:
         if results[at] is not ACCEPTED and _was_done(tx, append, results[at]):
-            results[at] = ACCEPTED
+            results[at] = DONE
 
 
 def _was_done(tx: Connection, append: Append, result: WriteResult) -> bool:

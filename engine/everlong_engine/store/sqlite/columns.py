@@ -174,6 +174,17 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _number("answered", 0, 1).or_null(),
         _bytes("answer").or_null(),
     ),
+    "links": (
+        _SHARD,
+        _id("execution_id"),
+        _id("waiter_run"),
+        _number("number", 1),
+        _id("waiter_id"),
+        _text("namespace"),
+        _text("workflow_id"),
+        _text("waiter"),
+        Column("on_parent_close", (str,), 0, len("terminate")),
+    ),
 }
 """Every table, with its columns in their order."""
 
@@ -188,6 +199,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "blob_uses": ("shard", "owner_id", "digest"),
     "workers": ("worker_id",),
     "questions": ("question_id",),
+    "links": ("shard", "execution_id", "waiter_run", "number"),
 }
 """What names a row of each table."""
 

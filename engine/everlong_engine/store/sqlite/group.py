@@ -36,6 +36,7 @@ from everlong_engine.store.sqlite.messages import (
     resume_run,
     terminate_run,
 )
+from everlong_engine.store.sqlite.outgoing import send_all
 from everlong_engine.store.sqlite.starts import start_runs
 from everlong_engine.store.sqlite.statements import SQL
 
@@ -80,6 +81,7 @@ def _apply(tx: Connection, writes: Sequence[Write]) -> list[WriteResult]:
         start_runs(tx, starts, results)
     if appends:
         append_all(tx, appends, results)
+    send_all(tx, writes, results)
     if len(starts) + len(appends) < len(writes):
         releases: list[tuple[int, Release]] = []
         for at, write in enumerate(writes):

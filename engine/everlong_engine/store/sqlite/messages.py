@@ -2,7 +2,6 @@
 
 from sqlite3 import Connection
 
-from everlong_engine.model.codec import checksum
 from everlong_engine.model.runs import RunRow
 from everlong_engine.model.writes import (
     Answer,
@@ -14,8 +13,9 @@ from everlong_engine.model.writes import (
     Resume,
     Terminate,
 )
+from everlong_engine.store.sqlite.links import any_link, close_now, ended
 from everlong_engine.store.sqlite.rows import latest_run, put_answers, put_mail
-from everlong_engine.store.sqlite.statements import SQL, execute_rows
+from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
     "answer_mail",
@@ -84,26 +84,10 @@ def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
     if not row.status.is_open:
         done = _was_terminated_by(tx, row, terminate)
         return MessageResult(row.status, row.run_id, row.execution_id, duplicate=done)
-    seq: int = tx.execute(
-        SQL["terminate_run"],
-        (int(terminate.status), terminate.now_us, row.shard, row.run_id),
-    ).fetchone()[0]
     kind, body = terminate.row_kind, terminate.row_body
-    values = (
-        row.shard,
-        row.run_id,
-        seq,
-        kind,
-        terminate.now_us,
-        body,
-        checksum(seq, kind, body),
-        terminate.append_id,
-    )
-    execute_rows(tx, "insert_history", [values])
-    tx.execute(SQL["forget_mail"], (row.shard, row.execution_id))
-    if row.owner is not None:
-        # A notice for the owner, so that it drops the run at once and not at its next append.
-        put_mail(tx, row.shard, row.execution_id, kind, body, None)
+    seq = close_now(tx, row, kind, body, terminate.status, terminate.now_us, terminate.append_id)
+    if any_link(tx):
+        ended(tx, row, seq, kind, body, terminate.now_us)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position=seq)
 
 

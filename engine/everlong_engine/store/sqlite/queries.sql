@@ -412,3 +412,45 @@ SELECT digest FROM blobs AS b WHERE NOT EXISTS
 -- References of what is neither a run nor an execution.
 SELECT DISTINCT owner_id FROM blob_uses
 WHERE owner_id NOT IN (SELECT run_id FROM runs) AND owner_id NOT IN (SELECT execution_id FROM runs);
+
+-- name: any_link
+-- Whether any execution has to do with another one: the cheap first look before an end.
+SELECT 1 FROM links LIMIT 1;
+
+-- name: put_link
+-- An execution is waited for.
+INSERT INTO links (shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id,
+                   waiter, on_parent_close)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: links_to
+-- Who waits for an execution.
+SELECT shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id, waiter,
+       on_parent_close
+FROM links WHERE shard = ? AND execution_id = ? ORDER BY waiter_run, number;
+
+-- name: links_from
+-- Whom an execution waits for, and its children.
+SELECT shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id, waiter,
+       on_parent_close
+FROM links WHERE shard = ? AND waiter_id = ? ORDER BY waiter_run, number;
+
+-- name: link_at
+-- What a run waits for under one of its numbers.
+SELECT shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id, waiter,
+       on_parent_close
+FROM links WHERE shard = ? AND waiter_id = ? AND waiter_run = ? AND number = ?;
+
+-- name: forget_links_to
+-- It has ended, and who waited has been told.
+DELETE FROM links WHERE shard = ? AND execution_id = ?;
+
+-- name: forget_links_from
+-- It has ended, and its children have what follows from that.
+DELETE FROM links WHERE shard = ? AND waiter_id = ?;
+
+-- name: idle_links
+-- Links of executions that have ended or were never there.
+SELECT execution_id, waiter_id FROM links
+WHERE execution_id NOT IN (SELECT execution_id FROM runs WHERE status < 10)
+   OR waiter_id NOT IN (SELECT execution_id FROM runs WHERE status < 10);

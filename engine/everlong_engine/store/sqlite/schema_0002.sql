@@ -18,3 +18,18 @@ CREATE TRIGGER published_never_changes BEFORE UPDATE ON published
 BEGIN
     SELECT RAISE(ABORT, 'published items are append-only');
 END;
+
+-- Who waits for the end of an execution, and whose child it is. A row goes with the end of either.
+CREATE TABLE links (
+    shard           INTEGER NOT NULL,
+    execution_id    BLOB    NOT NULL,
+    waiter_run      BLOB    NOT NULL,
+    number          INTEGER NOT NULL,
+    waiter_id       BLOB    NOT NULL,
+    namespace       TEXT    NOT NULL,
+    workflow_id     TEXT    NOT NULL,
+    waiter          TEXT    NOT NULL,
+    on_parent_close TEXT    NOT NULL,
+    PRIMARY KEY (shard, execution_id, waiter_run, number)
+) WITHOUT ROWID;
+CREATE INDEX links_of_waiter ON links (shard, waiter_id, waiter_run, number);

@@ -97,7 +97,7 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
         return None
     own = read_run(tx, run.shard, run.run_id)
     if own is not None:  # This very start was done before, and its answer lost.
-        return _found(own, created=True)
+        return _found(own, created=True, repeated=True)
     if latest.status.is_open:
         if start.if_open == "use" and run.request_id is not None:
             name = name_of_start(run.request_id)
@@ -120,7 +120,7 @@ def _same_request(tx: Connection, run: NewRun, request_id: str) -> StartResult |
     if began is not None:
         row = run_row(began)
         its_own = row.run_id == run.run_id  # Done before, as below.
-        return _found(row, created=its_own, same_request=not its_own)
+        return _found(row, created=its_own, same_request=not its_own, repeated=its_own)
     by_name = (*key, name_of_start(request_id))
     used = fetch_one(tx, SQL["user_of_request"], by_name, run.workflow_id)
     if used is None:
@@ -132,6 +132,19 @@ def _same_request(tx: Connection, run: NewRun, request_id: str) -> StartResult |
 
 
 def _found(
-    row: RunRow, *, same_request: bool = False, refused: bool = False, created: bool = False
+    row: RunRow,
+    *,
+    same_request: bool = False,
+    refused: bool = False,
+    created: bool = False,
+    repeated: bool = False,
 ) -> StartResult:
-    return StartResult(created, row.run_id, row.execution_id, row.status, same_request, refused)
+    return StartResult(
+        created,
+        row.run_id,
+        row.execution_id,
+        row.status,
+        same_request,
+        refused,
+        repeated=repeated,
+    )

@@ -85,6 +85,7 @@ def _problems(tx: Connection) -> Iterator[Problem]:
     yield from _of_mail(tx)
     yield from _of_published(tx)
     yield from _of_orphans(tx)
+    yield from _of_links(tx)
     for (shard, run_id), values in _rows(tx, "runs"):
         yield from _of_run(tx, shard, run_id, values)
 
@@ -246,6 +247,12 @@ def _of_published(tx: Connection) -> Iterator[Problem]:
         if checksum(number, CODES[ItemPublished], payload) != stored:
             text = f"item {number} of the output channel {name!r:.100} has a wrong checksum"
             yield Problem(execution_id, text)
+
+
+def _of_links(tx: Connection) -> Iterator[Problem]:
+    for waited_for, waiter in tx.execute(SQL["idle_links"]).fetchall():
+        text = f"a link between {named(waited_for)} and {named(waiter)}: one of both is not open"
+        yield Problem(as_id(waiter), text)
 
 
 def _of_orphans(tx: Connection) -> Iterator[Problem]:
