@@ -17,6 +17,9 @@ from everlong_engine.model.events import (
     RunFailed,
     RunStarted,
     RunTerminated,
+    UpdateCompleted,
+    UpdateFailed,
+    UpdateReceived,
 )
 from everlong_engine.model.runs import LoadedRun, RunRow, RunStatus
 from everlong_engine.store.interface import RunFilter, Store
@@ -148,6 +151,12 @@ class Judge:
         got = journal.letters_of(execution_id, unpack)
         for text in sorted({one for one in got if got.count(one) > 1}):
             journal.must(False, f"{name}: letter {text} was delivered twice: {got}")
+        wished = _wishes_of(runs)
+        for text in sorted({one for one in wished if wished.count(one) > 1}):
+            journal.must(False, f"{name}: wish {text} was performed twice")
+        for text in wished:
+            refused = text.startswith(language.REFUSED)
+            journal.must(not refused, f"{name}: wish {text} was refused, and performed")
         match last.closing:
             case RunCompleted() as closing:
                 self._look_at_result(runs, unpack(closing.result), got)
@@ -207,6 +216,8 @@ class Judge:
             journal.must(False, f"{what} was acknowledged, and its execution is not there")
         elif one.errand.what == "letter":
             self._look_at_letter(one.execution_id, one.errand.text)
+        elif one.errand.what == "wish":
+            self._look_at_wish(runs, one)
         elif one.errand.what == "cancel":
             journal.must(
                 any(book.cancels for book in runs)
@@ -219,6 +230,33 @@ class Judge:
                 isinstance(runs[-1].closing, RunTerminated),
                 f"{what} was acknowledged, and it did not end so",
             )
+
+    def _look_at_wish(self, runs: Sequence[RunBook], one: "Acknowledged") -> None:
+        """An update ends once, as its sender was told."""
+        text, answer = one.errand.text, one.answer
+        events = [event for book in runs for _, event in book.events]
+        received = sum(isinstance(e, UpdateReceived) and e.update_id == text for e in events)
+        ends = [
+            event
+            for event in events
+            if isinstance(event, UpdateCompleted | UpdateFailed) and event.update_id == text
+        ]
+        match answer:
+            case "UpdateRejected":
+                self._world.reached("wish refused")
+                right = text.startswith(language.REFUSED) and not received
+            case "WorkflowClosed":
+                right = not received
+            case "UpdateUnfinished":
+                self._world.reached("wish unfinished")
+                right = received == 1 and not ends
+            case _:
+                self._world.reached("wish granted")
+                results = [unpack(end.result) for end in ends if isinstance(end, UpdateCompleted)]
+                done = self._world.ledger.done[f"wish {text}"]
+                right = results == [answer] and done > 0
+        name = one.errand.workflow_id
+        self._journal.must(right, f"{name}: wish {text} was answered {answer}; recorded: {ends}")
 
     def _look_at_letter(self, execution_id: bytes, text: str) -> None:
         journal = self._journal
@@ -263,6 +301,15 @@ class Judge:
             for one in sender.acknowledged
             if one.execution_id == execution_id and one.errand.what == "letter"
         ]
+
+
+def _wishes_of(runs: Sequence[RunBook]) -> list[str]:
+    return [
+        event.update_id
+        for book in runs
+        for _, event in book.events
+        if isinstance(event, UpdateReceived)
+    ]
 
 
 def _was_asked_to_end(book: RunBook) -> bool:

@@ -26,12 +26,15 @@ from everlong import (
     Query,
     Retry,
     Signal,
+    Update,
     activity,
+    all_handlers_finished,
     checkpoint,
     heartbeat,
     info,
     patched,
     side_effect,
+    wait_condition,
     workflow,
 )
 
@@ -49,6 +52,7 @@ __all__ = [
     "random_program",
     "received_by",
     "stage",
+    "wishes",
     "wrong",
 ]
 
@@ -186,6 +190,9 @@ Result: TypeAlias = Any
 """A step's result: a text, or a list of such."""
 
 letters: Signal[str] = Signal("simulation.letters", str)
+wishes: Update[str] = Update("simulation.wishes", str)
+REFUSED: Final = "no"
+"""How a wish begins that its validator refuses."""
 position: Query[int] = Query("simulation.position", int)
 
 
@@ -233,6 +240,15 @@ async def carry_out(
     def _() -> int:  # pyright: ignore[reportUnusedFunction]
         return len(results)
 
+    @wishes.handler
+    async def _(wish: str) -> str:  # pyright: ignore[reportUnusedFunction]
+        return await act(f"wish {wish}", 0.3, 0, "plain")
+
+    @wishes.validator
+    def _(wish: str) -> None:  # pyright: ignore[reportUnusedFunction]
+        if wish.startswith(REFUSED):
+            raise ValueError(wish)
+
     try:
         for index in range(done, len(program)):
             step = program[index]
@@ -244,6 +260,8 @@ async def carry_out(
     except asyncio.CancelledError:
         await act("cleanup", 0.2, 0, "plain")
         raise
+    if len(program) % 2:  # The others leave in a hurry.
+        await wait_condition(all_handlers_finished)
     return results
 
 

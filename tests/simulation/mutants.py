@@ -22,6 +22,7 @@ from everlong.worker._judging import is_stale
 from everlong.worker._keeper import RunKeeper
 from everlong.worker._leaving import RunReleaser
 from everlong.worker._loading import RunLoader
+from everlong.worker._updates import UpdateDesk
 from everlong_engine.machine import retries, takeover
 from everlong_engine.operations.group_commit import GroupCommit
 from everlong_engine.store.sqlite import appends, group, leases, messages, starts, statements
@@ -333,8 +334,8 @@ MUTANTS: Final = (
         "a run that is over at once asks for no workflow id",
         Edit(
             starts._has_conditions,  # pyright: ignore[reportPrivateUsage]
-            "over_at_once or start.if_closed",
-            "start.if_closed",
+            "over_at_once or conditions",
+            "conditions",
         ),
     ),
     # -------------------------------------------------------------------------------- checkpoints
@@ -353,6 +354,32 @@ MUTANTS: Final = (
             "arguments=event.arguments",
             "arguments=before.arguments",
         ),
+    ),
+    # ------------------------------------------------------------------------------------- updates
+    _mutant(
+        "an update that its validator refuses is performed",
+        Edit(UpdateDesk.refuses, "run.code.updates.judge(event)", "pass"),
+    ),
+    _mutant(
+        "an update that is refused stays in the inbox",
+        Edit("refuse_mail", "DELETE FROM inbox", "UPDATE inbox SET position = position"),
+    ),
+    _mutant(
+        "the end of an update is not stored for its sender",
+        Edit(
+            appends._accept,  # pyright: ignore[reportPrivateUsage]
+            "if append.answers:",
+            "if False:",
+        ),
+    ),
+    _mutant(
+        "an update that is sent again is performed again",
+        Edit(
+            messages._was_accepted,  # pyright: ignore[reportPrivateUsage]
+            "return True",
+            "return not message.request_id.startswith(chr(1))",
+        ),
+        Edit("insert_request", "INSERT INTO", "INSERT OR REPLACE INTO"),
     ),
     # -------------------------------------------------------------------------------------- replay
     _mutant(

@@ -66,6 +66,7 @@ class Errand:
         "poison",
         "letter",
         "garbage",
+        "wish",
         "cancel",
         "terminate",
         "query",
@@ -73,7 +74,8 @@ class Errand:
         "list",
         "result",
     ]
-    """`poison` starts what nobody can decode; `garbage` is a letter that nobody can."""
+    """`wish` is an update. `poison` starts what nobody can decode; `garbage` is a letter that
+    nobody can."""
     workflow_id: str
     text: str = ""
     """What a letter says; the request id of a start that has one."""
@@ -155,7 +157,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         fresh=bool(needs_new_code) or steal or later.random() < 0.4,
         rates=_rates(_chance(seed, "rates")),
         programs=programs,
-        errands=tuple(_errands(_chance(seed, f"sender {n}"), names, n) for n in range(senders)),
+        errands=tuple(_all_errands(seed, names, n) for n in range(senders)),
         mishaps=mishaps,
         bombs=bombs,
         mistakes=mistakes,
@@ -195,6 +197,18 @@ def _mishaps(chance: Random) -> tuple[Mishap, ...]:
         for _ in range(chance.randrange(9))
     ]
     return tuple(sorted(made, key=lambda one: one.at_s))
+
+
+def _all_errands(seed: int, names: list[str], sender: int) -> tuple[Errand, ...]:
+    made = list(_errands(_chance(seed, f"sender {sender}"), names, sender))
+    if _chance(seed, "wishes").random() < 0.5:
+        chance = _chance(seed, f"wishes of {sender}")
+        for number in range(chance.randrange(6)):
+            text = f"{chance.choice(('', '', '', 'no'))}{sender}:{number}"
+            after_s = chance.choice((0.0, 0.0, 0.2, 1.0))
+            wish = Errand(after_s, "wish", chance.choice(names), text)
+            made.insert(1 + chance.randrange(len(made)), wish)
+    return tuple(made)
 
 
 def _errands(chance: Random, names: list[str], sender: int) -> tuple[Errand, ...]:

@@ -14,6 +14,9 @@ from everlong import (
     QueryFailed,
     StoreError,
     StoreOwned,
+    UpdateFailed,
+    UpdateRejected,
+    UpdateUnfinished,
     Worker,
     WorkflowAlreadyStarted,
     WorkflowCancelled,
@@ -25,7 +28,7 @@ from everlong import (
     WorkflowTimedOut,
 )
 from everlong_engine import Engine, RunStarted, SignalReceived
-from tests.simulation.language import act, carry_out, letters, position
+from tests.simulation.language import act, carry_out, letters, position, wishes
 from tests.simulation.plan import Errand
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ class Acknowledged:
     sent_us: int
     """When it was sent first."""
     acknowledged_us: int
+    answer: str = ""
+    """What a wish came to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +188,7 @@ class Sender:
                 self.world.reached(f"client told: {type(error).__name__}")
                 return
             except (QueryFailed, TimeoutError):
-                self.world.reached("query not answered")
+                self.world.reached(f"{errand.what} not answered")
                 return
             except EverlongError as error:
                 self.world.reached(f"client told: {type(error).__name__}")
@@ -264,6 +269,9 @@ class Sender:
             case "garbage":
                 event = SignalReceived(letters.name, _GARBAGE)
                 await execution._send(event, request)  # pyright: ignore[reportPrivateUsage]
+            case "wish":
+                self._acknowledge(process, errand, execution, await _wish(execution, errand))
+                return
             case "cancel":
                 await execution.cancel("simulated", request_id=request)
             case _:
@@ -290,12 +298,23 @@ class Sender:
             if runs[0].workflow_id == workflow_id
         )
 
-    def _acknowledge(self, process: "Process", errand: Errand, handle: WorkflowHandle[Any]) -> None:
+    def _acknowledge(
+        self, process: "Process", errand: Errand, handle: WorkflowHandle[Any], answer: str = ""
+    ) -> None:
         execution_id = handle._execution_id  # pyright: ignore[reportPrivateUsage]
         assert execution_id is not None
         self.world.told(process, f"acknowledged: {errand.what} {errand.workflow_id} {errand.text}")
         self.world.reached(f"acknowledged: {errand.what}")
         now_us = self.world.schedule.now_us
         self.acknowledged.append(
-            Acknowledged(errand, self.number, execution_id, self._sent_us, now_us)
+            Acknowledged(errand, self.number, execution_id, self._sent_us, now_us, answer)
         )
+
+
+async def _wish(execution: WorkflowHandle[Any], errand: Errand) -> str:
+    """What came of it: a result, or the name of what it met. TimeoutError is no answer."""
+    try:
+        async with asyncio.timeout(8.0):
+            return await execution.update(wishes, errand.text, update_id=errand.text)
+    except (UpdateRejected, UpdateFailed, UpdateUnfinished, WorkflowClosed) as error:
+        return type(error).__name__
