@@ -28,7 +28,7 @@ number = Signal("others-number", int)
 both_caches = pytest.mark.parametrize("cache_size", [1000, 0])
 
 
-@workflow
+@workflow(name="collects_elsewhere")
 async def collects(count: int) -> list[int]:
     return [await number.receive() for _ in range(count)]
 
