@@ -5,6 +5,7 @@ SDK, version by version.
 """
 
 from everlong_engine.engine import Engine
+from everlong_engine.machine.elsewhere import elsewhere_limit
 from everlong_engine.machine.probation import hold_us, is_suspect, trial_us, watch_us
 from everlong_engine.machine.retries import may_repeat_lost, next_delay_us, retry_failed
 from everlong_engine.machine.state import OpenActivity, OpenChild, RunState, fold
@@ -76,6 +77,7 @@ from everlong_engine.model.requests import (
     child_request_id,
     is_request_id,
     name_of_company,
+    name_of_report,
     name_of_update,
 )
 from everlong_engine.model.runs import (
@@ -98,6 +100,7 @@ from everlong_engine.model.writes import (
     Ask,
     Attached,
     AwaitEnd,
+    Beat,
     CancelChild,
     ForgetMail,
     HistoryRow,
@@ -105,9 +108,12 @@ from everlong_engine.model.writes import (
     Message,
     MessageResult,
     NextRun,
+    NotTaken,
     Outgoing,
     Refusal,
     Release,
+    Report,
+    ReportResult,
     Resume,
     SendTo,
     StartChild,
@@ -142,6 +148,7 @@ __all__ = [
     "AttemptRow",
     "AttemptState",
     "AwaitEnd",
+    "Beat",
     "Blobs",
     "CancelChild",
     "CancelRequested",
@@ -174,6 +181,7 @@ __all__ = [
     "MessageResult",
     "NewRun",
     "NextRun",
+    "NotTaken",
     "Numbers",
     "OnCancel",
     "OnParentClose",
@@ -187,6 +195,8 @@ __all__ = [
     "Recorded",
     "Refusal",
     "Release",
+    "Report",
+    "ReportResult",
     "Resume",
     "Retry",
     "RunCancelled",
@@ -222,6 +232,7 @@ __all__ = [
     "checksum",
     "child_request_id",
     "decode_event",
+    "elsewhere_limit",
     "encode_event",
     "fold",
     "hold_us",
@@ -233,6 +244,7 @@ __all__ = [
     "limits",
     "may_repeat_lost",
     "name_of_company",
+    "name_of_report",
     "name_of_update",
     "next_delay_us",
     "pack",

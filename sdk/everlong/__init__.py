@@ -6,7 +6,7 @@ any crash. Everything that users need is here, and nothing else is public.
 
 from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._script import run
-from everlong.activity import Activity, activity, heartbeat
+from everlong.activity import Activity, activity, complete_later, heartbeat
 from everlong.channels import Output, Query, Signal, Update, publish
 from everlong.children import ChildHandle, ChildWorkflow, ExternalHandle
 from everlong.client import (
@@ -26,6 +26,7 @@ from everlong.client import (
 from everlong.exceptions import (
     ActivityError,
     ActivityLost,
+    ActivityNotOpen,
     ActivityTimeout,
     ApplicationError,
     CompensationFailed,
@@ -35,6 +36,7 @@ from everlong.exceptions import (
     ForbiddenCall,
     ForeignFile,
     InvalidArguments,
+    InvalidToken,
     MissingKey,
     NetworkFileSystem,
     NewerSchema,
@@ -90,6 +92,7 @@ __all__ = [
     "ActivityError",
     "ActivityInfo",
     "ActivityLost",
+    "ActivityNotOpen",
     "ActivityTimeout",
     "ApplicationError",
     "Attempt",
@@ -107,6 +110,7 @@ __all__ = [
     "ForeignFile",
     "HistoryEvent",
     "InvalidArguments",
+    "InvalidToken",
     "MapFailure",
     "MapResult",
     "MissingKey",
@@ -157,6 +161,7 @@ __all__ = [
     "activity",
     "all_handlers_finished",
     "checkpoint",
+    "complete_later",
     "continue_as_new",
     "get_handle",
     "heartbeat",

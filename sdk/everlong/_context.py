@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 __all__ = [
     "ActivityContext",
+    "CompletedElsewhere",
     "QueryHandler",
     "RunPort",
     "UpdateHandler",
@@ -73,6 +74,10 @@ class RunPort(Protocol):
     def checkpoint(self, changed: dict[str, Any]) -> Awaitable[None]: ...
     def continue_as_new(self, changed: dict[str, Any]) -> NoReturn: ...
     def info(self) -> Any: ...
+
+
+class CompletedElsewhere(BaseException):
+    """Leaves an activity whose outcome will come by its token. Not for anybody to catch."""
 
 
 class ActivityContext(Protocol):

@@ -51,6 +51,7 @@ class ActivityInfo:
         heartbeat_details: what the attempt before this one last passed to `heartbeat()`.
         cancelled: the workflow does not want the outcome any more; for code in threads, which
             cannot be interrupted. Never true with `on_cancel="abandon"`, nor in a process.
+        token: names this attempt for whoever completes it elsewhere; see `complete_later`.
     """
 
     workflow_id: str
@@ -61,3 +62,4 @@ class ActivityInfo:
     idempotency_key: str
     heartbeat_details: Any = None
     cancelled: bool = False
+    token: str = ""

@@ -23,11 +23,14 @@ from everlong.exceptions import (
 from everlong_engine import (
     CODES,
     INPUTS,
+    ActivityCompleted,
+    ActivityFailed,
     AttemptRow,
     Blobs,
     ChildClosed,
     Closing,
     Event,
+    Failure,
     HistoryRow,
     Input,
     ItemPublished,
@@ -124,7 +127,7 @@ class Records:
         return replace(
             loaded,
             history=[self._open_recorded(run, one) for one in loaded.history],
-            attempts=[self._open_details(run, one) for one in loaded.attempts],
+            attempts=[self.open_details(run, one) for one in loaded.attempts],
         )
 
     def check(self, loaded: LoadedRun) -> None:
@@ -222,6 +225,10 @@ class Records:
             if isinstance(event, SignalReceived):
                 # A sender without the keys must not stop the run: recorded, never delivered.
                 return SignalRejected(event.signal, event.payload, str(error))
+            if isinstance(event, ActivityCompleted | ActivityFailed) and event.run is not None:
+                # An answer by token, likewise: the activity fails, and says why.
+                failure = Failure(type="everlong.exceptions.PlainPayload", message=str(error))
+                return ActivityFailed(event.activity_id, failure, 1, event.run)
             if isinstance(event, UpdateReceived):
                 # Its judge refuses what is no arguments, and tells the sender so.
                 return UpdateReceived(event.update_id, event.update, pack(str(error)))
@@ -291,7 +298,7 @@ class Records:
             details=None if details is None else sealing.seal_bytes(details, place, "details"),
         )
 
-    def _open_details(self, run: Run, row: AttemptRow) -> AttemptRow:
+    def open_details(self, run: Run, row: AttemptRow) -> AttemptRow:
         """Only what the next attempt may read. The engine writes errors too, which are plain."""
         if row.details is None:
             return row

@@ -9,19 +9,25 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 import anyio.to_thread
 
 from everlong import registry
-from everlong._context import activity_context, calling_frame, current_run, source_line
+from everlong._context import (
+    CompletedElsewhere,
+    activity_context,
+    calling_frame,
+    current_run,
+    source_line,
+)
 from everlong._definitions import ActivityDefinition
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value, resolve_hints
 from everlong.exceptions import DefinitionError, EverlongError
 from everlong_engine import ON_CANCEL, ActivityOptions, OnCancel, Retry, seconds_us
 
-__all__ = ["Activity", "activity", "heartbeat"]
+__all__ = ["Activity", "activity", "complete_later", "heartbeat"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -321,3 +327,27 @@ def heartbeat(details: Any = None) -> None:
     context = activity_context.get()
     if context is not None:
         context.heartbeat(details)
+
+
+def complete_later() -> NoReturn:
+    """Leave the activity now; somebody else will say how it ended.
+
+    Hand `info(ActivityInfo).token` out first. Whoever has it calls `client.complete(token, result)`
+    or `client.fail(token, error)`, from any process, at any time: the wait takes no slot and
+    survives restarts. What people get wrong: the time limits go on counting, and without a
+    `timeout` nobody ever asks again. An answer may also come before this is called.
+
+        @activity(timeout=24 * 3600)
+        async def ask_the_boss(question: str) -> bool:
+            await send_mail(question, answer_with=info(ActivityInfo).token)
+            complete_later()
+
+    Raises:
+        EverlongError: outside an activity that a worker runs.
+    """
+    if current_run() is not None or activity_context.get() is None:
+        raise EverlongError(
+            "complete_later() belongs in an activity that a worker runs: nobody else waits for "
+            "the answer"
+        )
+    raise CompletedElsewhere

@@ -14,6 +14,8 @@ handler reads `error.workflow_id` and never parses a text.
     │       ├── TamperedPayload
     │       └── PlainPayload
     ├── ApplicationError            for you to raise, in an activity or a workflow
+    ├── InvalidToken                what `client.complete` and the like were given
+    ├── ActivityNotOpen
     ├── ActivityError               stands for an exception whose class cannot be rebuilt
     │   ├── ActivityTimeout (also TimeoutError)
     │   └── ActivityLost
@@ -69,6 +71,7 @@ from everlong_engine.model.errors import (
 __all__ = [
     "ActivityError",
     "ActivityLost",
+    "ActivityNotOpen",
     "ActivityTimeout",
     "ApplicationError",
     "CompensationFailed",
@@ -78,6 +81,7 @@ __all__ = [
     "ForbiddenCall",
     "ForeignFile",
     "InvalidArguments",
+    "InvalidToken",
     "MissingKey",
     "NetworkFileSystem",
     "NewerSchema",
@@ -122,6 +126,18 @@ class InvalidArguments(EverlongError, TypeError):
 
     owner: str | None = None
     parameter: str | None = None
+
+
+class InvalidToken(EverlongError):
+    """The text is no token of an activity. Pass `info(ActivityInfo).token` on as it is."""
+
+
+class ActivityNotOpen(EverlongError):
+    """Activity {activity_id} of {workflow_id!r} takes no answer: {reason}."""
+
+    workflow_id: str | None = None
+    activity_id: int | None = None
+    reason: str = "it is over"
 
 
 class MissingKey(UndecodablePayload):

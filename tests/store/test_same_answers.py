@@ -19,10 +19,12 @@ from everlong_engine.model.writes import (
     Answer,
     Append,
     Ask,
+    Beat,
     ForgetMail,
     MarkAttempts,
     Message,
     Release,
+    Report,
     Resume,
     StartRun,
     Write,
@@ -266,6 +268,52 @@ class BothStores(RuleBasedStateMachine):
             token = row.lease_token - stale
             mark = MarkAttempts(row.shard, row.run_id, token, attempts, probation)
             self.add(mark)
+
+    @rule(
+        name=names,
+        activity=st.integers(1, 2),
+        attempt=st.integers(1, 3),
+        answer=st.sampled_from([b"one", b"two"]),
+        stranger=seldom,
+        large=seldom,
+    )
+    def report(
+        self, name: str, activity: int, attempt: int, answer: bytes, stranger: bool, large: bool
+    ) -> None:
+        row = self.row(name)
+        if row is None:
+            return
+        mail: Message = self.rigs[0].message(name, LARGE if large else answer)
+        self.add(
+            Report(
+                row.shard,
+                row.run_id,
+                b"nobody" * 3 if stranger else row.execution_id,
+                activity,
+                attempt,
+                mail.kind,
+                mail.body,
+                answer,
+                self.rigs[0].now_us,
+                mail.blobs,
+            )
+        )
+
+    @rule(
+        name=names,
+        activity=st.integers(1, 2),
+        attempt=st.integers(1, 3),
+        details=st.sampled_from([None, b"half"]),
+        ahead=st.integers(0, 5),
+    )
+    def beat(
+        self, name: str, activity: int, attempt: int, details: bytes | None, ahead: int
+    ) -> None:
+        row = self.row(name)
+        if row is not None:
+            now_us = self.rigs[0].now_us + ahead
+            key = (row.shard, row.run_id, row.execution_id, activity, attempt)
+            self.add(Beat(*key, now_us, details))
 
     def _attempt(self, activity: int, attempt: int, state: AttemptState) -> AttemptRow:
         details = None if attempt % 3 else b"%d" % attempt

@@ -122,6 +122,9 @@ class _Servant:
     async def query(self, id: str, name: str, timeout: float = 10.0) -> Any:
         return await self._client.get_handle(id).query(name, timeout=timeout)
 
+    async def complete(self, token: str, result: Any) -> None:
+        await self._client.complete(token, result)
+
     async def update(self, id: str, update: str, value: Any) -> Any:
         return await self._client.get_handle(id).update(update, value)
 

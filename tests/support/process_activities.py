@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from everlong import ActivityInfo, ApplicationError, activity, heartbeat, info
+from everlong import ActivityInfo, ApplicationError, activity, complete_later, heartbeat, info
 
 
 @activity(process=True)
@@ -50,3 +50,12 @@ def dies_in_pool(folder: str) -> None:
     attempt = info(ActivityInfo).attempt
     Path(folder, f"death-{attempt}").touch()
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@activity(process=True)
+def hand_out(file: str) -> int:
+    """Leaves its token in a file, and goes."""
+    whole = Path(f"{file}.part")
+    whole.write_text(info(ActivityInfo).token)
+    whole.rename(file)
+    complete_later()

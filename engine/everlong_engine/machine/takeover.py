@@ -13,6 +13,7 @@ outside condemns nobody, and a run that kills its worker condemns only itself.
 from dataclasses import dataclass
 from typing import Final
 
+from everlong_engine.machine.elsewhere import elsewhere_limit
 from everlong_engine.machine.probation import is_suspect
 from everlong_engine.machine.retries import may_repeat_lost
 from everlong_engine.machine.state import RunState, fold
@@ -131,15 +132,19 @@ def next_deadline_us(state: RunState, attempts: list[AttemptRow]) -> int | None:
     due = [timer.due_us for timer in state.timers.values()]
     for activity_id, activity in state.activities.items():
         row = newest.get(activity_id)
-        if activity.cancel_requested:
+        if activity.cancel_requested and not (row and row.state is AttemptState.ELSEWHERE):
             due.append(0)  # Its end is waited for: there will be no further attempt.
+        elif row is not None and row.state is AttemptState.ELSEWHERE:
+            heard_us = row.ended_us or row.started_us
+            limit = elsewhere_limit(activity.scheduled.options, row.started_us, heard_us)
+            due += [] if limit is None else [limit[0]]
         elif row is None or row.state is AttemptState.STARTED or row.retry_us is None:
             due.append(0)
         else:
             due.append(row.retry_us)
-        limit = activity.scheduled.options.schedule_to_close_us
-        if limit is not None:
-            due.append(activity.at_us + limit)
+        to_close_us = activity.scheduled.options.schedule_to_close_us
+        if to_close_us is not None:
+            due.append(activity.at_us + to_close_us)
     started = state.started
     if started is not None:
         if started.run_timeout_us is not None:

@@ -86,7 +86,7 @@ def _special(event: Event) -> tuple[Any, ...] | None:
                 event.began,
             )
         case ActivityFailed():
-            return (event.activity_id, event.failure.to_wire(), event.attempts)
+            return (event.activity_id, event.failure.to_wire(), event.attempts, event.run)
         case RunFailed():
             return (event.failure.to_wire(), event.unread)
         case UpdateFailed():
@@ -247,15 +247,18 @@ def _build_scheduled(
     )
 
 
-def _build_completed(version: int, activity_id: int, result: bytes) -> ActivityCompleted:
+def _build_completed(
+    version: int, activity_id: int, result: bytes, run: bytes | None = None
+) -> ActivityCompleted:
     if (
         version != SCHEMA_VERSION
         or type(activity_id) is not int
         or not 0 <= activity_id <= NUMBER_MAX
         or type(result) is not bytes
+        or (run is not None and type(run) is not bytes)
     ):
         raise _Misfit
-    return ActivityCompleted(activity_id, result)
+    return ActivityCompleted(activity_id, result, run)
 
 
 def _build_fired(version: int, timer_id: int) -> TimerFired:
@@ -283,8 +286,10 @@ def _build_received(version: int, signal: str, payload: bytes) -> SignalReceived
     return SignalReceived(signal, payload)
 
 
-def _build_activity_failed(activity_id: int, failure: Any, attempts: int) -> ActivityFailed:
-    return ActivityFailed(activity_id, Failure.from_wire(failure), attempts)
+def _build_activity_failed(
+    activity_id: int, failure: Any, attempts: int, run: bytes | None = None
+) -> ActivityFailed:
+    return ActivityFailed(activity_id, Failure.from_wire(failure), attempts, run)
 
 
 def _build_update_failed(update_id: str, failure: Any) -> UpdateFailed:

@@ -104,6 +104,9 @@ class RunStarted:
 class ActivityCompleted:
     activity_id: int
     result: bytes
+    run: bytes | None = None
+    """The run that an answer by token is for, since the inbox is the execution's; None in a
+    history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class ActivityFailed:
     activity_id: int
     failure: Failure
     attempts: int
+    run: bytes | None = None
+    """As in `ActivityCompleted`."""
 
 
 @dataclass(frozen=True, slots=True)

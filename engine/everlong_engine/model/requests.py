@@ -9,6 +9,7 @@ Several kinds of answers stand side by side in `requests`, each under its execut
     \\x01update ID         "accepted" while the update with this id lies in the inbox; then what its
                          sender waits for, opaque here
     \\x01with RUN          "accepted": the message that came with the start of this run
+    \\x01report RUN N      what knows the answer again that was given to activity N by its token
 
 No user's id begins like the last ones, nor like the request id of a child's start: control
 characters are refused.
@@ -25,6 +26,7 @@ __all__ = [
     "is_request_id",
     "mark_of",
     "name_of_company",
+    "name_of_report",
     "name_of_start",
     "name_of_update",
 ]
@@ -37,6 +39,7 @@ SENT_BEHIND: Final = "\x01sender!"
 
 _UPDATE: Final = "\x01update "
 _COMPANY: Final = "\x01with "
+_REPORT: Final = "\x01report "
 
 _CHARS_MAX: Final = 512
 
@@ -67,6 +70,11 @@ def name_of_company(run_id: bytes) -> str:
 def child_request_id(parent_run: bytes, number: int) -> str:
     """The request id of a child's start: one decision of one run begins one execution."""
     return f"\x01child {parent_run.hex()} {number}"
+
+
+def name_of_report(run_id: bytes, activity_id: int) -> str:
+    """The name of what somebody answered in an activity's place."""
+    return f"{_REPORT}{run_id.hex()} {activity_id}"
 
 
 @dataclass(frozen=True, slots=True)

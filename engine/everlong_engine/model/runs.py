@@ -58,6 +58,9 @@ class AttemptState(IntEnum):
     TIMED_OUT = 3
     NOT_BEGUN = 4
     """It had a slot and was handed back before it began: the next one bears its number."""
+    ELSEWHERE = 5
+    """It left the worker and waits for whoever has its token; `ended_us` is when it was last heard
+    of."""
 
 
 class Probation(IntEnum):

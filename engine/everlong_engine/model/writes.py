@@ -22,6 +22,7 @@ __all__ = [
     "Ask",
     "Attached",
     "AwaitEnd",
+    "Beat",
     "CancelChild",
     "ForgetMail",
     "HistoryRow",
@@ -29,9 +30,12 @@ __all__ = [
     "Message",
     "MessageResult",
     "NextRun",
+    "NotTaken",
     "Outgoing",
     "Refusal",
     "Release",
+    "Report",
+    "ReportResult",
     "Resume",
     "SendTo",
     "StartChild",
@@ -294,6 +298,51 @@ class MarkAttempts:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """An attempt's outcome, from whoever completes it elsewhere. The first of an activity wins."""
+
+    shard: int
+    run_id: bytes
+    execution_id: bytes
+    activity_id: int
+    attempt: int
+    kind: int
+    body: bytes
+    mark: bytes
+    """Knows this very answer again."""
+    now_us: int
+    blobs: Blobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A sign of life of an attempt that is completed elsewhere."""
+
+    shard: int
+    run_id: bytes
+    execution_id: bytes
+    activity_id: int
+    attempt: int
+    now_us: int
+    details: bytes | None = None
+
+
+class NotTaken(Enum):
+    """Why what was said of an attempt counts no more."""
+
+    UNKNOWN = "there is no such run"
+    CLOSED = "its run has ended"
+    ANSWERED = "somebody else has answered"
+    OVER = "the attempt is over"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportResult:
+    refusal: NotTaken | None = None
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """A query from a process that does not own the file; its answer is written beside it."""
 
@@ -347,5 +396,7 @@ Write: TypeAlias = (
     | MarkAttempts
     | Ask
     | Answer
+    | Report
+    | Beat
 )
-WriteResult: TypeAlias = AppendResult | StartResult | MessageResult | None
+WriteResult: TypeAlias = AppendResult | StartResult | MessageResult | ReportResult | None

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+from everlong.cli._answers import complete, fail
 from everlong.cli._doctor import doctor, installed
 from everlong.cli._errors import report
 from everlong.cli._exits import ExitCode, Mistake
@@ -35,6 +36,8 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "signal": (signal, _TALK),
     "query": (query, _TALK),
     "update": (update, _TALK),
+    "complete": (complete, _TALK),
+    "fail": (fail, _TALK),
     "cancel": (cancel, _TALK),
     "terminate": (terminate, _TALK),
     "resume": (resume, _TALK),

@@ -132,7 +132,7 @@ class StepReader:
     def _failed_attempts(self, began: HistoryEvent) -> Iterator[Step]:
         for one in began.attempts:
             key = (began.seq, one.number, one.state)
-            if one.state == "started" or key in self._attempts:
+            if one.state in _UNDER_WAY or key in self._attempts:
                 continue
             self._attempts.add(key)
             detail = f"attempt {one.number} {_STATES.get(one.state, one.state)}"
@@ -148,6 +148,7 @@ def _activity(began: HistoryEvent) -> str:
     return str(began.fields.get("activity", "?"))
 
 
+_UNDER_WAY: Final = ("started", "elsewhere")
 _STATES: Final = {"timed_out": "timed out", "lost": "was lost"}
 _ENDS: Final = {
     "stopped": "it gave way",
@@ -206,9 +207,9 @@ def _open_activity(event: HistoryEvent) -> OpenStep:
     if not event.attempts:
         return OpenStep(name, event.at)
     newest = max(event.attempts, key=lambda one: one.number)
-    failed = [one for one in event.attempts if one.state != "started"]
+    failed = [one for one in event.attempts if one.state not in _UNDER_WAY]
     error = error_text(failed[-1].error_type, failed[-1].error) if failed else ""
-    running = newest.state == "started" or newest.next_at is None
+    running = newest.state in _UNDER_WAY or newest.next_at is None
     return OpenStep(
         name,
         newest.started_at,

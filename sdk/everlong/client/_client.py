@@ -20,6 +20,7 @@ from everlong._records import Records
 from everlong.channels import Signal
 from everlong.client._company import Company
 from everlong.client._handle import WorkflowHandle, check_request_id
+from everlong.client._reports import Reporting
 from everlong.client._views import ExecutionSummary, Page, summary
 from everlong.codec import Codec
 from everlong.exceptions import (
@@ -84,7 +85,7 @@ class LocalWorker(Protocol):
     ) -> bytes: ...
 
 
-class Client:
+class Client(Reporting):
     """A connection to a store. Make it with `Client.connect`.
 
     async with Client.connect("orders.db") as client:

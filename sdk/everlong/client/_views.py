@@ -84,7 +84,7 @@ class Attempt:
 
     number: int
     state: str
-    """started, failed, lost, timed_out, or cancelled (it was asked to end, and has ended)."""
+    """started, elsewhere, failed, lost, timed_out, or cancelled (asked to end, and has ended)."""
     started_at: datetime
     ended_at: datetime | None
     next_at: datetime | None
@@ -102,7 +102,8 @@ class PendingActivity:
     name: str
     attempt: int
     state: str
-    """running, waiting (for a slot), backing off, or cancelling (its end is waited for)."""
+    """running, waiting (for a slot), backing off, elsewhere (waiting for whoever has
+    its token), or cancelling (its end is waited for)."""
     scheduled_at: datetime
     next_at: datetime | None
     last_error: str | None
@@ -239,6 +240,8 @@ def _pending(number: int, activity: OpenActivity, newest: AttemptRow | None) -> 
         attempt = newest.attempt
         if newest.state is AttemptState.NOT_BEGUN:
             state = "waiting"
+        elif newest.state is AttemptState.ELSEWHERE:
+            state = "elsewhere"
         elif newest.state is not AttemptState.STARTED:
             state = "backing off"
             error = f"{newest.error_type}: {newest.error}"
@@ -298,17 +301,17 @@ def _end_last_attempt(
         case ActivityCancelled() if event.outcome not in _WITHOUT_ROW:
             known = by_activity.get(event.activity_id, {})
             last = known.get(event.attempts)
-            if last is not None and last.state == _STARTED:
+            if last is not None and last.state in _UNDER_WAY:
                 ended = "cancelled" if event.outcome == "stopped" else event.outcome
                 known[event.attempts] = replace(last, state=ended, ended_at=at)
         case ActivityCompleted() | ActivityCancelled() | ActivityCancelRequested():
             known = by_activity.get(event.activity_id, {})
-            for number in [number for number, one in known.items() if one.state == _STARTED]:
+            for number in [number for number, one in known.items() if one.state in _UNDER_WAY]:
                 del known[number]
         case ActivityFailed() | ActivityTimedOut():
             known = by_activity.get(event.activity_id, {})
             last = known.get(event.attempts)
-            if last is not None and last.state == _STARTED:
+            if last is not None and last.state in _UNDER_WAY:
                 known[event.attempts] = replace(last, ended_at=at, **_how_it_ended(event))
         case _:
             pass
@@ -327,6 +330,7 @@ def _how_it_ended(event: ActivityFailed | ActivityTimedOut) -> dict[str, Any]:
 
 
 _STARTED = AttemptState.STARTED.name.lower()
+_UNDER_WAY = (_STARTED, AttemptState.ELSEWHERE.name.lower())
 _WITHOUT_ROW = ("completed", "not_begun")
 
 
@@ -349,7 +353,9 @@ def _attempt(row: AttemptRow) -> Attempt:
         number=row.attempt,
         state=row.state.name.lower(),
         started_at=instant(row.started_us),
-        ended_at=None if row.ended_us is None else instant(row.ended_us),
+        ended_at=None
+        if row.ended_us is None or row.state is AttemptState.ELSEWHERE
+        else instant(row.ended_us),
         next_at=None if row.retry_us is None else instant(row.retry_us),
         error_type=row.error_type,
         error=row.error,

@@ -9,8 +9,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from random import Random
@@ -23,12 +21,15 @@ from everlong.exceptions import StoreError
 from everlong.worker._attempt_rules import (
     always_matters,
     end_of,
+    handed_back,
     limit_matters,
     retry_matters,
+    when_over,
 )
 from everlong.worker._attempts import (
     AttemptContext,
     Died,
+    Later,
     Raised,
     Succeeded,
     perform,
@@ -36,6 +37,7 @@ from everlong.worker._attempts import (
     perform_in_thread,
 )
 from everlong.worker._deadlines import Deadlines
+from everlong.worker._elsewhere import Elsewhere
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
 from everlong.worker._pool import ProcessPool
 from everlong.worker._threads import DaemonThreads
@@ -96,6 +98,7 @@ class ActivityRunner:
         self._threads: DaemonThreads | None = None
         self._processes: ProcessPool | None = None
         self._at_work: set[OpenAttempt] = set()
+        self._elsewhere = Elsewhere(engine, records, deadlines, self._time_out_elsewhere)
         self.stopping = False
         self._handing_back = False
         self._quiet = asyncio.Event()
@@ -153,6 +156,11 @@ class ActivityRunner:
                 self._queue(attempt)
             return
         attempt.attempt = 1 if newest is None else newest.attempt
+        if newest is not None and newest.state is AttemptState.ELSEWHERE:
+            attempt.started_us = newest.started_us
+            attempt.previous_details = newest.details
+            self._elsewhere.watch(attempt, newest.ended_us or newest.started_us)
+            return
         if attempt.cancel_asked:
             if newest is not None and newest.state is not AttemptState.NOT_BEGUN:
                 attempt.retry_us = newest.retry_us or 0
@@ -316,23 +324,14 @@ class ActivityRunner:
         attempt.has_slot = False
         if not (attempt.abandoned or attempt.run.dropped):
             self._judge(attempt, outcome)
-        self._give_back_behind(activity.work)
-
-    def _give_back_behind(self, work: "Future[Any] | None") -> None:
-        """A thread or a process cannot be stopped: its slot stays taken until it ends by itself."""
-        if work is None or work.done():
-            self.give_back()
-            return
-        loop = asyncio.get_running_loop()
-
-        def ended(_: "Future[Any]") -> None:
-            with suppress(RuntimeError):  # The loop is closed: so is the worker.
-                loop.call_soon_threadsafe(self.give_back)
-
-        work.add_done_callback(ended)
+        # A thread or a process cannot be stopped: its slot stays taken until it ends by itself.
+        when_over(activity.work, self.give_back)
 
     def _judge(self, attempt: OpenAttempt, outcome: Any) -> None:
         activity_id = attempt.scheduled.activity_id
+        if isinstance(outcome, Later):
+            self._hand_over(attempt)
+            return
         if attempt.cancel_asked:
             self._judge_end(attempt, outcome)
             return
@@ -366,11 +365,27 @@ class ActivityRunner:
             number -= 1
         self._finish(attempt, ActivityCancelled(attempt.scheduled.activity_id, outcome, number))
 
+    def _hand_over(self, attempt: OpenAttempt) -> None:
+        """It waits for whoever has its token: no slot, no task, and no row of the run's to load."""
+        now_us = self._engine.clock.now_us()
+        row = self._row(attempt, AttemptState.ELSEWHERE, ended_us=now_us, details=attempt.details)
+        self._mark(attempt, row, None)
+        self._elsewhere.watch(attempt, now_us)
+
+    def _time_out_elsewhere(self, attempt: OpenAttempt, which: str) -> None:
+        if attempt.cancel_asked:
+            self._ended(attempt, "timed_out")
+        else:
+            self._failed_in_time(attempt, which)
+
     def _judge_timeout(self, attempt: OpenAttempt) -> None:
         which = attempt.timed_out
         if which is None:
             return  # Cancelled because its worker stops: it is handed back with its run.
         attempt.timed_out = None
+        self._failed_in_time(attempt, which)
+
+    def _failed_in_time(self, attempt: OpenAttempt, which: str) -> None:
         failure = Failure(
             type="everlong.exceptions.ActivityTimeout",
             message=f"the attempt exceeded its {which} timeout",
@@ -477,11 +492,19 @@ class ActivityRunner:
         if attempt.cancel_asked:
             return
         attempt.cancel_asked = True
+        if attempt.elsewhere:
+            return  # Whoever has its token is told by its next heartbeat.
         if attempt.interrupt is None or attempt.task is None:
             # It waits for a slot, for its mark, or for its next attempt.
             self._ended(attempt, "not_begun")
         else:
             attempt.interrupt()
+
+    def answered(self, run: OwnedRun, activity_id: int) -> None:
+        """Its outcome came from elsewhere: what is at work for it here is in vain."""
+        attempt = run.attempts.pop(activity_id, None)
+        if attempt is not None:
+            self._abandon(attempt)
 
     def drop(self, run: OwnedRun) -> None:
         """The run is gone: nothing of it may go on."""
@@ -504,25 +527,9 @@ class ActivityRunner:
         now_us = self._engine.clock.now_us()
         rows: list[AttemptRow] = []
         for attempt in run.attempts.values():
-            if attempt.task is not None:
-                again = not attempt.cancel_asked and may_repeat_lost(
-                    attempt.scheduled.options, attempt.attempt
-                )
-                rows.append(
-                    self._row(
-                        attempt,
-                        AttemptState.LOST,
-                        ended_us=now_us,
-                        retry_us=now_us if again else None,
-                        error_type="handed back",
-                        error="the worker stopped, or let go of the run, before the attempt ended",
-                        details=attempt.details,
-                    )
-                )
-            elif attempt.has_slot:
-                # What is committed says that it may have begun; here one knows better.
-                details = attempt.previous_details
-                rows.append(self._row(attempt, AttemptState.NOT_BEGUN, details=details))
+            left = handed_back(attempt, now_us)
+            if left is not None:
+                rows.append(self._row(attempt, left[0], **left[1]))
         self.drop(run)
         return tuple(rows)
 
@@ -543,6 +550,7 @@ class ActivityRunner:
 
     def close(self) -> None:
         """What still runs was handed back: threads end by themselves, processes are ended."""
+        self._elsewhere.stop()
         for attempt in self._at_work:
             if attempt.task is not None:
                 attempt.task.cancel()

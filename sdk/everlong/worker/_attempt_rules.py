@@ -1,11 +1,22 @@
 """Questions about attempts that are answered by looking at them."""
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from everlong.worker._owned import OpenAttempt
-from everlong_engine import AttemptRow, AttemptState
+from everlong_engine import AttemptRow, AttemptState, may_repeat_lost
 
-__all__ = ["always_matters", "end_of", "limit_matters", "retry_matters"]
+__all__ = [
+    "always_matters",
+    "end_of",
+    "handed_back",
+    "limit_matters",
+    "retry_matters",
+    "when_over",
+]
 
 
 def end_of(newest: AttemptRow | None) -> str:
@@ -33,3 +44,36 @@ def limit_matters(attempt: OpenAttempt, start: str) -> bool:
 def always_matters(*_: Any) -> bool:
     """A mark that was not stored is always seen to: its attempt may hold a slot."""
     return True
+
+
+def handed_back(attempt: OpenAttempt, now_us: int) -> tuple[AttemptState, dict[str, Any]] | None:
+    """What is written down of an attempt whose run leaves its worker: a state, and the rest."""
+    if attempt.task is not None:
+        again = not attempt.cancel_asked and may_repeat_lost(
+            attempt.scheduled.options, attempt.attempt
+        )
+        return AttemptState.LOST, {
+            "ended_us": now_us,
+            "retry_us": now_us if again else None,
+            "error_type": "handed back",
+            "error": "the worker stopped, or let go of the run, before the attempt ended",
+            "details": attempt.details,
+        }
+    if attempt.has_slot:
+        # What is committed says that it may have begun; here one knows better.
+        return AttemptState.NOT_BEGUN, {"details": attempt.previous_details}
+    return None
+
+
+def when_over(work: "Future[Any] | None", then: Callable[[], None]) -> None:
+    """Call something on this loop as soon as what runs in a pool has ended, or now."""
+    if work is None or work.done():
+        then()
+        return
+    loop = asyncio.get_running_loop()
+
+    def ended(_: "Future[Any]") -> None:
+        with suppress(RuntimeError):  # The loop is closed: so is the worker.
+            loop.call_soon_threadsafe(then)
+
+    work.add_done_callback(ended)

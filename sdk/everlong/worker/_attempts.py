@@ -10,9 +10,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from everlong._context import CompletedElsewhere
 from everlong._definitions import ActivityDefinition
 from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
+from everlong._tokens import Token
 from everlong.exceptions import EverlongError
 from everlong.worker._owned import OpenAttempt
 from everlong.worker._pool import ProcessDied, ProcessPool, perform_in_process
@@ -21,6 +23,7 @@ from everlong_engine import Failure, id_text, pack, unpack
 __all__ = [
     "AttemptContext",
     "Died",
+    "Later",
     "Raised",
     "Succeeded",
     "perform",
@@ -51,6 +54,11 @@ class Died:
     """Its process did. It is lost, as if its worker had died; other attempts are not concerned."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """It has left; somebody else will tell its outcome."""
 
 
 class AttemptContext:
@@ -84,6 +92,14 @@ class AttemptContext:
             idempotency_key=f"{run_id}/{attempt.scheduled.activity_id}",
             heartbeat_details=None if self._details is None else unpack(self._details),
             cancelled=self._is_unwanted(),
+            token=Token(
+                run.namespace,
+                run.workflow_id,
+                run.execution_id,
+                run.run_id,
+                attempt.scheduled.activity_id,
+                self._number,
+            ).text(),
         )
 
     def _is_unwanted(self) -> bool:
@@ -113,7 +129,7 @@ class AttemptContext:
 # ------------------------------------------------------------------------ where user code runs
 
 
-async def perform(attempt: OpenAttempt) -> Succeeded | Raised:
+async def perform(attempt: OpenAttempt) -> Succeeded | Raised | Later:
     definition = attempt.definition
     try:
         args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
@@ -123,6 +139,8 @@ async def perform(attempt: OpenAttempt) -> Succeeded | Raised:
         if attempt.abandoned or attempt.timed_out is not None or _being_cancelled():
             raise
         return Raised(encode_exception(error, definition.exceptions))  # Its own doing.
+    except CompletedElsewhere:
+        return Later()
     except BaseException as error:
         return _raised(definition, error)
 
@@ -132,18 +150,20 @@ def _being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised:
+def perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised | Later:
     definition = attempt.definition
     try:
         args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
         return Succeeded(definition.result.encode(definition.function(*args, **kwargs)))
+    except CompletedElsewhere:
+        return Later()
     except BaseException as error:
         return _raised(definition, error)
 
 
 async def perform_elsewhere(
     pool: ProcessPool, attempt: OpenAttempt, context: AttemptContext
-) -> Succeeded | Raised | Died:
+) -> Succeeded | Raised | Died | Later:
     definition = attempt.definition
     function = definition.function
     try:
@@ -160,6 +180,8 @@ async def perform_elsewhere(
         return Died(str(error))
     except Exception as error:  # It could not be handed over.
         return _raised(definition, error)
+    if ok is None:
+        return Later()
     if ok:
         return Succeeded(data)
     return Raised(Failure.from_wire(unpack(data)))

@@ -4,6 +4,8 @@ Whether it comes too late, whether its value fits, whether what it tells is stil
 once, here, and recorded. On replay the record answers.
 """
 
+from dataclasses import replace
+
 from everlong._replay.run import WorkflowRun
 from everlong.exceptions import EverlongError
 from everlong_engine import (
@@ -16,6 +18,7 @@ from everlong_engine import (
     ChildStarted,
     ChildStartFailed,
     ExternalAnswered,
+    Failure,
     Input,
     SignalReceived,
     SignalRejected,
@@ -30,6 +33,8 @@ def is_stale(code: WorkflowRun, event: Input) -> bool:
     """An outcome or a timer that lost its race against a cancellation, or an answer for a run
     that has begun anew since."""
     match event:
+        case ActivityCompleted(run=bytes(run)) | ActivityFailed(run=bytes(run)):
+            return id_text(run) != code.run_id or not code.is_open(event.activity_id)
         case (
             ActivityCompleted()
             | ActivityFailed()
@@ -52,7 +57,7 @@ def judged(code: WorkflowRun, event: Input) -> Input:
         case SignalReceived():
             return _judge_signal(code, event)
         case ActivityCompleted() | ActivityFailed() | ActivityTimedOut() | ActivityLost():
-            return _ended(event) if code.is_cancelling(event.activity_id) else event
+            return _ended(event) if code.is_cancelling(event.activity_id) else _fitting(code, event)
         case _:
             return event
 
@@ -64,6 +69,30 @@ def _judge_signal(code: WorkflowRun, event: SignalReceived) -> SignalReceived | 
     except EverlongError as error:
         return SignalRejected(event.signal, event.payload, str(error))
     return event
+
+
+def _fitting(
+    code: WorkflowRun,
+    event: ActivityCompleted | ActivityFailed | ActivityTimedOut | ActivityLost,
+) -> Input:
+    """An answer by token came from who may not know the type: one that does not fit is a failure,
+    since it could never be fed."""
+    match event:
+        case ActivityFailed(run=bytes()):
+            return replace(event, run=None)
+        case ActivityCompleted(run=bytes()):
+            definition = code.activity_definition(event.activity_id)
+            assert definition is not None, "an outcome of what is not open is stale"
+            try:
+                definition.result.decode(event.result)
+            except EverlongError as error:
+                kind = type(error)
+                text = f"the answer that was given by token does not fit: {error}"
+                failure = Failure(type=f"{kind.__module__}.{kind.__qualname__}", message=text)
+                return ActivityFailed(event.activity_id, failure, 1)
+            return replace(event, run=None)
+        case _:
+            return event
 
 
 def _ended(

@@ -318,8 +318,10 @@ class RunKeeper:
             self.timers.watch_timeouts(run, event, at_us)
         elif type(event) is TimerFired:
             run.timers.pop(event.timer_id, None)
-        elif run.suspects and isinstance(event, OUTCOMES):
+        elif isinstance(event, OUTCOMES):
             run.suspects.discard(event.activity_id)
+            if one.position is not None:
+                self.activities.answered(run, event.activity_id)
         step = Step(one, decisions, run.generation)
         append = self._appends.of_step(run, step, at_us)
         step.told = append.answers

@@ -167,5 +167,7 @@ class RunReleaser:
         await self._engine.commits.drain()
 
     def _release_at_stop(self, run: OwnedRun) -> None:
-        at_work = run.mailbox or any(one.retry_us is None for one in run.attempts.values())
+        at_work = run.mailbox or not all(
+            one.retry_us is not None or one.elsewhere for one in run.attempts.values()
+        )
         self.release(run, 0 if at_work else run.wake_us())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everlong._replay.history import replay
 from everlong.exceptions import EverlongError, StoreError, UndecodablePayload, WorkflowFault
+from everlong.worker._judging import is_stale
 from everlong.worker._owned import OUTCOMES, Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
     CODES,
@@ -168,7 +169,11 @@ class RunLoader:
         for number in sorted(run.attempts.keys() - state.activities.keys()):
             # Closed by an append that was stored, though this worker was told otherwise.
             activities.cancel(run, number)
-        answered = {one.event.activity_id for one in run.mailbox if isinstance(one.event, OUTCOMES)}
+        answered = {
+            one.event.activity_id
+            for one in run.mailbox
+            if isinstance(one.event, OUTCOMES) and not is_stale(run.code, one.event)
+        }
         for number, activity in state.activities.items():
             # Those still at work here lost only their code; of some the outcome waits to be fed.
             if number in run.attempts:

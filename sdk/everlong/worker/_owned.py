@@ -93,6 +93,10 @@ class OpenAttempt:
     """Nobody wants its outcome any more; it only gives its slot back."""
     cancel_asked: bool = False
     """The code waits for its end: there is no further attempt."""
+    elsewhere: bool = False
+    """It waits for whoever has its token."""
+    limit_us: int | None = None
+    """When that has taken too long."""
     left_alone: bool = False
     """Abandoned, and at work to its end all the same."""
     interrupt: "Callable[[], object] | None" = None
@@ -172,7 +176,7 @@ class OwnedRun:
         if self.mailbox or self.held_back or self.inflight or not self.may_be_fed():
             return False
         return not self.attempts or all(
-            attempt.retry_us is not None for attempt in self.attempts.values()
+            attempt.retry_us is not None or attempt.elsewhere for attempt in self.attempts.values()
         )
 
     def may_be_fed(self) -> bool:
@@ -211,7 +215,10 @@ class OwnedRun:
         """The earliest of all its deadlines."""
         due = [*self.timers.values(), *self.deadlines_us.values()]
         for attempt in self.attempts.values():
-            due.append(attempt.retry_us or 0)
+            if attempt.elsewhere:
+                due += [] if attempt.limit_us is None else [attempt.limit_us]
+            else:
+                due.append(attempt.retry_us or 0)
             limit = attempt.scheduled.options.schedule_to_close_us
             if limit is not None:
                 due.append(attempt.scheduled_us + limit)

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any, Final, Protocol, TypeVar
 
-from everlong._context import activity_context
+from everlong._context import CompletedElsewhere, activity_context
 from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
 from everlong_engine import pack
@@ -204,8 +204,9 @@ async def perform_in_process(
     name: str,
     arguments: bytes,
     context: PooledAttempt,
-) -> tuple[bool, bytes]:
-    """(True, result) or (False, failure), or ProcessDied. See `ProcessPool.run`."""
+) -> tuple[bool | None, bytes]:
+    """(True, result) or (False, failure), or (None, nothing) for an outcome that comes later, or
+    ProcessDied. See `ProcessPool.run`."""
     loop = asyncio.get_running_loop()
     ours, theirs = Pipe(duplex=False)
 
@@ -217,7 +218,7 @@ async def perform_in_process(
 
     loop.add_reader(ours.fileno(), hear)
 
-    def begun(work: "Future[tuple[bool, bytes]]") -> None:
+    def begun(work: "Future[tuple[bool | None, bytes]]") -> None:
         context.work = work
 
     try:
@@ -231,7 +232,7 @@ async def perform_in_process(
 
 def _call(
     module: str, name: str, arguments: bytes, info: ActivityInfo, beats: "_Beats"
-) -> tuple[bool, bytes]:
+) -> tuple[bool | None, bytes]:
     """In the pool's process."""
     found: Any = import_module(module)
     for part in name.split("."):
@@ -242,6 +243,8 @@ def _call(
     try:
         args, kwargs = definition.parameters.decode(arguments)
         return True, definition.result.encode(definition.function(*args, **kwargs))
+    except CompletedElsewhere:
+        return None, b""
     except BaseException as error:
         return False, pack(encode_exception(error, definition.exceptions).to_wire())
     finally:

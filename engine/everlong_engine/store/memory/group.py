@@ -17,11 +17,13 @@ from everlong_engine.model.writes import (
     Append,
     AppendResult,
     Ask,
+    Beat,
     ForgetMail,
     MarkAttempts,
     Message,
     Refusal,
     Release,
+    Report,
     Resume,
     StartResult,
     StartRun,
@@ -45,6 +47,7 @@ from everlong_engine.store.memory.messages import (
     wake_for_mail,
 )
 from everlong_engine.store.memory.outgoing import send_all
+from everlong_engine.store.memory.reports import put_beat, put_report
 
 __all__ = ["apply_group"]
 
@@ -104,6 +107,10 @@ def _apply(data: MemoryData, write: Write) -> WriteResult:
         case AnswerMail():
             answer_mail(data, write)
             return None
+        case Report():
+            return put_report(data, write)
+        case Beat():
+            return put_beat(data, write)
         case ForgetMail():
             _consume(data, write.position, write.execution_id)
             return None

@@ -169,14 +169,14 @@ def mark_attempts(data: MemoryData, mark: MarkAttempts) -> AppendResult:
 
 
 def _put_attempts(data: MemoryData, run_id: bytes, attempts: Iterable[AttemptRow]) -> None:
-    """Write attempts, of which the last few of each activity are kept. What was known of one stays:
-    when it began, and its details unless there are new ones."""
+    """Write attempts, of which the last few of each activity are kept. The details of one stay
+    unless there are new ones."""
     for row in attempts:
         key = (run_id, row.activity_id, row.attempt)
         before = data.attempts.get(key)
         if before is not None:
             details = before.details if row.details is None else row.details
-            row = replace(row, started_us=before.started_us, details=details)  # noqa: PLW2901
+            row = replace(row, details=details)  # noqa: PLW2901
         data.attempts.put(key, row)
         for old in list(data.attempts_of.keys(run_id)):
             if old[1] == row.activity_id and old[2] <= row.attempt - ATTEMPTS_KEPT:

@@ -16,10 +16,12 @@ from everlong_engine.model.writes import (
     AnswerMail,
     Append,
     Ask,
+    Beat,
     ForgetMail,
     MarkAttempts,
     Message,
     Release,
+    Report,
     Resume,
     StartRun,
     Terminate,
@@ -37,6 +39,7 @@ from everlong_engine.store.sqlite.messages import (
     terminate_run,
 )
 from everlong_engine.store.sqlite.outgoing import send_all
+from everlong_engine.store.sqlite.reports import put_beat, put_report
 from everlong_engine.store.sqlite.starts import start_runs
 from everlong_engine.store.sqlite.statements import SQL
 
@@ -112,6 +115,10 @@ def _apply_one(tx: Connection, write: Write) -> WriteResult:
         case AnswerMail():
             answer_mail(tx, write)
             return None
+        case Report():
+            return put_report(tx, write)
+        case Beat():
+            return put_beat(tx, write)
         case ForgetMail():
             tx.execute(SQL["delete_mail"], (write.position, write.execution_id))
             return None

@@ -234,6 +234,16 @@ ON CONFLICT (shard, run_id, activity_id, attempt) DO UPDATE SET
     retry_us = excluded.retry_us, error_type = excluded.error_type, error = excluded.error,
     traceback = excluded.traceback, worker = excluded.worker, details = coalesce(excluded.details, details);
 
+-- name: newest_attempt
+-- How the last known attempt of an activity stands.
+SELECT attempt, state FROM attempts WHERE shard = ? AND run_id = ? AND activity_id = ?
+ORDER BY attempt DESC LIMIT 1;
+
+-- name: beat_attempt
+-- A sign of life of an attempt that is completed elsewhere: state 5.
+UPDATE attempts SET ended_us = ?, details = coalesce(?, details)
+WHERE shard = ? AND run_id = ? AND activity_id = ? AND attempt = ? AND state = 5;
+
 -- name: trim_attempts
 -- Keep the last few attempts of an activity; the count stays exact, it is the attempt's number.
 DELETE FROM attempts WHERE shard = ? AND run_id = ? AND activity_id = ? AND attempt <= ?;
