@@ -53,8 +53,9 @@ class Activity(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """In a workflow: schedule it durably when awaited. Anywhere else: just run it."""
+        # Its type has no Any: with one, mypy cannot tell which overload of asyncio.gather it meets.
         run = current_run()
         if run is None:
             return self._just_run(args, kwargs)

@@ -8,7 +8,7 @@ do is decided by the run, and happens with the commit of that decision.
 from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final, Generic, ParamSpec, TypeVar
+from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from everlong import registry
 from everlong._context import calling_frame, current_run, source_line
@@ -54,11 +54,11 @@ class ChildWorkflow(Generic[P, R]):
         self.definition = definition
         self._options = options
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """In a workflow: run it as a child. Anywhere else: just the bare coroutine."""
         return called(self.function, self.definition, self._options, args, kwargs)
 
-    def start(self, *args: P.args, **kwargs: P.kwargs) -> "Coroutine[Any, Any, ChildHandle[R]]":
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> "Coroutine[object, None, ChildHandle[R]]":
         """Begin it as a child; returns once it is there. In a workflow only."""
         return started(self.definition, self._options, args, kwargs)
 
@@ -197,7 +197,13 @@ class _Handle(Generic[R]):
     def __await__(self) -> Generator[Any, Any, R]:
         return self.result().__await__()
 
-    async def signal(self, signal: Signal[T] | str, value: T | Any = None) -> None:
+    @overload
+    async def signal(self, signal: Signal[T], value: T) -> None: ...
+    @overload
+    async def signal(self, signal: Signal[None]) -> None: ...
+    @overload
+    async def signal(self, signal: str, value: Any = None) -> None: ...
+    async def signal(self, signal: Signal[Any] | str, value: Any = None) -> None:
         """Send a value: delivered exactly once, in the order of the sends.
 
         Returns once it lies in the other's inbox, which does not mean that it was received.

@@ -66,7 +66,7 @@ class Workflow(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, R]:
         """In a workflow: run it as a child, and return its result. Anywhere else: the bare
         coroutine, for unit tests with no engine.
 
@@ -75,7 +75,7 @@ class Workflow(Generic[P, R]):
         """
         return called(self.function, self.definition, DEFAULTS, args, kwargs)
 
-    def start(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, ChildHandle[R]]:
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, ChildHandle[R]]:
         """Begin it as a child; returns a handle once it is there. In a workflow only.
 
             handle = await ship.start(order)

@@ -137,7 +137,7 @@ async def test_an_unfit_value_is_refused_where_it_is_sent(path: Path) -> None:
     async with hosting(path) as client:
         handle = await client.start(flow)
         with pytest.raises(InvalidArguments, match="signal number must be int"):
-            await handle.signal(number, "many")
+            await handle.signal(number, "many")  # type: ignore[misc]
         await handle.signal("number", 4)
         assert await handle.result() == [4]
         assert "SignalRejected" not in await kinds(handle)

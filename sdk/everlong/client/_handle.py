@@ -189,8 +189,18 @@ class WorkflowHandle(Generic[R]):
 
     # -------------------------------------------------------------------------------- messages
 
+    @overload
     async def signal(
-        self, signal: Signal[T] | str, value: T | Any = None, *, request_id: str | None = None
+        self, signal: Signal[T], value: T, *, request_id: str | None = None
+    ) -> None: ...
+    @overload
+    async def signal(self, signal: Signal[None], *, request_id: str | None = None) -> None: ...
+    @overload
+    async def signal(
+        self, signal: str, value: Any = None, *, request_id: str | None = None
+    ) -> None: ...
+    async def signal(
+        self, signal: Signal[Any] | str, value: Any = None, *, request_id: str | None = None
     ) -> None:
         """Send a value. Returns once it is stored for good: it is then delivered exactly once.
 
@@ -252,9 +262,17 @@ class WorkflowHandle(Generic[R]):
         if result.position is None and not result.duplicate:
             raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
 
+    @overload
     async def update(
-        self, update: Update[T] | str, *args: Any, update_id: str | None = None, **kwargs: Any
-    ) -> T:
+        self, update: Update[T], *args: Any, update_id: str | None = None, **kwargs: Any
+    ) -> T: ...
+    @overload
+    async def update(
+        self, update: str, *args: Any, update_id: str | None = None, **kwargs: Any
+    ) -> Any: ...
+    async def update(
+        self, update: Update[Any] | str, *args: Any, update_id: str | None = None, **kwargs: Any
+    ) -> Any:
         """Ask the workflow to do something, and wait for the result.
 
             size = await handle.update(add_item, "apple", count=3)
@@ -273,9 +291,17 @@ class WorkflowHandle(Generic[R]):
         sent = await self._send_update(update, args, kwargs, update_id)
         return await sent.result()
 
+    @overload
     async def start_update(
-        self, update: Update[T] | str, *args: Any, update_id: str | None = None, **kwargs: Any
-    ) -> UpdateHandle[T]:
+        self, update: Update[T], *args: Any, update_id: str | None = None, **kwargs: Any
+    ) -> UpdateHandle[T]: ...
+    @overload
+    async def start_update(
+        self, update: str, *args: Any, update_id: str | None = None, **kwargs: Any
+    ) -> UpdateHandle[Any]: ...
+    async def start_update(
+        self, update: Update[Any] | str, *args: Any, update_id: str | None = None, **kwargs: Any
+    ) -> UpdateHandle[Any]:
         """The same, but return once the workflow has accepted it: it is then recorded for good.
 
         Raises:
@@ -285,7 +311,13 @@ class WorkflowHandle(Generic[R]):
         await sent.wait(until=BEGUN)
         return sent
 
-    async def get_update(self, update_id: str, update: Update[T] | str = "?") -> UpdateHandle[T]:
+    @overload
+    async def get_update(self, update_id: str, update: Update[T]) -> UpdateHandle[T]: ...
+    @overload
+    async def get_update(self, update_id: str, update: str = "?") -> UpdateHandle[Any]: ...
+    async def get_update(
+        self, update_id: str, update: Update[Any] | str = "?"
+    ) -> UpdateHandle[Any]:
         """A handle of an update that was sent before. Give the update to have its result rebuilt.
 
         Raises:
@@ -319,9 +351,15 @@ class WorkflowHandle(Generic[R]):
             exceptions=None if self._definition is None else self._definition.exceptions,
         )
 
+    @overload
     async def query(
-        self, query: Query[T] | str, *args: Any, timeout: float = 10.0, **kwargs: Any
-    ) -> T:
+        self, query: Query[T], *args: Any, timeout: float = 10.0, **kwargs: Any
+    ) -> T: ...
+    @overload
+    async def query(self, query: str, *args: Any, timeout: float = 10.0, **kwargs: Any) -> Any: ...
+    async def query(
+        self, query: Query[Any] | str, *args: Any, timeout: float = 10.0, **kwargs: Any
+    ) -> Any:
         """Ask a question that the workflow answers from its state, also after its end.
 
         Args:
@@ -343,8 +381,7 @@ class WorkflowHandle(Generic[R]):
         else:
             answer = await self._ask(name, arguments, timeout)
         decoder: Value | None = None if isinstance(query, str) else query.value
-        value: Any = unpack(answer) if decoder is None else decoder.decode(answer)
-        return value  # type: ignore[no-any-return]
+        return unpack(answer) if decoder is None else decoder.decode(answer)
 
     async def _ask(self, name: str, arguments: bytes, timeout_s: float) -> bytes:
         """Through the store, to the process that owns it."""
