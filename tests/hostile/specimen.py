@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgpack
 
-from everlong import Client, Retry, Signal, Worker, activity, publish, workflow
+from everlong import Client, Retry, Signal, Worker, activity, get_handle, publish, workflow
 from everlong.workflow import Workflow
 from everlong_engine.model.codec import checksum
 from tests.support.hosting import described
@@ -65,7 +65,13 @@ async def stubborn(text: str) -> str:
     return await fails(text)
 
 
-WORKFLOWS: Final[list[Workflow[Any, Any]]] = [flow, stubborn]
+@workflow(name="hostile-watcher")
+async def watcher(of: str) -> str:
+    await get_handle(of).result()
+    return "seen"
+
+
+WORKFLOWS: Final[list[Workflow[Any, Any]]] = [flow, stubborn, watcher]
 
 _RUN: Final = "run_id = (SELECT run_id FROM runs WHERE workflow_id = '{}')"
 _EXECUTION: Final = "execution_id = (SELECT execution_id FROM runs WHERE workflow_id = 'victim')"
@@ -77,6 +83,7 @@ WHERE: Final = {
     "requests": _EXECUTION,
     "attempts": _RUN.format("retrying"),
     "published": _EXECUTION,
+    "links": _EXECUTION,
     "blobs": "digest = (SELECT digest FROM blobs ORDER BY digest LIMIT 1)",
     "blob_uses": "digest = (SELECT digest FROM blobs ORDER BY digest LIMIT 1)",
     "workers": "worker_id IS NOT NULL",
@@ -107,6 +114,8 @@ async def _make(path: Path) -> None:
             await client.start(stubborn, "luck", id="retrying")
             for name in (*HEALTHY, "victim"):
                 await described(client.get_handle(name), lambda it: it.history_events == 4)
+            watching = await client.start(watcher, "victim", id="watcher")
+            await described(watching, lambda it: it.history_events == 2)
             await described(
                 client.get_handle("retrying"),
                 lambda it: bool(it.activities) and it.activities[0].state == "backing off",

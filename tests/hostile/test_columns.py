@@ -36,7 +36,7 @@ UNTOLD: dict[str, tuple[str, ...]] = {
         "77",
     ),
     "history.at_us attempts.activity_id attempts.attempt attempts.started_us": ("77",),
-    "published.at_us": ("77",),
+    "published.at_us links.number": ("77",),
     "attempts.ended_us attempts.retry_us workers.pid workers.started_us": ("77",),
     "workers.beat_us questions.asked_us runs.strikes": ("77",),
     "requests.result attempts.details questions.arguments questions.answer": (

@@ -14,6 +14,8 @@ from everlong import (
     Query,
     Retry,
     Signal,
+    WorkflowCancelled,
+    WorkflowFailed,
     activity,
     continue_as_new,
     heartbeat,
@@ -47,6 +49,11 @@ PLACES: Final = (
     "answer",
     "query that fails",
     "carried state",
+    "child argument",
+    "child result",
+    "child failure",
+    "signal to another",
+    "cancel of another",
     "published item",
     "large published item",
     "returned",
@@ -93,6 +100,18 @@ async def break_down() -> None:
     raise error from KeyError(plant("failure cause"), len(local))
 
 
+@workflow(name="secrets-ward")
+async def ward(text: str) -> str:
+    match text:
+        case "fails":
+            raise ApplicationError(plant("child failure"))
+        case "waits":
+            await asyncio.sleep(3600)
+        case _:
+            assert text == plant("child argument")
+    return plant("child result")
+
+
 @workflow(name="secrets-courier")
 async def courier(text: str, state: str = "") -> str:
     @told.handler
@@ -114,6 +133,14 @@ async def _first_run() -> None:
     await publish("secrets-items", plant("published item"))
     await publish("secrets-items", plant("large published item") * 4_000)
     assert await carry(plant("argument")) == plant("result")
+    assert await ward(plant("child argument")) == plant("child result")
+    with suppress(WorkflowFailed):
+        await ward("fails")
+    other = await ward.start("waits")
+    await other.signal(extra, plant("signal to another"))
+    await other.cancel(plant("cancel of another"))
+    with suppress(WorkflowCancelled):
+        await other.result()
     await bulk()
     with suppress(ValueError):
         await break_down()
@@ -140,4 +167,4 @@ async def breaks() -> None:
     await side_effect(refuse)
 
 
-FLOWS: Final = (courier, fails, waits, breaks)
+FLOWS: Final = (courier, fails, waits, breaks, ward)

@@ -19,13 +19,17 @@ from everlong_engine.model.writes import (
     Answer,
     Append,
     Ask,
+    AwaitEnd,
     Beat,
+    CancelChild,
     ForgetMail,
     MarkAttempts,
     Message,
+    Outgoing,
     Release,
     Report,
     Resume,
+    SendTo,
     StartRun,
     Write,
 )
@@ -39,6 +43,8 @@ from tests.support.store_rig import SECOND_US, Rig, item, signal
 T = TypeVar("T")
 
 names = st.sampled_from(NAMES[:2])
+EVERYBODY = [*NAMES, "parent", "kid"]
+any_name = st.sampled_from(NAMES)
 LARGE = bytes(range(256)) * 300  # 75 KB: over what stays in an event.
 QUESTIONS = [b"p" * 16, b"q" * 16]
 requests = st.sampled_from([None, None, "r1", "r2"])
@@ -97,7 +103,7 @@ class BothStores(RuleBasedStateMachine):
                 found.append(await store.load(run.shard, run.run_id))
                 found.append(await store.last_event(run.shard, run.run_id))
                 found += await self.items_of(store, run)
-            found += [await store.latest(self.rigs[0].target(name)) for name in NAMES]
+            found += [await store.latest(self.rigs[0].target(name)) for name in EVERYBODY]
             found += [await store.answer(question) for question in QUESTIONS]
             found += [await store.open_questions(10), await store.workers()]
             found += [await store.next_wake(self.rigs[0].wants()), store.mail_since(0, 1000)]
@@ -154,6 +160,11 @@ class BothStores(RuleBasedStateMachine):
         healthy=st.booleans(),
         large=seldom,
         publishes=seldom,
+        sends=st.lists(st.sampled_from(["child", "cancel", "signal", "end"]), max_size=2),
+        to=any_name,
+        policy=st.sampled_from(["terminate", "cancel", "abandon"]),
+        if_open=st.sampled_from(["use", "fail", "terminate"]),
+        wants_start=st.booleans(),
     )
     def append(self, name: str, count: int, consume: str, end: str, **how: Any) -> None:
         row = self.row(name)
@@ -168,6 +179,7 @@ class BothStores(RuleBasedStateMachine):
             self.items += 1
             events.append(item(self.items - 1, LARGE if how["large"] else b"item"))
         options: dict[str, Any] = {"consumed": tuple(consumed), "healthy": how["healthy"]}
+        options["outgoing"] = tuple(self.sent(one, row, **how) for one in how["sends"])
         if end == "close":
             events.append(RunCompleted(b""))
         elif end == "roll":
@@ -182,6 +194,89 @@ class BothStores(RuleBasedStateMachine):
         token = row.lease_token - how["stale"]
         append = self.rigs[0].events(row, base, *events, token=token, **options)
         self.add(append)
+
+    @rule(
+        policy=st.sampled_from(["terminate", "cancel", "abandon"]),
+        waits=st.booleans(),
+        asleep=st.booleans(),
+        then=st.lists(
+            st.sampled_from(
+                [
+                    "parent ends",
+                    "parent rolls",
+                    "parent sleeps",
+                    "child ends",
+                    "terminate",
+                    "repeat",
+                ]
+            ),
+            min_size=1,
+            max_size=3,
+        ),
+    )
+    def family(self, policy: str, waits: bool, asleep: bool, then: list[str]) -> None:
+        """A parent, its child, perhaps one more that waits for it, and how they end."""
+        self.flush()
+        rig = self.rigs[0]
+        start = rig.start_here("parent")
+        assert start.first is not None
+        run_id = start.run.run_id
+        outgoing: list[Outgoing] = [rig.child("kid", 1, run_id, on_parent_close=policy)]
+        if waits:
+            outgoing.append(AwaitEnd(2, rig.target("kid")))
+        start = replace(start, first=replace(start.first, outgoing=tuple(outgoing)))
+        for _ in range(1 + self.lossy):
+            self.both(lambda store: store.submit([start]))
+        if not asleep:
+            self.claim(3, False, set())
+        for what in then:
+            write = self._end_of_family(what)
+            group = [] if write is None else [write]
+            for _ in range(len(group) + (what == "repeat")):
+                self.both(lambda store: store.submit(group))  # noqa: B023
+
+    def _end_of_family(self, what: str) -> Write | None:
+        rig, parent, child = self.rigs[0], self.row("parent"), self.row("kid")
+        assert parent is not None
+        if child is None:
+            return None
+        mail = self.look(rig.load(parent)).mail
+        options: dict[str, Any] = {"consumed": tuple(one.position for one in mail)}
+        match what:
+            case "parent ends" | "repeat":
+                return rig.append(parent, RunCompleted(b""), **options)
+            case "parent rolls":
+                options |= {"next_run": rig.successor(parent), "mail_free": False}
+                return rig.append(parent, RunContinuedAsNew(b"", (), 1), **options)
+            case "parent sleeps":
+                return rig.release(parent, None)
+            case "child ends":
+                mail = self.look(rig.load(child)).mail
+                consumed = tuple(one.position for one in mail)
+                return rig.append(child, RunCompleted(LARGE), consumed=consumed)
+            case _:
+                return rig.terminate("parent")
+
+    def sent(
+        self, what: str, row: RunRow, *, to: str, policy: str, if_open: str, **how: Any
+    ) -> Outgoing:
+        """Under a number that is used now and then already."""
+        rig, number = self.rigs[0], 1 + row.next_seq % 4
+        match what:
+            case "child":
+                options = {"on_parent_close": policy, "if_open": if_open}
+                wants_start = how["wants_start"]
+                return rig.child(to, number, row.run_id, wants_start=wants_start, **options)
+            case "cancel":
+                mail = rig.message(to)
+                return CancelChild(number, mail.kind, mail.body, rig.now_us)
+            case "signal":
+                mail = rig.message(to, LARGE if how["large"] else b"sent")
+                return SendTo(
+                    number, mail.target, mail.kind, mail.body, mail.blobs or {}, rig.now_us
+                )
+            case _:
+                return AwaitEnd(number, rig.target(to))
 
     @rule(
         name=names,

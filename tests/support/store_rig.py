@@ -5,6 +5,7 @@ that every implementation can pass them.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from everlong_engine.model.events import (
 )
 from everlong_engine.model.ids import IdSource
 from everlong_engine.model.policies import IfClosed, IfOpen
-from everlong_engine.model.requests import Sent
+from everlong_engine.model.requests import Sent, child_request_id
 from everlong_engine.model.runs import ItemRow, LoadedRun, NewRun, RunRow, RunStatus, WorkerRow
 from everlong_engine.model.writes import (
     Append,
@@ -32,6 +33,7 @@ from everlong_engine.model.writes import (
     NextRun,
     Refusal,
     Release,
+    StartChild,
     StartResult,
     StartRun,
     Target,
@@ -167,6 +169,20 @@ class Rig:
         number, payload = event.number, event.payload
         stored = checksum(number, CODES[ItemPublished], payload)
         return ItemRow(event.channel, number, self.now_us, payload, stored)
+
+    def child(self, name: str, number: int, parent_run: bytes, **how: Any) -> StartChild:
+        """A child, as part of an append of `parent_run`."""
+        options: dict[str, Any] = {
+            "on_parent_close": "terminate",
+            "if_open": "fail",
+            "if_closed": "allow",
+            "wants_start": True,
+            **how,
+        }
+        new = self.new(name, child_request_id(parent_run, number))
+        blobs: Blobs = {}
+        kind, body = encode_event(replace(started(name), parent="parent"), blobs)
+        return StartChild(number, new, kind, body, blobs, wake_us=self.now_us, **options)
 
     def append(self, row: RunRow, *events: Event, **options: Any) -> Append:
         """The next events of a run, as its row stands."""

@@ -9,7 +9,9 @@ from typing import Any, assert_type
 from pydantic import BaseModel
 
 from everlong import (
+    ChildHandle,
     Client,
+    ExternalHandle,
     Output,
     PublishedItem,
     Query,
@@ -17,6 +19,7 @@ from everlong import (
     Worker,
     WorkflowHandle,
     activity,
+    get_handle,
     publish,
     workflow,
 )
@@ -51,7 +54,22 @@ async def typed(number: int) -> str:
     assert_type(await steps.publish(answer), int)
     assert_type(await publish(steps, answer), int)
     assert_type(await publish("typed-words", "plain"), int)
+    assert_type(await simple(1), int)
+    assert_type(await simple.options(id="typed-child")(number=1), int)
+    handle = await simple.start(1)
+    assert_type(handle, ChildHandle[int])
+    assert_type(await handle.result(), int)
+    assert_type(await handle, int)
     return f"{doubled} {answer.ok}"
+
+
+@workflow
+async def never_run() -> None:
+    other = get_handle("typed-other", simple)
+    assert_type(other, ExternalHandle[int])
+    assert_type(await other.result(), int)
+    assert_type(await get_handle("typed-other").result(), Any)
+    await other.signal(verdict, Verdict(ok=True))
 
 
 @workflow

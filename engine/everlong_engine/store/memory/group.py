@@ -61,7 +61,14 @@ def apply_group(data: MemoryData, writes: Sequence[Write]) -> list[WriteResult]:
     order = sorted(range(len(writes)), key=turns.__getitem__)
     first = [at for at in order if turns[at] <= _APPEND_TURN]
     for at in first:
+        if turns[at] == _APPEND_TURN:
+            break
         results[at] = _apply(data, writes[at])
+    newest = data.last_position
+    for at in first:
+        write = writes[at]
+        if isinstance(write, Append):
+            results[at] = append_events(data, write, newest)
     send_all(data, writes, results, start_run)
     for at in order[len(first) :]:
         results[at] = _apply(data, writes[at])
@@ -86,7 +93,7 @@ def _turn(write: Write) -> int:
 def _apply(data: MemoryData, write: Write) -> WriteResult:
     match write:
         case Append():
-            return append_events(data, write)
+            raise AssertionError("appends of a group are looked at together")
         case StartRun():
             return start_run(data, write)
         case Message():
@@ -241,22 +248,23 @@ def _row(
 # --------------------------------------------------------------------------------------- appends
 
 
-def append_events(data: MemoryData, append: Append) -> AppendResult:
+def append_events(data: MemoryData, append: Append, newest: int) -> AppendResult:
     """Accept a run's next events, if they are just that.
 
-    An append whose commit succeeded and whose answer was lost is answered as done.
+    An append whose commit succeeded and whose answer was lost is answered as done. What mail stands
+    in its way is what lay there before the group's appends, up to `newest`.
     """
-    refusal = _refusal(data, append)
+    refusal = _refusal(data, append, newest)
     if refusal is None:
         return _accept(data, append)
     done = _was_done(data, append)
     return AppendResult(repeated=True) if done else AppendResult(refusal)
 
 
-def _refusal(data: MemoryData, append: Append) -> Refusal | None:
+def _refusal(data: MemoryData, append: Append, newest: int) -> Refusal | None:
     if append.mail_free:
         waiting = data.mail_positions(append.execution_id)
-        if any(position not in append.consumed for position in waiting):
+        if any(one <= newest and one not in append.consumed for one in waiting):
             return Refusal.MAIL
     run = data.runs.get(append.run_id)
     if (

@@ -460,7 +460,13 @@ DELETE FROM links WHERE shard = ? AND execution_id = ?;
 DELETE FROM links WHERE shard = ? AND waiter_id = ?;
 
 -- name: idle_links
--- Links of executions that have ended or were never there.
-SELECT execution_id, waiter_id FROM links
-WHERE execution_id NOT IN (SELECT execution_id FROM runs WHERE status < 10)
-   OR waiter_id NOT IN (SELECT execution_id FROM runs WHERE status < 10);
+-- Links of executions that have ended or were never there, or that nobody of us has made.
+SELECT execution_id, waiter_id FROM links AS l
+WHERE on_parent_close NOT IN ('', 'terminate', 'cancel', 'abandon')
+   OR NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.shard = l.shard AND r.namespace = l.namespace
+                  AND r.workflow_id = l.workflow_id AND r.execution_id = l.execution_id
+                  AND r.status < 10)
+   OR NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.shard = l.shard AND r.namespace = l.namespace
+                  AND r.workflow_id = l.waiter AND r.execution_id = l.waiter_id AND r.status < 10)
+   OR NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.shard = l.shard AND r.run_id = l.waiter_run
+                  AND r.execution_id = l.waiter_id);

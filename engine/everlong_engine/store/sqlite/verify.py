@@ -251,7 +251,8 @@ def _of_published(tx: Connection) -> Iterator[Problem]:
 
 def _of_links(tx: Connection) -> Iterator[Problem]:
     for waited_for, waiter in tx.execute(SQL["idle_links"]).fetchall():
-        text = f"a link between {named(waited_for)} and {named(waiter)}: one of both is not open"
+        both = f"{named(waited_for)} and {named(waiter)}"
+        text = f"a link between {both} is damaged, or one of both is not open"
         yield Problem(as_id(waiter), text)
 
 
