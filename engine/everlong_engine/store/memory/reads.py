@@ -112,6 +112,11 @@ def published(
     while len(found) < limit and size < PUBLISHED_READ_BYTES_MAX:
         item = data.published.get((execution_id, channel, number + len(found)))
         if item is None:
+            later = (key[2] for key in data.published_of.keys(execution_id) if key[1] == channel)
+            if not found and any(one > number for one in later):
+                raise UndecodablePayload(
+                    f"item {number} of the output channel {channel!r} is missing"
+                )
             break
         if checksum(item.number, CODES[ItemPublished], item.payload) != item.checksum:
             if found:
