@@ -16,18 +16,23 @@ from everlong import (
     EverlongError,
     InvalidToken,
     Retry,
+    Signal,
     Worker,
     WorkflowCancelled,
     WorkflowFailed,
     activity,
     complete_later,
+    continue_as_new,
     info,
     workflow,
 )
 from everlong.codec import Encrypt
+from tests.support.gated_store import LossyStore
 from tests.support.hosting import AT_ONCE, described, hosting, kinds, of_kind, until
 from tests.support.other_process import other_process
 from tests.support.process_activities import hand_out
+
+again: Signal[bool] = Signal("completing-later-again", bool)
 
 
 @dataclass
@@ -438,3 +443,98 @@ async def test_who_waits_for_its_end_gets_it_from_the_answer(path: Path) -> None
             await handle.result()
         (ended,) = await of_kind(handle, "ActivityCancelled")
         assert ended.fields["outcome"] == "completed"
+
+
+# ------------------------------------------------------------------------- codecs, lost answers
+
+
+def asking_for_text(tokens: Tokens) -> Any:
+    @activity(name="ask for text")
+    async def ask() -> str:
+        tokens.hand_out()
+        complete_later()
+
+    @workflow(name="asks for text")
+    async def asks() -> str:
+        return await ask()
+
+    return asks
+
+
+async def test_an_answer_waits_encrypted(path: Path) -> None:
+    tokens, secret = Tokens(), "the canary sings"
+    asks = asking_for_text(tokens)
+    async with Client.connect(path, codecs=[Encrypt({"one": b"k" * 32})]) as client:
+        async with Worker(client):
+            handle = await client.start(asks)
+            token = await tokens.next()
+            await elsewhere(handle)
+            assert await client.heartbeat(token, secret)
+        await client.complete(token, secret)
+        stored = b"".join(one.read_bytes() for one in path.parent.glob(f"{path.name}*"))
+        assert secret.encode() not in stored
+        async with Worker(client):
+            assert await handle.result() == secret
+
+
+async def test_who_answers_without_the_keys_fails_the_activity_and_blocks_nothing(
+    path: Path,
+) -> None:
+    tokens = Tokens()
+    asks = asking_for_text(tokens)
+    async with Client.connect(path, codecs=[Encrypt({"one": b"k" * 32})]) as client:
+        async with Worker(client):
+            handle = await client.start(asks)
+            token = await tokens.next()
+            await elsewhere(handle)
+        async with Client.connect(path) as stranger:
+            await stranger.complete(token, "plain")
+        async with Worker(client):
+            with pytest.raises(WorkflowFailed, match="not encrypted"):
+                await handle.result()
+
+
+async def test_an_answer_whose_acknowledgement_is_lost_is_known_again(path: Path) -> None:
+    tokens = Tokens()
+    asks = asking_for_text(tokens)
+    async with Client.connect(path) as client:
+        async with Worker(client):
+            handle = await client.start(asks)
+            token = await tokens.next()
+            await elsewhere(handle)
+        lossy = LossyStore(client)
+        lossy.lose("submit")
+        await client.complete(token, "once")
+        assert lossy.lost == ["submit"]
+        async with Worker(client):
+            assert await handle.result() == "once"
+        assert (await kinds(handle)).count("ActivityCompleted") == 1
+
+
+async def test_an_answer_for_a_run_that_began_anew_is_not_given_to_the_next(path: Path) -> None:
+    tokens = Tokens()
+
+    @activity(name="ask anew")
+    async def ask() -> int:
+        tokens.hand_out()
+        complete_later()
+
+    @workflow(name="asks anew")
+    async def asks(round_: int = 0) -> int:
+        asking = asyncio.ensure_future(ask())
+        await again.receive()
+        if round_ == 0:
+            continue_as_new(round_=1)
+        return await asking
+
+    async with hosting(path) as client:
+        handle = await client.start(asks)
+        first = await tokens.next()
+        await elsewhere(handle)
+        await handle.signal(again, True)
+        second = await tokens.next()
+        with pytest.raises(ActivityNotOpen, match="continued_as_new"):
+            await client.complete(first, 1)
+        await client.complete(second, 2)
+        await handle.signal(again, True)
+        assert await handle.result() == 2
