@@ -473,6 +473,7 @@ async def test_cancelling_the_wait_of_a_handle_leaves_the_child_alone(path: Path
         assert await client.run(parent) == 4
 
 
+@pytest.mark.once
 async def test_a_parents_cancel_works_at_once_while_its_child_is_only_being_started(
     path: Path,
 ) -> None:

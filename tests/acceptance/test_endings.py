@@ -80,6 +80,7 @@ async def test_clean_up_goes_on_after_a_restart(path: Path) -> None:
         assert (await kinds(handle)).count("ActivityScheduled") == 1
 
 
+@pytest.mark.once
 async def test_cancellation_is_delivered_once(path: Path) -> None:
     caught: list[str | None] = []
 

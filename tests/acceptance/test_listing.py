@@ -88,6 +88,7 @@ async def test_a_filter_that_makes_no_sense_is_named(
             await client.list(**filters)
 
 
+@pytest.mark.once
 async def test_describe_tells_what_a_run_waits_for(path: Path) -> None:
     began = asyncio.Event()
 

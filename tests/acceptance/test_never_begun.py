@@ -26,6 +26,7 @@ async def stop_while_the_gate_is_shut(
     await stopping
 
 
+@pytest.mark.once
 async def test_a_first_attempt_that_never_began_is_not_lost(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

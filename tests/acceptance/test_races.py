@@ -65,6 +65,29 @@ async def test_a_signal_that_meets_a_termination_is_answered(path: Path) -> None
                 await ending
 
 
+async def test_a_signal_that_meets_the_end_of_its_worker_is_kept_for_the_next(path: Path) -> None:
+    @workflow
+    async def counting(until: int) -> int:
+        for _ in range(until):
+            await poke.receive()
+        return until
+
+    async with Client.connect(path) as client:
+        handle = await client.start(counting, 30, id="counting")
+        for number in range(30):
+            # With the cache off each run is on its way out when the next signal comes.
+            worker = Worker(client, cache_size=number % 2)
+            await worker.start()
+            await described(handle, lambda one: one.owner is not None or one.history_events > 0)
+            stopping = asyncio.ensure_future(worker.stop())
+            for _ in range(number % 7):
+                await asyncio.sleep(0)
+            await handle.signal(poke, number)
+            await stopping
+        async with Worker(client):
+            assert await handle.result() == 30
+
+
 async def test_large_mail_from_another_process_makes_no_activity_look_lost(path: Path) -> None:
     ran: list[int] = []
 

@@ -121,6 +121,7 @@ async def test_a_sleeping_flow_costs_no_memory_and_is_woken_by_its_timer(path: P
         assert await asyncio.gather(*(handle.result() for handle in handles)) == ["woke"] * 5
 
 
+@pytest.mark.once
 async def test_two_workers_of_a_process_share_the_work(path: Path) -> None:
     @workflow
     async def left() -> str:

@@ -203,6 +203,7 @@ async def test_a_timer_survives_a_restart(path: Path) -> None:
             assert await handle.result() == "woke"
 
 
+@pytest.mark.once
 async def test_time_chance_and_ids_are_the_same_on_replay(path: Path) -> None:
     seen: list[tuple[Any, ...]] = []
 
@@ -236,6 +237,7 @@ async def test_two_runs_draw_different_lots(path: Path) -> None:
         assert await client.run(flow) != await client.run(flow)
 
 
+@pytest.mark.once
 async def test_info_tells_where_the_code_is_and_whether_it_replays(path: Path) -> None:
     replaying: list[bool] = []
 

@@ -334,20 +334,6 @@ async def test_a_change_behind_what_was_decided_is_none(path: Path) -> None:
 # --------------------------------------------------------------------- errors of the user's code
 
 
-async def test_a_workflow_inside_a_workflow_says_what_to_do(path: Path) -> None:
-    @workflow
-    async def inner() -> int:
-        return 1
-
-    @workflow
-    async def outer() -> int:
-        return await inner()
-
-    async with hosting(path) as client:
-        with pytest.raises(WorkflowFailed, match="cannot be called inside another one"):
-            await client.run(outer)
-
-
 async def test_heartbeat_in_a_workflow_says_where_it_belongs(path: Path) -> None:
     @workflow
     async def flow() -> None:
@@ -358,6 +344,7 @@ async def test_heartbeat_in_a_workflow_says_where_it_belongs(path: Path) -> None
             await client.run(flow)
 
 
+@pytest.mark.once
 async def test_logging_in_a_workflow_is_no_fault(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -224,7 +224,7 @@ class RunKeeper:
         """Put an input into a run's mailbox, and feed it if nothing stands in the way."""
         if run.dropped:
             if one.on_done is not None:
-                one.on_done(WorkflowClosed(workflow_id=run.workflow_id))
+                self.leaving.leave_as_mail(run, one)
             return
         run.mailbox.append(one)
         self.pump(run)
@@ -333,7 +333,7 @@ class RunKeeper:
     def _settle(self, run: OwnedRun, step: Step, result: WriteResult | StoreError) -> None:
         """An append is committed, or refused."""
         if run.dropped:
-            _tell(step.incoming, result, run.workflow_id)
+            self._tell(run, step.incoming, result)
             return
         if step.generation != run.generation:
             return  # Discarded meanwhile: its input has gone back to the mailbox.
@@ -458,11 +458,23 @@ class RunKeeper:
         if run.departed is not None and not run.departed.done():
             run.departed.set_result(None)
 
+    def _tell(self, run: OwnedRun, one: Incoming, result: WriteResult | StoreError) -> None:
+        """The run is gone from here, but whoever sent something is owed the truth about it."""
+        if one.on_done is None:
+            return
+        if isinstance(result, StoreError):
+            one.on_done(result)
+        elif isinstance(result, AppendResult) and result.refusal is not None:
+            self.leaving.leave_as_mail(run, one)
+        else:
+            one.on_done(None)
+
     def reject(self, run: OwnedRun) -> None:
-        """Tell whoever sent something directly that nobody will take it."""
+        """Nobody here will take what was sent directly: the store keeps it, or says that the
+        workflow is closed."""
         for one in run.mailbox:
             if one.on_done is not None:
-                one.on_done(WorkflowClosed(workflow_id=run.workflow_id))
+                self.leaving.leave_as_mail(run, one)
         run.mailbox.clear()
 
     def terminated(self, execution_id: bytes) -> None:
@@ -521,20 +533,9 @@ class RunKeeper:
             answer.give()
         return future
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task of the keeper's, cancelled when it stops."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _tell(one: Incoming, result: WriteResult | StoreError, workflow_id: str) -> None:
-    """The run is gone from here, but whoever sent something is owed the truth about it."""
-    if one.on_done is None:
-        return
-    if isinstance(result, StoreError):
-        one.on_done(result)
-    elif isinstance(result, AppendResult) and result.refusal is not None:
-        one.on_done(WorkflowClosed(workflow_id=workflow_id))
-    else:
-        one.on_done(None)
+        return task

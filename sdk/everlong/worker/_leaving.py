@@ -6,13 +6,24 @@ A release is refused while the inbox holds mail: the mail is fed first. What onl
 
 import asyncio
 import logging
+from collections import deque
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from everlong.exceptions import EverlongError, StoreError
+from everlong.exceptions import EverlongError, StoreError, WorkflowClosed, WorkflowNotFound
 from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun
-from everlong_engine import AppendResult, Blobs, Release, WriteResult
+from everlong_engine import (
+    AppendResult,
+    Blobs,
+    Message,
+    MessageResult,
+    Release,
+    SignalReceived,
+    SignalRejected,
+    Target,
+    WriteResult,
+)
 
 if TYPE_CHECKING:
     from everlong.worker._keeper import RunKeeper
@@ -113,17 +124,54 @@ class RunReleaser:
 
     def _reclaim(self, run: OwnedRun) -> None:
         """What arrived directly while the run was on its way out needs it back."""
-        waiting = [one for one in run.mailbox if one.on_done is not None and one.position is None]
+        direct = (one for one in run.mailbox if one.on_done is not None and one.position is None)
+        waiting = deque(direct)
         run.mailbox.clear()
+
+        def leave_the_rest(_: object = None) -> None:
+            while waiting:
+                self.leave_as_mail(run, waiting.popleft())
+
         if waiting and not self._keeper.stopping:
-            self._keeper.spawn(self._claim_for(run, waiting))
+            claiming = self._keeper.spawn(self._claim_for(run, waiting))
+            # Not in its `finally`: a task that is cancelled before it begins has none.
+            claiming.add_done_callback(leave_the_rest)
         else:
-            for one in waiting:
-                assert one.on_done is not None
-                one.on_done(EverlongError("the worker is stopping; send it again"))
+            leave_the_rest()
         self._keeper.on_room()
 
-    async def _claim_for(self, run: OwnedRun, waiting: list[Incoming]) -> None:
+    def leave_as_mail(self, run: OwnedRun, one: Incoming) -> None:
+        """What came directly, for a run that is in nobody's hands here any more: the store knows
+        whether it is open, and keeps the message if it is."""
+        on_done = one.on_done
+        assert on_done is not None, "whoever sent something directly waits for its answer"
+        event = one.event
+        if isinstance(event, SignalRejected):  # Whoever feeds it judges it again.
+            event = SignalReceived(event.signal, event.payload)
+        blobs: Blobs = {}
+        kind, body = self._keeper.records.message(run, event, blobs)
+        target = Target(run.shard, run.namespace, run.workflow_id, run.execution_id)
+        now_us = self._engine.clock.now_us()
+
+        def settled(result: WriteResult | StoreError) -> None:
+            if isinstance(result, StoreError):
+                on_done(result)
+                return
+            assert isinstance(result, MessageResult)
+            if result.status is None:
+                on_done(WorkflowNotFound(workflow_id=run.workflow_id))
+            elif result.position is None and not result.duplicate:
+                status = result.status.text
+                on_done(WorkflowClosed(workflow_id=run.workflow_id, status=status))
+            else:
+                on_done(None)
+                self._engine.mail_arrived()
+
+        message = Message(target, kind, body, now_us, None, blobs, self._engine.sent())
+        self._engine.commits.add(message, settled)
+
+    async def _claim_for(self, run: OwnedRun, waiting: deque[Incoming]) -> None:
+        """Bring the run back for what waits for it, and hand that over."""
         keeper = self._keeper
         store = self._engine.store
         try:
@@ -132,16 +180,10 @@ class RunReleaser:
                 if loaded is not None:
                     keeper.loading.adopt(loaded)
                 current = keeper.cache.get(run.execution_id)
-                for one in waiting:
-                    if current is not None:
-                        keeper.receive(current, one)
-                    elif one.on_done is not None:
-                        text = f"{run.workflow_id} could not be reached; try again"
-                        one.on_done(EverlongError(text))
+                while waiting and current is not None:
+                    keeper.receive(current, waiting.popleft())
         except StoreError as error:
-            for one in waiting:
-                assert one.on_done is not None
-                one.on_done(error)
+            logger.warning("%s: it cannot be claimed now: %s", run.workflow_id, error)
 
     async def release_all(self) -> None:
         """Hand everything back: the worker stops.
