@@ -7,6 +7,7 @@ any crash. Everything that users need is here, and nothing else is public.
 from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._script import run
 from everlong.activity import Activity, activity, complete_later, heartbeat
+from everlong.approvals import Verdict, approval
 from everlong.channels import Output, Query, Signal, Update, publish
 from everlong.children import ChildHandle, ChildWorkflow, ExternalHandle
 from everlong.client import (
@@ -15,6 +16,7 @@ from everlong.client import (
     ExecutionDescription,
     ExecutionSummary,
     HistoryEvent,
+    OpenApproval,
     Page,
     PendingActivity,
     PendingChild,
@@ -28,7 +30,9 @@ from everlong.exceptions import (
     ActivityLost,
     ActivityNotOpen,
     ActivityTimeout,
+    AlreadyAnswered,
     ApplicationError,
+    ApprovalNotFound,
     CompensationFailed,
     DefinitionError,
     EndlessDrive,
@@ -42,6 +46,7 @@ from everlong.exceptions import (
     NewerSchema,
     NoAnswer,
     NondeterminismError,
+    NotAnApprover,
     NotSerializable,
     PayloadError,
     PayloadTooLarge,
@@ -94,7 +99,9 @@ __all__ = [
     "ActivityLost",
     "ActivityNotOpen",
     "ActivityTimeout",
+    "AlreadyAnswered",
     "ApplicationError",
+    "ApprovalNotFound",
     "Attempt",
     "ChildHandle",
     "ChildWorkflow",
@@ -118,7 +125,9 @@ __all__ = [
     "NewerSchema",
     "NoAnswer",
     "NondeterminismError",
+    "NotAnApprover",
     "NotSerializable",
+    "OpenApproval",
     "Output",
     "Page",
     "PayloadError",
@@ -146,6 +155,7 @@ __all__ = [
     "UpdateHandle",
     "UpdateRejected",
     "UpdateUnfinished",
+    "Verdict",
     "Worker",
     "Workflow",
     "WorkflowAlreadyStarted",
@@ -160,6 +170,7 @@ __all__ = [
     "WorkflowTimedOut",
     "activity",
     "all_handlers_finished",
+    "approval",
     "checkpoint",
     "complete_later",
     "continue_as_new",

@@ -25,6 +25,9 @@ from everlong_engine import (
     INPUTS,
     ActivityCompleted,
     ActivityFailed,
+    ApprovalAnswered,
+    ApprovalRequested,
+    ApprovalRow,
     AttemptRow,
     Blobs,
     ChildClosed,
@@ -222,6 +225,9 @@ class Records:
                 event, place, plain_text=True
             )
         except PlainPayload as error:
+            if isinstance(event, ApprovalAnswered):
+                name = f"answer to approval {event.approval_id}"
+                return SignalRejected(name, event.comment, str(error))
             if isinstance(event, SignalReceived):
                 # A sender without the keys must not stop the run: recorded, never delivered.
                 return SignalRejected(event.signal, event.payload, str(error))
@@ -332,6 +338,32 @@ class Records:
         if row.reason is None:
             return None
         return self._sealing.show_text(row.reason, _of_reason(row), "reason")
+
+    # ------------------------------------------------------------------------------- approvals
+
+    def approval(self, row: ApprovalRow, *, for_people: bool = False) -> ApprovalRequested:
+        """What a run has requested; for people, what cannot be read says so in its place.
+
+        Raises:
+            UndecodablePayload: it is damaged, or a key is missing.
+        """
+        recorded = row.requested
+        if recorded is None:
+            raise UndecodablePayload(f"approval {row.number} cannot be read: {row.fault}")
+        found = (
+            self._show_recorded(row.run, recorded)
+            if for_people
+            else self._open_recorded(row.run, recorded)
+        ).event
+        assert isinstance(found, ApprovalRequested)
+        return found
+
+    def verdict(self, to: Execution, body: bytes) -> ApprovalAnswered:
+        """Who has answered, and what, for people. Raises UndecodablePayload."""
+        event = decode_event(CODES[ApprovalAnswered], body, {})
+        shown = self._sealing.show(event, _in_mail(to, event))
+        assert isinstance(shown, ApprovalAnswered)
+        return shown
 
     # ------------------------------------------------------------------------- published items
 

@@ -42,6 +42,9 @@ from everlong_engine import (
     ActivityLost,
     ActivityScheduled,
     ActivityTimedOut,
+    ApprovalAnswered,
+    ApprovalRequested,
+    ApprovalWithdrawn,
     CancelRequested,
     ChildCancelRequested,
     ChildClosed,
@@ -84,7 +87,13 @@ _TEXT: Final = "everlong-sealed:"
 _SEALED_TEXT: Final = re.compile(f"{_TEXT}([A-Za-z0-9_-]+={{0,2}})")
 _SURROGATES: Final = "surrogatepass"
 
-MESSAGES: Final = (SignalReceived, UpdateReceived, CancelRequested, RunTerminated)
+MESSAGES: Final = (
+    SignalReceived,
+    UpdateReceived,
+    ApprovalAnswered,
+    CancelRequested,
+    RunTerminated,
+)
 """What is sent to an execution and not to a run."""
 _WITH_TEXT: Final = (
     SignalRejected,
@@ -94,6 +103,7 @@ _WITH_TEXT: Final = (
     ChildClosed,
     ChildCancelRequested,
     ExternalCancelSent,
+    ApprovalRequested,
 )
 """Hold words that may be sealed, and that people without a key see a note for."""
 
@@ -347,6 +357,11 @@ def _changed(event: Event, by: _Change) -> Event:
             return replace(event, arguments=by.payload("arguments", event.arguments))
         case ActivityCompleted() | RunCompleted() | UpdateCompleted():
             return replace(event, result=by.payload("result", event.result))
+        case ApprovalRequested():
+            title, data = by.text("title", event.title), by.payload("data", event.data)
+            return replace(event, title=title, data=data)
+        case ApprovalAnswered():
+            return replace(event, comment=by.payload("comment", event.comment))
         case SideEffectRecorded():
             return replace(event, value=by.payload("value", event.value))
         case SignalReceived() | ItemPublished() | ExternalSignalSent():
@@ -375,6 +390,7 @@ def _changed(event: Event, by: _Change) -> Event:
             | TimerFired()
             | TimerCancelled()
             | PatchMarked()
+            | ApprovalWithdrawn()
             | RunTimedOut()
             | ChildStarted()
             | ChildStartFailed()
@@ -413,6 +429,10 @@ def _holds_sealed(event: Event) -> bool:
             return is_sealed(data)
         case ActivityCompleted() | RunCompleted() | UpdateCompleted():
             return is_sealed(event.result)
+        case ApprovalRequested():
+            return is_sealed(event.data)
+        case ApprovalAnswered():
+            return is_sealed(event.comment)
         case SideEffectRecorded():
             return is_sealed(event.value)
         case SignalReceived() | SignalRejected() | ItemPublished() | ExternalSignalSent():
@@ -421,6 +441,11 @@ def _holds_sealed(event: Event) -> bool:
             return is_sealed(event.failure.data)
         case _:
             return False
+
+
+def _answer_of(event: ApprovalAnswered) -> tuple[int | str | bytes, ...]:
+    """All that is readable of an answer: who may write to the file must not change it."""
+    return (event.approval_id, event.run, int(event.approved), event.by, event.at_us)
 
 
 def _subject(event: Event) -> tuple[int | str | bytes, ...]:
@@ -450,5 +475,9 @@ def _subject(event: Event) -> tuple[int | str | bytes, ...]:
             return (event.update_id,)
         case ItemPublished():
             return (event.channel, event.number)
+        case ApprovalRequested():
+            return (event.approval_id, *event.approvers)
+        case ApprovalAnswered():
+            return _answer_of(event)
         case _:
             return ()

@@ -295,7 +295,7 @@ def _publish(name: str, value: Value, item: object) -> int:
             f"publish() to {name!r} can only be called inside a running workflow; an activity "
             "returns its result to the workflow, which may publish it"
         )
-    number: int = run.publish(name, value, item, source_line(calling_frame(2)))
+    number: int = run.outputs.publish(run, name, value, item, source_line(calling_frame(2)))
     return number
 
 

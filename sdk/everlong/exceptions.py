@@ -31,6 +31,9 @@ handler reads `error.workflow_id` and never parses a text.
     ├── UpdateRejected              an update: refused, failed, or left unfinished
     ├── UpdateFailed
     ├── UpdateUnfinished
+    ├── AlreadyAnswered             an approval: answered by another, not for you, or gone
+    ├── NotAnApprover
+    ├── ApprovalNotFound
     ├── QueryFailed
     ├── NoAnswer (also TimeoutError)
     ├── WorkflowFault               a fault in the workflow's code: the run is blocked, not failed
@@ -73,7 +76,9 @@ __all__ = [
     "ActivityLost",
     "ActivityNotOpen",
     "ActivityTimeout",
+    "AlreadyAnswered",
     "ApplicationError",
+    "ApprovalNotFound",
     "CompensationFailed",
     "DefinitionError",
     "EndlessDrive",
@@ -87,6 +92,7 @@ __all__ = [
     "NewerSchema",
     "NoAnswer",
     "NondeterminismError",
+    "NotAnApprover",
     "NotSerializable",
     "PayloadError",
     "PayloadTooLarge",
@@ -314,6 +320,34 @@ class UpdateUnfinished(EverlongError):
     workflow_id: str | None = None
     update: str | None = None
     update_id: str | None = None
+
+
+class AlreadyAnswered(EverlongError):
+    """The approval {id} was {verdict} by {by!r} before, with the comment {comment!r}. The first
+    answer stands."""
+
+    id: str | None = None
+    approved: bool = False
+    verdict: str = "answered"
+    by: str = "somebody"
+    comment: str = ""
+    at: dt.datetime | None = None
+
+
+class NotAnApprover(EverlongError):
+    """{by!r} is not among those who may answer the approval {id}: {approvers}. Nothing was
+    stored."""
+
+    id: str | None = None
+    by: str = ""
+    approvers: tuple[str, ...] = ()
+
+
+class ApprovalNotFound(EverlongError):
+    """There is no approval {id!r} that waits for an answer: it timed out, was cancelled, its run
+    has ended, or the id is wrong. `client.approvals()` lists the open ones."""
+
+    id: str | None = None
 
 
 class QueryFailed(EverlongError):

@@ -150,3 +150,31 @@ def test_what_an_execution_publishes_is_followed_to_its_end(here: Here, tmp_path
     assert (item["number"], item["value"]) == (1, hostile)
     assert item["at"].endswith("Z")
     assert here("subscribe", "t1", "words", "--start", "-1").code == 2
+
+
+def test_an_approval_is_listed_and_answered_once(here: Here, tmp_path: Path) -> None:
+    here("start", "refund", "--id", "r1", "-a", "amount=5")
+    assert here("approvals").out == "nobody is asked for anything\n"
+    items: list[dict[str, object]] = []
+    with worker(str(MARKET), folder=tmp_path):
+        for _ in range(400):
+            if items := here("approvals", "--json").document["items"]:
+                break
+        (one,) = items
+        id = str(one["id"])
+        assert (one["workflow_id"], one["approvers"]) == ("r1", ["ann", "bob"])
+        shown = here("approvals", "--id", "r1").out
+        assert id in shown
+        assert "ann, bob" in shown
+        refused = here("approve", id, "--by", "eve")
+        assert (refused.code, len(refused.err.splitlines())) == (1, 1)
+        assert "'eve' is not among" in refused.err
+        done = here("reject", id, "--by", "ann", "--comment", "no", "--request-id", "q1")
+        assert (done.code, done.out) == (0, "✓ rejected by ann\n")
+        again = here("reject", id, "--by", "ann", "--request-id", "q1", "--json")
+        assert again.document == {"id": id, "by": "ann", "verdict": "rejected"}
+        late = here("approve", id, "--by", "bob")
+        assert late.code == 4
+        assert "rejected by 'ann' before" in late.err
+        assert until(here, "r1", "completed").document["result"] == [False, "ann", "no"]
+    assert here("approve", "nothing.1", "--by", "ann").code == 4

@@ -25,6 +25,7 @@ from everlong import (
     Update,
     activity,
     all_handlers_finished,
+    approval,
     checkpoint,
     continue_as_new,
     now,
@@ -214,6 +215,17 @@ async def values(orders: list[Order], notes: dict[str, bytes], since: datetime) 
     await step("since", since)
     await step("notes", notes)
     return {str(one.id): one for one in orders}
+
+
+@workflow(name="histories.approves")
+async def approves() -> list[object]:
+    """One is answered, one is not."""
+    verdict = await approval("First?", data={"order": 1}, approvers=["ann"], timeout=60)
+    try:
+        await approval("Second?", timeout=5)
+    except TimeoutError:
+        return [verdict.by, verdict.comment, verdict.at]
+    return []
 
 
 told: Output[Order] = Output("histories.told", Order)

@@ -23,6 +23,7 @@ from everlong_engine import (
     ActivityCancelled,
     ActivityLost,
     ActivityTimedOut,
+    ApprovalAnswered,
     Event,
     Recorded,
     RunContinuedAsNew,
@@ -186,6 +187,14 @@ def patient() -> RunByHand:
     run.cancel("enough")
     run.feed(ActivityCancelled(3, "lost", 2))
     return settle(run)
+
+
+@scenario
+def approves() -> RunByHand:
+    run = RunByHand(flows.approves)
+    run.feed(ApprovalAnswered(2, b"\x01\x90" * 8, True, "ann", pack("fine"), run.now_us))
+    run.fire_next()
+    return run
 
 
 @scenario

@@ -16,7 +16,17 @@ from typing import Any, Final
 
 import msgpack
 
-from everlong import Client, Retry, Signal, Worker, activity, get_handle, publish, workflow
+from everlong import (
+    Client,
+    Retry,
+    Signal,
+    Worker,
+    activity,
+    approval,
+    get_handle,
+    publish,
+    workflow,
+)
 from everlong.workflow import Workflow
 from everlong_engine.model.codec import checksum
 from tests.support.hosting import described
@@ -57,6 +67,8 @@ async def fails(text: str) -> str:
 async def flow(text: str) -> list[Any]:
     length = await step(text)
     await publish("told", length)
+    asking = asyncio.ensure_future(approval("May it go on?", data=length))
+    asking.add_done_callback(lambda _: None)
     return [length, await go.receive()]
 
 
@@ -84,6 +96,7 @@ WHERE: Final = {
     "attempts": _RUN.format("retrying"),
     "published": _EXECUTION,
     "links": _EXECUTION,
+    "approvals": _RUN.format("victim"),
     "blobs": "digest = (SELECT digest FROM blobs ORDER BY digest LIMIT 1)",
     "blob_uses": "digest = (SELECT digest FROM blobs ORDER BY digest LIMIT 1)",
     "workers": "worker_id IS NOT NULL",
@@ -113,7 +126,7 @@ async def _make(path: Path) -> None:
                 await client.start(flow, text, id=name)
             await client.start(stubborn, "luck", id="retrying")
             for name in (*HEALTHY, "victim"):
-                await described(client.get_handle(name), lambda it: it.history_events == 4)
+                await described(client.get_handle(name), lambda it: it.history_events == 5)
             watching = await client.start(watcher, "victim", id="watcher")
             await described(watching, lambda it: it.history_events == 2)
             await described(

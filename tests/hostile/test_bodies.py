@@ -231,7 +231,7 @@ async def test_a_notice_that_nobody_sent_lets_go_of_nothing(tmp_path: Path) -> N
     path = specimen.copy(tmp_path)
     async with Client.connect(path) as client, Worker(client, workflows=specimen.WORKFLOWS):
         handle = await client.start(specimen.flow, "owned", id="owned")
-        await described(handle, lambda it: it.history_events == 4 and it.owner is not None)
+        await described(handle, lambda it: it.history_events == 5 and it.owner is not None)
         with closing(sqlite3.connect(path)) as db, db:
             execution = db.execute(
                 "SELECT execution_id FROM runs WHERE workflow_id = 'owned'"

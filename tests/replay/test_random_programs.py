@@ -32,6 +32,7 @@ from everlong_engine import (
     ActivityLost,
     ActivityScheduled,
     ActivityTimedOut,
+    ApprovalAnswered,
     Event,
     Recorded,
     RunCancelled,
@@ -113,6 +114,7 @@ def live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
     signals, updates = 3, 2
     while run.closing is None and len(stood) < INPUTS_MAX:
         choices = [number for number in run.open_activities if not hangs(run, number)]
+        choices += [-3] * bool(run.state.approvals)
         choices += [0] * bool(run.pending_timers) + [-1] * bool(signals) + [-2] * bool(updates)
         may_cancel = not run.state.cancel_requested
         if may_cancel and (not choices or source.randrange(25) == 24):
@@ -124,6 +126,10 @@ def live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
         elif chosen == -1:
             signals -= 1
             run.signal("programs.news", str(signals))
+        elif chosen == -3:
+            number = min(run.state.approvals)
+            by = source.choice(("ann", "bob"))
+            run.feed(ApprovalAnswered(number, bytes(16), by == "ann", by, pack(""), run.now_us))
         elif chosen == -2:
             updates -= 1
             run.update(f"u{updates}", "programs.amend", f"u{updates}", source.choice(ENDS))
@@ -159,6 +165,7 @@ def standing(code: WorkflowRun) -> Any:
         trace(code),
         list(filter(code.is_open, numbers)),
         list(filter(code.is_pending, numbers)),
+        code.approvals.numbers,
         code.random.getstate(),
         code.now_us,
         code.closed,

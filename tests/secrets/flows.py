@@ -17,6 +17,7 @@ from everlong import (
     WorkflowCancelled,
     WorkflowFailed,
     activity,
+    approval,
     continue_as_new,
     heartbeat,
     info,
@@ -55,6 +56,9 @@ PLACES: Final = (
     "signal to another",
     "cancel of another",
     "published item",
+    "approval title",
+    "approval data",
+    "approval comment",
     "large published item",
     "returned",
     "workflow failure",
@@ -144,6 +148,8 @@ async def _first_run() -> None:
     await bulk()
     with suppress(ValueError):
         await break_down()
+    verdict = await approval(plant("approval title"), data=plant("approval data"))
+    assert verdict.comment == plant("approval comment")
     await go.receive()
     continue_as_new(state=plant("carried state"))
 

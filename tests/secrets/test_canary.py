@@ -16,7 +16,15 @@ from time import perf_counter
 
 import pytest
 
-from everlong import Client, QueryFailed, Worker, WorkflowCancelled, WorkflowFailed
+from everlong import (
+    AlreadyAnswered,
+    Client,
+    OpenApproval,
+    QueryFailed,
+    Worker,
+    WorkflowCancelled,
+    WorkflowFailed,
+)
 from everlong.codec import Codec, Encrypt, new_key
 from tests.proof.record import record
 from tests.secrets.flows import (
@@ -34,11 +42,12 @@ from tests.secrets.flows import (
     waits,
 )
 from tests.support.command_line import Done, clean_environment, everlong
-from tests.support.hosting import described
+from tests.support.hosting import described, until
 
 IDS = ("courier", "fails", "cancelled", "terminated", "breaks")
 LOOKS = (
     ("list",),
+    ("approvals",),
     ("doctor",),
     ("verify",),
     *(("show", id) for id in IDS),
@@ -64,6 +73,14 @@ async def lived_through(
         async with Worker(client, workflows=FLOWS):
             await handle.signal(extra, plant("unread signal"))
             await handle.signal(go, plant("signal"))
+            (asked_for,) = await until_asked(client)
+            assert asked_for.title == plant("approval title")
+            assert plant("approval data") in (await command("approvals")).out
+            told_so = plant("approval comment")
+            answer = ("approve", asked_for.id, "--by", "ann", "--comment", told_so)
+            assert (await command(*answer)).code == 0
+            with pytest.raises(AlreadyAnswered, match=SECRET):
+                await client.reject(asked_for.id, by="bob")
             args = ("signal", "courier", "secrets-number", plant("rejected signal"))
             assert (await command(*args)).code == 0
             second = await described(
@@ -99,6 +116,13 @@ async def _endings(client: Client) -> None:
     blocked = await client.start(breaks, id="breaks")
     found = await described(blocked, lambda it: it.status == "blocked")
     assert plant("blocked reason") in (found.reason or "")
+
+
+async def until_asked(client: Client) -> list[OpenApproval]:
+    async def look() -> list[OpenApproval]:
+        return (await client.approvals()).items
+
+    return await until(look)
 
 
 def printed_by(commands: Sequence[Sequence[str]], folder: Path) -> str:

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
-from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.runs import (
+    ApprovalRow,
+    AttemptRow,
+    ItemRow,
+    LoadedRun,
+    MailRow,
+    RunRow,
+    WorkerRow,
+)
 from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import (
     Problem,
@@ -269,6 +277,16 @@ class FaultyStore:
 
     async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]:
         return await self._ask("attempts", lambda: self._inner.attempts(shard, run_id))
+
+    async def approval(self, shard: int, run_id: bytes, number: int) -> ApprovalRow | None:
+        return await self._ask("approval", lambda: self._inner.approval(shard, run_id, number))
+
+    async def approvals(
+        self, namespace: str, workflow_id: str | None, after: tuple[bytes, int], limit: int
+    ) -> list[ApprovalRow]:
+        return await self._ask(
+            "approvals", lambda: self._inner.approvals(namespace, workflow_id, after, limit)
+        )
 
     async def published(
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from everlong_engine.model.events import RunCompleted, RunContinuedAsNew
+from everlong_engine.model.events import ApprovalWithdrawn, RunCompleted, RunContinuedAsNew
 from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunRow
 from everlong_engine.model.writes import (
     Answer,
@@ -38,7 +38,7 @@ from everlong_engine.store.memory.data import MemoryData
 from everlong_engine.store.memory.store import MemoryStore
 from everlong_engine.store.sqlite.inline import InlineDatabase
 from tests.store.test_random_operations import NAMES
-from tests.support.store_rig import SECOND_US, Rig, item, signal
+from tests.support.store_rig import SECOND_US, Rig, item, question, signal
 
 T = TypeVar("T")
 
@@ -64,6 +64,7 @@ class BothStores(RuleBasedStateMachine):
         self.size = 1
         self.lossy = False
         self.items = 0
+        self.asked = 0
 
     def teardown(self) -> None:
         try:
@@ -103,6 +104,11 @@ class BothStores(RuleBasedStateMachine):
                 found.append(await store.load(run.shard, run.run_id))
                 found.append(await store.last_event(run.shard, run.run_id))
                 found += await self.items_of(store, run)
+                found += [
+                    await store.approval(run.shard, run.run_id, number)
+                    for number in range(self.asked + 1)
+                ]
+            found += await store.approvals("default", None, (b"", 0), 100)
             found += [await store.latest(self.rigs[0].target(name)) for name in EVERYBODY]
             found += [await store.answer(question) for question in QUESTIONS]
             found += [await store.open_questions(10), await store.workers()]
@@ -165,6 +171,7 @@ class BothStores(RuleBasedStateMachine):
         policy=st.sampled_from(["terminate", "cancel", "abandon"]),
         if_open=st.sampled_from(["use", "fail", "terminate"]),
         wants_start=st.booleans(),
+        asks=st.sampled_from(["no", "no", "ask", "withdraw"]),
     )
     def append(self, name: str, count: int, consume: str, end: str, **how: Any) -> None:
         row = self.row(name)
@@ -178,6 +185,11 @@ class BothStores(RuleBasedStateMachine):
             # Each number once: the stores rely on it, and the code that counts is not here.
             self.items += 1
             events.append(item(self.items - 1, LARGE if how["large"] else b"item"))
+        if how["asks"] == "ask":
+            self.asked += 1  # Each number once, as in the code.
+            events.append(question(self.asked))
+        elif how["asks"] == "withdraw":
+            events.append(ApprovalWithdrawn(max(self.asked, 1)))
         options: dict[str, Any] = {"consumed": tuple(consumed), "healthy": how["healthy"]}
         options["outgoing"] = tuple(self.sent(one, row, **how) for one in how["sends"])
         if end == "close":
@@ -304,6 +316,12 @@ class BothStores(RuleBasedStateMachine):
             sent=rig.sent(f"sender {who}") if sent and request is None else None,
         )
         self.add(message)
+
+    @rule(name=names, back=st.integers(0, 2), request=st.sampled_from(["r1", "r2"]))
+    def answer_approval(self, name: str, back: int, request: str) -> None:
+        row = self.row(name)
+        if row is not None:
+            self.add(self.rigs[0].answer(row, max(self.asked - back, 0), request, request))
 
     @rule(name=names)
     def terminate(self, name: str) -> None:

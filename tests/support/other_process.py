@@ -17,11 +17,21 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from everlong import Client, EverlongError, Signal, Worker, WorkflowHandle, publish, workflow
+from everlong import (
+    Client,
+    EverlongError,
+    Signal,
+    Worker,
+    WorkflowHandle,
+    approval,
+    publish,
+    workflow,
+)
 
 __all__ = [
     "OtherProcess",
     "OtherProcessError",
+    "asks_elsewhere",
     "hosted_elsewhere",
     "other_process",
     "publishes_elsewhere",
@@ -36,6 +46,12 @@ release: Signal[str] = Signal("release", str)
 async def hosted_elsewhere(name: str) -> str:
     """A workflow that the other process can serve."""
     return f"{name} {await release.receive()}"
+
+
+@workflow
+async def asks_elsewhere() -> str:
+    """Asks whether to go on; who answered."""
+    return (await approval("Go on?")).by
 
 
 @workflow
@@ -105,7 +121,7 @@ class _Servant:
 
     async def serve(self) -> None:
         await self._stack.enter_async_context(
-            Worker(self._client, workflows=[hosted_elsewhere, publishes_elsewhere])
+            Worker(self._client, workflows=[hosted_elsewhere, publishes_elsewhere, asks_elsewhere])
         )
 
     async def start(self, workflow: str, id: str, **arguments: Any) -> str | None:
@@ -118,6 +134,9 @@ class _Servant:
 
     async def signal(self, id: str, name: str, value: Any, request_id: str | None = None) -> None:
         await self._client.get_handle(id).signal(name, value, request_id=request_id)
+
+    async def approve(self, id: str, by: str) -> None:
+        await self._client.approve(id, by=by)
 
     async def query(self, id: str, name: str, timeout: float = 10.0) -> Any:
         return await self._client.get_handle(id).query(name, timeout=timeout)

@@ -33,6 +33,7 @@ from everlong import (
     Update,
     WorkflowInfo,
     activity,
+    approval,
     checkpoint,
     info,
     map_all,
@@ -103,6 +104,13 @@ class Ask:
 class SideEffect:
     label: str
     kind: Literal["side_effect"] = "side_effect"
+
+
+@dataclass(frozen=True, slots=True)
+class AskPeople:
+    label: str
+    seconds: float
+    kind: Literal["ask_people"] = "ask_people"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +246,7 @@ Step: TypeAlias = Annotated[
     | Ask
     | SideEffect
     | Publish
+    | AskPeople
     | Fail
     | Patched
     | Repeat
@@ -338,6 +347,8 @@ class _Playing:
                 self._note(_ANSWERS[step.what]())
             case SideEffect():
                 self._note(await side_effect(lambda: look[-1](step.label)))
+            case AskPeople():
+                await self._ask_people(step)
             case Publish():
                 self._note(str(await publish(step.channel, [step.label, len(self.trace)])))
             case Fail():
@@ -384,6 +395,14 @@ class _Playing:
             self._note("too few")
         else:
             self._note("enough")
+
+    async def _ask_people(self, step: AskPeople) -> None:
+        try:
+            verdict = await approval(step.label, data=[step.label], timeout=step.seconds or None)
+        except TimeoutError:
+            self._note("nobody answered")
+        else:
+            self._note(f"{verdict.approved} says {verdict.by} at {verdict.at}")
 
     async def _undo(self, label: str) -> None:
         self._note(f"undid {label} {await perform(label, 'ok')}")
@@ -549,7 +568,7 @@ class _Making:
         return kind(depth - 1)
 
     def leaf(self) -> Step:
-        match self._below(18):
+        match self._below(19):
             case 0 | 1 | 2 | 3 | 4 | 5:
                 outcomes = *["ok"] * 7, "fail", "hang"
                 return Call(self._of("abcdef"), self._of(outcomes))
@@ -565,6 +584,8 @@ class _Making:
                 return Until(self._below(3), self._seconds())
             case 16:
                 return Publish(self._of("uv"), self._of("abc"))
+            case 17:
+                return AskPeople(self._of("st"), self._seconds())
             case _:
                 return Fail(self._of("abc"))
 

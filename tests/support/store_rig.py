@@ -12,6 +12,9 @@ from typing import Any, Final
 from everlong_engine.model.codec import Blobs, checksum, encode_event
 from everlong_engine.model.events import (
     CODES,
+    ApprovalAnswered,
+    ApprovalRequested,
+    ApprovalWithdrawn,
     Event,
     ItemPublished,
     RunCompleted,
@@ -25,8 +28,11 @@ from everlong_engine.model.policies import IfClosed, IfOpen
 from everlong_engine.model.requests import Sent, child_request_id
 from everlong_engine.model.runs import ItemRow, LoadedRun, NewRun, RunRow, RunStatus, WorkerRow
 from everlong_engine.model.writes import (
+    AnswerApproval,
     Append,
     AppendResult,
+    ApprovalResult,
+    Approvals,
     HistoryRow,
     Message,
     MessageResult,
@@ -151,6 +157,14 @@ class Rig:
         status = _STATUS.get(type(events[-1])) if events else None
         if status is not None:
             options = {"closed": status, "closed_us": self.now_us, "mail_free": True, **options}
+        asked = tuple(
+            (event.approval_id, seq)
+            for seq, event in enumerate(events, base)
+            if isinstance(event, ApprovalRequested)
+        )
+        gone = tuple(one.approval_id for one in events if isinstance(one, ApprovalWithdrawn))
+        if asked or gone:
+            options.setdefault("approvals", Approvals(asked, gone))
         items = [self._item(event) for event in events if isinstance(event, ItemPublished)]
         return Append(
             run.shard,
@@ -305,6 +319,20 @@ class Rig:
     async def kinds(self, run: RunRow | str = "w") -> list[str]:
         return [type(one.event).__name__ for one in (await self.load(run)).history]
 
+    def answer(self, row: RunRow, number: int, by: str, request: str = "r") -> AnswerApproval:
+        event = ApprovalAnswered(number, row.run_id, True, by, b"", self.now_us)
+        kind, body = encode_event(event, {})
+        return AnswerApproval(row.shard, row.run_id, number, kind, body, self.now_us, request)
+
+    async def answered(self, row: RunRow, number: int, by: str, request: str) -> ApprovalResult:
+        result = await self.one(self.answer(row, number, by, request))
+        assert isinstance(result, ApprovalResult)
+        return result
+
+    async def open_approvals(self) -> list[tuple[str, int]]:
+        found = await self.store.approvals("default", None, (b"", 0), 100)
+        return [(one.run.workflow_id, one.number) for one in found]
+
     async def published(
         self, run: RunRow | str = "w", channel: str = "told", number: int = 0, limit: int = 100
     ) -> list[tuple[int, bytes]]:
@@ -318,6 +346,10 @@ class Rig:
 
 def started(workflow_id: str = "w", arguments: bytes = b"") -> RunStarted:
     return RunStarted("flow", arguments, workflow_id, 1, "code", "3.11")
+
+
+def question(number: int, title: str = "Ship it?") -> ApprovalRequested:
+    return ApprovalRequested(number, title, b"data", ("ann",), None, "")
 
 
 def item(number: int, payload: bytes = b"item", channel: str = "told") -> ItemPublished:

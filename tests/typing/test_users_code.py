@@ -8,6 +8,7 @@ from typing import Any, assert_type
 
 from pydantic import BaseModel
 
+import everlong
 from everlong import (
     ChildHandle,
     Client,
@@ -19,6 +20,7 @@ from everlong import (
     Worker,
     WorkflowHandle,
     activity,
+    approval,
     get_handle,
     publish,
     workflow,
@@ -61,6 +63,13 @@ async def typed(number: int) -> str:
     assert_type(await handle.result(), int)
     assert_type(await handle, int)
     return f"{doubled} {answer.ok}"
+
+
+@workflow(name="typed-asks")
+async def asks() -> bool:
+    said = await approval("Ship it?", data={"order": 1}, approvers=["ann"], timeout=5)
+    assert_type(said, everlong.Verdict)
+    return said.approved
 
 
 @workflow

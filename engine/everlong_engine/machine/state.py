@@ -16,6 +16,9 @@ from everlong_engine.model.events import (
     ActivityLost,
     ActivityScheduled,
     ActivityTimedOut,
+    ApprovalAnswered,
+    ApprovalRequested,
+    ApprovalWithdrawn,
     CancelRequested,
     ChildCancelRequested,
     ChildClosed,
@@ -62,6 +65,10 @@ class RunState:
     last_seq: int = 0
     activities: dict[int, OpenActivity] = field(default_factory=dict[int, OpenActivity])
     timers: dict[int, TimerStarted] = field(default_factory=dict[int, TimerStarted])
+    approvals: dict[int, tuple[ApprovalRequested, int]] = field(
+        default_factory=dict[int, tuple[ApprovalRequested, int]]
+    )
+    """Open ones, with the instant of each."""
     updates: dict[str, UpdateReceived] = field(default_factory=dict[str, UpdateReceived])
     """Those whose handlers are at work, by their ids."""
     children: dict[int, OpenChild] = field(default_factory=dict[int, OpenChild])
@@ -100,6 +107,10 @@ class RunState:
                 self.children[event.child_id] = OpenChild(event, at_us)
             case ChildStartFailed() | ChildClosed() | ChildCancelRequested():
                 self.children.pop(event.child_id, None)
+            case ApprovalRequested():
+                self.approvals[event.approval_id] = event, at_us
+            case ApprovalAnswered() | ApprovalWithdrawn():
+                self.approvals.pop(event.approval_id, None)
             case RunStarted():
                 self.started, self.started_us = event, at_us
                 self.cancel_requested = event.cancel_requested

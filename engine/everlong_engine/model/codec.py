@@ -36,6 +36,8 @@ from everlong_engine.model.events import (
     ActivityCompleted,
     ActivityFailed,
     ActivityScheduled,
+    ApprovalAnswered,
+    ApprovalRequested,
     ChildClosed,
     ChildScheduled,
     ChildStarted,
@@ -326,6 +328,30 @@ def _build_continued(arguments: bytes, carried: Any, checkpoints: int) -> RunCon
     return RunContinuedAsNew(arguments, carried_of(carried), checkpoints)
 
 
+def _build_approval(
+    approval_id: int,
+    title: str,
+    data: bytes,
+    approvers: Iterable[str],
+    due_us: int | None,
+    where: str,
+) -> ApprovalRequested:
+    require_instant(due_us, "due_us")
+    names = tuple(approvers)
+    if any(type(name) is not str for name in names):
+        raise UndecodablePayload(reason="the list of approvers does not hold names")
+    return ApprovalRequested(approval_id, title, data, names, due_us, where)
+
+
+def _build_verdict(
+    approval_id: int, run: bytes, approved: bool, by: str, comment: bytes, at_us: int
+) -> ApprovalAnswered:
+    if len(run) != ID_BYTES:
+        raise UndecodablePayload(reason="run holds no id")
+    require_instant(at_us, "at_us")
+    return ApprovalAnswered(approval_id, run, approved, by, comment, at_us)
+
+
 def _build_published(channel: str, number: int, payload: bytes, where: str) -> ItemPublished:
     if not 0 <= number <= NUMBER_MAX:
         raise _Misfit
@@ -428,6 +454,8 @@ _COMPOSED: Final[Mapping[type[Event], _Builder]] = {
     ExternalAnswered: _build_answered,
     ExternalSignalSent: _build_signal_sent,
     ExternalCancelSent: _build_cancel_sent,
+    ApprovalRequested: _build_approval,
+    ApprovalAnswered: _build_verdict,
 }
 _BUILDERS: Final[Mapping[int, _Builder]] = {
     code: _QUICK.get(kind) or _checked(code, kind, _COMPOSED.get(kind, kind))

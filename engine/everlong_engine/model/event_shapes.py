@@ -35,7 +35,7 @@ Shape = tuple[type, ...]
 NUMBER_MAX: Final = 1 << 53
 """Whatever is open for a while is counted from 1: no history gets near it."""
 
-NUMBERED: Final = frozenset({"activity_id", "call_id", "child_id", "timer_id"})
+NUMBERED: Final = frozenset({"activity_id", "approval_id", "call_id", "child_id", "timer_id"})
 _NONE: Final = type(None)
 
 # How the types of the fields are written. A field of another type fails at import.

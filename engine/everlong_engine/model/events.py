@@ -31,6 +31,9 @@ __all__ = [
     "ActivityLost",
     "ActivityScheduled",
     "ActivityTimedOut",
+    "ApprovalAnswered",
+    "ApprovalRequested",
+    "ApprovalWithdrawn",
     "CancelRequested",
     "ChildCancelRequested",
     "ChildClosed",
@@ -232,6 +235,18 @@ class ExternalAnswered:
     problem: str
 
 
+@dataclass(frozen=True, slots=True)
+class ApprovalAnswered:
+    """Addressed to a run: the numbers of another one mean other approvals."""
+
+    approval_id: int
+    run: bytes
+    approved: bool
+    by: str
+    comment: bytes
+    at_us: int
+
+
 # ------------------------------------------------------------------------------- decisions
 
 
@@ -341,6 +356,18 @@ class ExternalSignalSent:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRequested:
+    """Whoever may answer: one of `approvers`, or anybody if there are none."""
+
+    approval_id: int
+    title: str
+    data: bytes
+    approvers: tuple[str, ...]
+    due_us: int | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExternalCancelSent:
     call_id: int
     target: str
@@ -356,6 +383,13 @@ class ExternalAwaited:
     call_id: int
     target: str
     where: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalWithdrawn:
+    """Closes the approval: the code does not wait for it any more."""
+
+    approval_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +451,7 @@ Input: TypeAlias = (
     | ChildStartFailed
     | ChildClosed
     | ExternalAnswered
+    | ApprovalAnswered
 )
 Closing: TypeAlias = (
     RunCompleted | RunFailed | RunCancelled | RunContinuedAsNew | RunTerminated | RunTimedOut
@@ -430,6 +465,8 @@ Decision: TypeAlias = (
     | PatchMarked
     | UpdateCompleted
     | UpdateFailed
+    | ApprovalRequested
+    | ApprovalWithdrawn
     | ItemPublished
     | ChildScheduled
     | ChildCancelRequested
@@ -451,6 +488,7 @@ KINDS: Final[Mapping[int, type[Event]]] = {
     8: SignalRejected,
     9: CancelRequested,
     10: UpdateReceived,
+    11: ApprovalAnswered,
     12: ChildStarted,
     13: ChildStartFailed,
     14: ChildClosed,
@@ -464,6 +502,8 @@ KINDS: Final[Mapping[int, type[Event]]] = {
     69: PatchMarked,
     70: UpdateCompleted,
     71: UpdateFailed,
+    72: ApprovalRequested,
+    73: ApprovalWithdrawn,
     74: ItemPublished,
     75: ChildScheduled,
     76: ChildCancelRequested,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from everlong_engine.model.events import Recorded
 
 __all__ = [
+    "ApprovalRow",
     "AttemptRow",
     "AttemptState",
     "ItemRow",
@@ -190,6 +191,21 @@ class LoadedRun:
     history_bytes: int = 0
     blobs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     """Spilled payloads of the history and of the mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRow:
+    """An approval that a run has requested, and who was the first to answer it."""
+
+    run: RunRow
+    number: int
+    requested: Recorded | None
+    """Its event; None if that cannot be read."""
+    fault: str = ""
+    answer: bytes | None = None
+    """The body of the message that carries the answer to the run."""
+    request: str | None = None
+    """The request that gave it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,12 @@ from everlong_engine.model.runs import AttemptRow, ItemRow, NewRun, Probation, R
 
 __all__ = [
     "Answer",
+    "AnswerApproval",
     "AnswerMail",
     "Append",
     "AppendResult",
+    "ApprovalResult",
+    "Approvals",
     "Ask",
     "Attached",
     "AwaitEnd",
@@ -88,6 +91,7 @@ class Append:
     outgoing: "tuple[Outgoing, ...]" = ()
     """What goes to other executions, each under this run and a number of its own. An append that
     is known again has sent it already."""
+    approvals: "Approvals | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,21 @@ class NextRun:
     kind: int
     body: bytes
     blobs: Blobs
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    """What becomes of the approvals of a run with an append.
+
+    An answer that was accepted must be fed before the run may stop waiting for it: unless `forced`,
+    the append is refused (MAIL) when one of `withdrawn` has been answered.
+    """
+
+    requested: tuple[tuple[int, int], ...] = ()
+    """(number, sequence number of its event)."""
+    withdrawn: tuple[int, ...] = ()
+    forced: bool = False
+    """The run is closed whatever it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +279,28 @@ class Terminate:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerApproval:
+    """The answer to an open approval, as mail for its run. `request` is the user's request id, or a
+    name of this very write."""
+
+    shard: int
+    run_id: bytes
+    number: int
+    kind: int
+    body: bytes
+    now_us: int
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalResult:
+    """`answer` is the one that stands, if it is another; neither: there is no such approval."""
+
+    accepted: bool
+    answer: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Resume:
     """Let a blocked run be tried again: clears its suspicion and wakes it."""
 
@@ -391,6 +432,7 @@ Write: TypeAlias = (
     | Message
     | ForgetMail
     | Terminate
+    | AnswerApproval
     | Resume
     | Release
     | MarkAttempts
@@ -399,4 +441,6 @@ Write: TypeAlias = (
     | Report
     | Beat
 )
-WriteResult: TypeAlias = AppendResult | StartResult | MessageResult | ReportResult | None
+WriteResult: TypeAlias = (
+    AppendResult | ApprovalResult | StartResult | MessageResult | ReportResult | None
+)

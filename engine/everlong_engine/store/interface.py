@@ -16,7 +16,15 @@ from typing import Protocol
 
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
-from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.runs import (
+    ApprovalRow,
+    AttemptRow,
+    ItemRow,
+    LoadedRun,
+    MailRow,
+    RunRow,
+    WorkerRow,
+)
 from everlong_engine.model.writes import Target, Write, WriteResult
 
 __all__ = [
@@ -160,6 +168,15 @@ class Reads(Protocol):
     async def last_event(self, shard: int, run_id: bytes) -> Recorded | None: ...
 
     async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]: ...
+
+    async def approval(self, shard: int, run_id: bytes, number: int) -> ApprovalRow | None: ...
+
+    async def approvals(
+        self, namespace: str, workflow_id: str | None, after: tuple[bytes, int], limit: int
+    ) -> list[ApprovalRow]:
+        """Open ones behind (run id, number), in that order; those that cannot be read are left
+        out."""
+        ...
 
     async def published(
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int

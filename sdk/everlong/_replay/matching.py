@@ -7,12 +7,15 @@ Options, source lines and the wording of failures are not part of it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from everlong.exceptions import EverlongError, NondeterminismError
 from everlong_engine import (
     ActivityCancelRequested,
     ActivityScheduled,
+    ApprovalRequested,
+    ApprovalWithdrawn,
     ChildCancelRequested,
     ChildScheduled,
     Decision,
@@ -70,6 +73,11 @@ def _same(old: Decision, new: Decision, canonical: Canonical) -> bool:
         return False
     if isinstance(old, Sent) and isinstance(new, Sent):
         return _same_sent(old, new, canonical)
+    # What has few parts is told here: more kinds in one match than these no type checker follows.
+    if isinstance(old, ApprovalRequested | ApprovalWithdrawn | ItemPublished):
+        return _same_to_people(old, new, canonical)
+    if isinstance(new, ApprovalRequested | ApprovalWithdrawn | ItemPublished):
+        return False
     match old, new:
         case ActivityScheduled(), ActivityScheduled():
             return (
@@ -79,12 +87,6 @@ def _same(old: Decision, new: Decision, canonical: Canonical) -> bool:
             )
         case TimerStarted(), TimerStarted():
             return old.timer_id == new.timer_id and old.due_us == new.due_us
-        case ItemPublished(), ItemPublished():
-            return (
-                old.channel == new.channel
-                and old.number == new.number
-                and _same_bytes(old.payload, new.payload, new, canonical)
-            )
         case RunCompleted(), RunCompleted():
             return _same_bytes(old.result, new.result, new, canonical)
         case RunContinuedAsNew(), RunContinuedAsNew():
@@ -144,6 +146,18 @@ def _same_sent(old: Sent, new: Sent, canonical: Canonical) -> bool:
             return (old.child_id, old.target) == (new.child_id, new.target)
         case _:
             return False
+
+
+def _same_to_people(
+    old: ApprovalRequested | ApprovalWithdrawn | ItemPublished, new: Decision, canonical: Canonical
+) -> bool:
+    """What is meant for somebody outside: asked, taken back, or published."""
+    if isinstance(old, ApprovalRequested) and isinstance(new, ApprovalRequested):
+        return replace(old, where=new.where) == new
+    if isinstance(old, ItemPublished) and isinstance(new, ItemPublished):
+        same_place = (old.channel, old.number) == (new.channel, new.number)
+        return same_place and _same_bytes(old.payload, new.payload, new, canonical)
+    return old == new
 
 
 def _same_bytes(old: bytes, new: bytes, decision: Decision, canonical: Canonical) -> bool:
@@ -212,6 +226,10 @@ def describe(decision: Decision) -> str:
             what = f"the result of update {decision.update_id!r}"
         case UpdateFailed():
             what = f"update {decision.update_id!r} failed with {decision.failure.type}"
+        case ApprovalRequested():
+            what = f"approval {decision.title!r} (number {decision.approval_id})"
+        case ApprovalWithdrawn():
+            what = f"withdrawing approval {decision.approval_id}"
         case ItemPublished():
             what = f"item {decision.number} of output {decision.channel!r}"
         case RunFailed():

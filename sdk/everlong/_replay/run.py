@@ -28,6 +28,7 @@ from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
 from everlong._replay import asyncio_adapter
 from everlong._replay.activity_future import ActivityFuture
+from everlong._replay.approvals import Approvals
 from everlong._replay.cancelling import Cancellation
 from everlong._replay.conditions import Conditions
 from everlong._replay.discard import discard
@@ -43,7 +44,7 @@ from everlong._replay.loop import (
 from everlong._replay.marks import patched, side_effect
 from everlong._replay.matching import check, forgotten
 from everlong._replay.others import ANSWERS, Others
-from everlong._replay.outputs import Codec, Outputs
+from everlong._replay.outputs import Outputs
 from everlong._replay.roll_over import RollOver
 from everlong._replay.signals import Signals
 from everlong._replay.updates import Updates
@@ -65,6 +66,7 @@ from everlong_engine import (
     ActivityOptions,
     ActivityScheduled,
     ActivityTimedOut,
+    ApprovalAnswered,
     CancelRequested,
     ChildScheduled,
     Decision,
@@ -72,7 +74,6 @@ from everlong_engine import (
     ExternalSignalSent,
     Input,
     ItemPublished,
-    Numbers,
     RunCancelled,
     RunCompleted,
     RunContinuedAsNew,
@@ -121,7 +122,8 @@ class WorkflowRun:
         self._next_id = 0
         self._activities: dict[int, ActivityFuture] = {}
         self._timers: dict[int, WorkflowTimer] = {}
-        self._outputs: Outputs | None = None
+        self.outputs = Outputs()
+        self.approvals = Approvals()
         self._patches: dict[str, bool] = {}
         self._roll_over: RollOver | None = None
         self._cancellation = Cancellation()
@@ -222,7 +224,7 @@ class WorkflowRun:
         for name, payload in event.carried:
             self._signals.accept(name, payload)
         if event.published:
-            self._outputs = Outputs(event.published)
+            self.outputs = Outputs(event.published)
         if event.cancel_requested:
             self._cancellation.reason = "asked in an earlier run"
         args, kwargs = self.definition.parameters.decode(event.arguments)
@@ -453,16 +455,6 @@ class WorkflowRun:
     async def side_effect(self, function: Callable[[], Any], where: str) -> Any:
         return side_effect(self, function, where)
 
-    def publish(self, channel: str, codec: Codec, value: object, where: str) -> int:
-        if self._outputs is None:
-            self._outputs = Outputs()
-        return self._outputs.publish(self, channel, codec, value, where)
-
-    @property
-    def published(self) -> Numbers:
-        """The number that the next item of each output channel has."""
-        return () if self._outputs is None else self._outputs.numbers
-
     def patched(self, name: str) -> bool:
         return patched(self, self._patches, name)
 
@@ -486,6 +478,7 @@ class WorkflowRun:
             *(f"activity {future.decision.activity}" for future in self._activities.values()),
             *(f"timer {number}" for number in self._timers),
             *(() if self._others is None else self._others.in_flight()),
+            *(f"approval {title!r}" for title in self.approvals.titles),
         ]
 
     def carried(self) -> tuple[tuple[str, bytes], ...]:
@@ -548,8 +541,8 @@ class WorkflowRun:
                 if future is None:
                     return recorded
                 return future.definition.parameters.canonical(recorded)
-            case ItemPublished() if self._outputs is not None:
-                return self._outputs.canonical(decision.channel, recorded)
+            case ItemPublished():
+                return self.outputs.canonical(decision.channel, recorded)
             case ChildScheduled():
                 return self.others.canonical(decision, recorded)
             case ExternalSignalSent():
@@ -570,6 +563,7 @@ class WorkflowRun:
         """Drop the code where it stands; what it has captured for queries stays."""
         self._activities.clear()
         self._timers.clear()
+        self.approvals.discard()
         self.main = None  # The loop has the last word on its tasks.
         discard(self.loop)
         # They know the run: nothing goes in circles.
@@ -596,4 +590,5 @@ _FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {
     CancelRequested: WorkflowRun.take_cancel,
     UpdateReceived: WorkflowRun.take_update,
     **dict.fromkeys(ANSWERS, WorkflowRun.take_other),
+    ApprovalAnswered: lambda run, event: run.approvals.take(event),
 }

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 import typer
 
 from everlong.cli._answers import complete, fail
+from everlong.cli._approvals import approvals, approve, reject
 from everlong.cli._doctor import doctor, installed
 from everlong.cli._errors import report
 from everlong.cli._exits import ExitCode, Mistake
@@ -33,6 +34,9 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "show": (show, _LOOK),
     "history": (history, _LOOK),
     "subscribe": (subscribe, _LOOK),
+    "approvals": (approvals, _LOOK),
+    "approve": (approve, _TALK),
+    "reject": (reject, _TALK),
     "signal": (signal, _TALK),
     "query": (query, _TALK),
     "update": (update, _TALK),

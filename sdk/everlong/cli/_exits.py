@@ -4,6 +4,8 @@ from enum import IntEnum
 from typing import Final
 
 from everlong.exceptions import (
+    AlreadyAnswered,
+    ApprovalNotFound,
     DefinitionError,
     EverlongError,
     InvalidArguments,
@@ -54,7 +56,9 @@ _MEANINGS: Final = {
         "the store cannot be used: missing, foreign, damaged, full, newer, or owned by another "
         "worker"
     ),
-    ExitCode.NOT_THERE: "no such workflow, or it is closed, or its id is taken",
+    ExitCode.NOT_THERE: (
+        "no such workflow, or it is closed, or its id is taken; no such approval, or it is answered"
+    ),
     ExitCode.NO_ANSWER: "no worker answered in time",
     ExitCode.BUG: "a bug in Everlong: please report the traceback",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C); a run goes on when it is run again",
@@ -76,7 +80,16 @@ class Mistake(Exception):
 # The first that fits.
 _CODES: Final[tuple[tuple[tuple[type[Exception], ...], ExitCode], ...]] = (
     ((InvalidArguments, DefinitionError, NotSerializable, PayloadTooLarge), ExitCode.USAGE),
-    ((WorkflowNotFound, WorkflowClosed, WorkflowAlreadyStarted), ExitCode.NOT_THERE),
+    (
+        (
+            WorkflowNotFound,
+            WorkflowClosed,
+            WorkflowAlreadyStarted,
+            ApprovalNotFound,
+            AlreadyAnswered,
+        ),
+        ExitCode.NOT_THERE,
+    ),
     ((NoAnswer,), ExitCode.NO_ANSWER),
     ((StoreError, UndecodablePayload, OSError), ExitCode.STORE),
     ((EverlongError,), ExitCode.PROBLEM),

@@ -1,5 +1,6 @@
 """The client: starts executions and talks to them, from any process."""
 
+from everlong.client._approvals import OpenApproval
 from everlong.client._client import Client
 from everlong.client._handle import WorkflowHandle
 from everlong.client._subscribing import PublishedItem
@@ -21,6 +22,7 @@ __all__ = [
     "ExecutionDescription",
     "ExecutionSummary",
     "HistoryEvent",
+    "OpenApproval",
     "Page",
     "PendingActivity",
     "PendingChild",

@@ -18,6 +18,7 @@ from everlong import registry
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
 from everlong.channels import Signal
+from everlong.client._approvals import Approving
 from everlong.client._company import Company
 from everlong.client._handle import WorkflowHandle, check_request_id
 from everlong.client._reports import Reporting
@@ -85,7 +86,7 @@ class LocalWorker(Protocol):
     ) -> bytes: ...
 
 
-class Client(Reporting):
+class Client(Approving, Reporting):
     """A connection to a store. Make it with `Client.connect`.
 
     async with Client.connect("orders.db") as client:

@@ -365,7 +365,7 @@ def _attempt(row: AttemptRow) -> Attempt:
 
 
 _IDS = frozenset({"previous_run", "run", "execution"})
-_PAYLOADS = frozenset({"arguments", "result", "payload", "value"})
+_PAYLOADS = frozenset({"arguments", "comment", "data", "payload", "result", "value"})
 
 
 def _fields(event: Any) -> dict[str, Any]:

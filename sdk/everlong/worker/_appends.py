@@ -7,6 +7,7 @@ from typing import Final
 
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
+from everlong.worker._approvals import approvals_of, approvals_to_close
 from everlong.worker._outgoing import Sender
 from everlong.worker._owned import OwnedRun, Step
 from everlong.worker._updates import answers_of
@@ -14,6 +15,7 @@ from everlong_engine import (
     CLOSING,
     ActivityScheduled,
     Append,
+    Approvals,
     Blobs,
     Closing,
     Engine,
@@ -125,13 +127,23 @@ class Appends:
             answers=told,
             items=tuple(items),
             outgoing=self._sender.outgoing(run, decisions),
+            approvals=approvals_of(run, decisions, base, ends=closing is not None),
         )
 
     def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
         """A closing event that the code did not decide."""
         blobs: Blobs = {}
         rows = [self._records.row(run, run.next_seq, event, at_us, blobs)]
-        return self._append(run, rows, at_us, blobs, consumed=(), mail_free=False, closing=event)
+        return self._append(
+            run,
+            rows,
+            at_us,
+            blobs,
+            consumed=(),
+            mail_free=False,
+            closing=event,
+            approvals=approvals_to_close(run),
+        )
 
     def _append(
         self,
@@ -146,6 +158,7 @@ class Appends:
         answers: tuple[tuple[str, bytes], ...] = (),
         items: tuple[ItemRow, ...] = (),
         outgoing: tuple[Outgoing, ...] = (),
+        approvals: Approvals | None = None,
     ) -> Append:
         base = run.next_seq
         run.next_seq = base + len(rows)
@@ -176,6 +189,7 @@ class Appends:
             answers,
             items,
             outgoing,
+            approvals,
         )
 
     def _following(self, run: OwnedRun, event: RunContinuedAsNew) -> NextRun:
@@ -195,7 +209,7 @@ class Appends:
             previous_run=run.run_id,
             carried=event.carried,
             cancel_requested=run.code.cancel_requested,
-            published=run.code.published,
+            published=run.code.outputs.numbers,
             parent=before.parent,
         )
         self._engine.ids.follow(run.run_id)

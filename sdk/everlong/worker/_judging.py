@@ -14,6 +14,7 @@ from everlong_engine import (
     ActivityFailed,
     ActivityLost,
     ActivityTimedOut,
+    ApprovalAnswered,
     ChildClosed,
     ChildStarted,
     ChildStartFailed,
@@ -47,6 +48,10 @@ def is_stale(code: WorkflowRun, event: Input) -> bool:
             return not code.is_pending(event.timer_id)
         case ChildStarted() | ChildStartFailed() | ChildClosed() | ExternalAnswered():
             return id_text(event.run) != code.run_id or not code.others.is_open(event)
+        case ApprovalAnswered():
+            # For a run before this one, perhaps, which ended over it.
+            here = id_text(event.run) == code.run_id
+            return not (here and code.approvals.is_open(event.approval_id))
         case _:
             return False
 

@@ -30,6 +30,7 @@ from everlong.exceptions import (
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._answers import PendingAnswer
 from everlong.worker._appends import Appends
+from everlong.worker._approvals import withdraws
 from everlong.worker._cache import RunCache
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._judging import is_stale, judged
@@ -53,6 +54,7 @@ from everlong_engine import (
     ItemPublished,
     MailRow,
     NewRun,
+    Refusal,
     RunContinuedAsNew,
     RunStarted,
     RunTerminated,
@@ -343,6 +345,7 @@ class RunKeeper:
         assert isinstance(result, AppendResult)
         if result.refusal is not None:
             logger.debug("%s: %s; driving again", run.workflow_id, result.refusal.value)
+            run.answers_first |= result.refusal is Refusal.MAIL and withdraws(step)
             self.loading.reload(run)
             return
         if result.delivered:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from everlong._replay.history import replay
 from everlong.exceptions import EverlongError, StoreError, UndecodablePayload, WorkflowFault
+from everlong.worker._approvals import answers_first
 from everlong.worker._judging import is_stale
 from everlong.worker._owned import OUTCOMES, Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
@@ -133,6 +134,9 @@ class RunLoader:
                 for row in loaded.mail
                 if not self._is_notice(row)
             ]
+            if run.answers_first:
+                run.answers_first = False
+                answers_first(mail)
             # Of a run that began anew: what came before its start waits for it.
             mail.sort(key=lambda one: not isinstance(one.event, RunStarted))
             _require_one_start(run, mail)

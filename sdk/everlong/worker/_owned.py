@@ -139,6 +139,8 @@ class OwnedRun:
     departed: "asyncio.Future[None] | None" = None
     """Resolved when it has left this worker."""
     on_trial: bool = False
+    answers_first: bool = False
+    """An approval that the code would withdraw was answered: see `_approvals`."""
     warned_of_size: bool = False
     mailbox: deque[Incoming] = field(default_factory=deque[Incoming])
     held_back: deque[Incoming] = field(default_factory=deque[Incoming])

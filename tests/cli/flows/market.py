@@ -14,6 +14,7 @@ from everlong import (
     Signal,
     Update,
     activity,
+    approval,
     info,
     publish,
     workflow,
@@ -97,6 +98,12 @@ async def purchase(amount: int) -> str:
         raise
     state = "approved" if verdict.ok else "refused"
     return f"{state} by {verdict.by}"
+
+
+@workflow
+async def refund(amount: int) -> list[object]:
+    verdict = await approval(f"Refund {amount}?", data={"amount": amount}, approvers=["ann", "bob"])
+    return [verdict.approved, verdict.by, verdict.comment]
 
 
 @workflow

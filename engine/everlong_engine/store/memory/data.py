@@ -23,7 +23,7 @@ from everlong_engine.model.writes import HistoryRow, Target
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.tables import Index, Journal, Table
 
-__all__ = ["AskedQuestion", "HostingWorker", "MemoryData", "StoredEvent", "View"]
+__all__ = ["AskedQuestion", "HostingWorker", "MemoryData", "StoredApproval", "StoredEvent", "View"]
 
 T = TypeVar("T")
 
@@ -33,6 +33,13 @@ class StoredEvent:
     row: HistoryRow
     append_id: int | None
     """On the last row of an append."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredApproval:
+    seq: int
+    answer: bytes | None = None
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +103,8 @@ class MemoryData:
         self.history = Table(journal, self.history_of)
         self.attempts_of = Index[tuple[bytes, int, int], AttemptRow](lambda key, _: key[0])
         self.attempts = Table(journal, self.attempts_of)
+        self.approvals_of = Index[tuple[bytes, int], StoredApproval](lambda key, _: key[0])
+        self.approvals = Table(journal, self.approvals_of)
         # What hangs on an execution.
         self.mail_of = Index[int, MailRow](lambda _, mail: mail.execution_id)
         self.mail = Table(journal, self.mail_of)
@@ -192,6 +201,12 @@ class MemoryData:
     def forget_mail(self, execution_id: bytes) -> None:
         for position in list(self.mail_of.keys(execution_id)):
             self.mail.remove(position)
+
+    def close_approvals(self, run_id: bytes) -> None:
+        """A run does not ask any more. What was answered stays."""
+        for key in list(self.approvals_of.keys(run_id)):
+            if self.approvals.rows[key].answer is None:
+                self.approvals.remove(key)
 
     def put_blobs(self, owner_id: bytes, blobs: Mapping[bytes, bytes] | None) -> None:
         """Keep spilled payloads, once per content, and note who refers to them."""

@@ -13,6 +13,7 @@ from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import (
     Answer,
+    AnswerApproval,
     AnswerMail,
     Append,
     AppendResult,
@@ -33,9 +34,10 @@ from everlong_engine.model.writes import (
     WriteResult,
 )
 from everlong_engine.store.interface import MailGone
-from everlong_engine.store.memory.data import MemoryData, StoredEvent
+from everlong_engine.store.memory.data import MemoryData, StoredApproval, StoredEvent
 from everlong_engine.store.memory.leases import mark_attempts, release
 from everlong_engine.store.memory.messages import (
+    answer_approval,
     answer_mail,
     ask,
     put_answer,
@@ -102,6 +104,8 @@ def _apply(data: MemoryData, write: Write) -> WriteResult:
             return mark_attempts(data, write)
         case Release():
             return release(data, write)
+        case AnswerApproval():
+            return answer_approval(data, write)
         case Terminate():
             return terminate_run(data, write)
         case Resume():
@@ -262,6 +266,11 @@ def append_events(data: MemoryData, append: Append, newest: int) -> AppendResult
 
 
 def _refusal(data: MemoryData, append: Append, newest: int) -> Refusal | None:
+    approvals = append.approvals
+    if approvals is not None and not approvals.forced:
+        asked = [data.approvals.get((append.run_id, number)) for number in approvals.withdrawn]
+        if any(one is not None and one.answer is not None for one in asked):
+            return Refusal.MAIL
     if append.mail_free:
         waiting = data.mail_positions(append.execution_id)
         if any(one <= newest and one not in append.consumed for one in waiting):
@@ -330,6 +339,13 @@ def _record(data: MemoryData, append: Append) -> None:
             raise AssertionError(f"event {row[0]} is there already: a history is append-only")
         data.history.put(place, StoredEvent(row, append.append_id if at == last else None))
     data.put_blobs(append.run_id, append.blobs)
+    if append.approvals is not None:
+        for number, seq in append.approvals.requested:
+            data.approvals.put((append.run_id, number), StoredApproval(seq))
+        for number in append.approvals.withdrawn:
+            known = data.approvals.get((append.run_id, number))
+            if known is not None and known.answer is None:
+                data.approvals.remove((append.run_id, number))
     for item in append.items:
         key = (append.execution_id, item.channel, item.number)
         if key in data.published.rows:

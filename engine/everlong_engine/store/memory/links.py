@@ -120,6 +120,7 @@ def close_now(
     row = (seq, kind, now_us, body, checksum(seq, kind, body))
     data.history.put((run.run_id, seq), StoredEvent(row, append_id))
     data.forget_mail(run.execution_id)
+    data.close_approvals(run.run_id)
     if run.owner is not None:
         data.put_mail(run.execution_id, kind, body, None)
     return seq

@@ -6,7 +6,9 @@ from dataclasses import replace
 from everlong_engine.model.runs import Probation, RunRow, RunStatus
 from everlong_engine.model.writes import (
     Answer,
+    AnswerApproval,
     AnswerMail,
+    ApprovalResult,
     Ask,
     Attached,
     Message,
@@ -19,6 +21,7 @@ from everlong_engine.store.memory.data import AskedQuestion, MemoryData
 from everlong_engine.store.memory.links import close_now, ended
 
 __all__ = [
+    "answer_approval",
     "answer_mail",
     "ask",
     "put_answer",
@@ -91,6 +94,24 @@ def _was_accepted(data: MemoryData, run: RunRow, message: Message) -> bool:
         return False
     newest = data.requests.get((run.execution_id, message.sent.name))
     return newest is not None and newest >= message.sent.mark
+
+
+def answer_approval(data: MemoryData, given: AnswerApproval) -> ApprovalResult:
+    """The first answer is the answer, and mail for the run."""
+    key = (given.run_id, given.number)
+    known, run = data.approvals.get(key), data.runs.get(given.run_id)
+    if known is None or run is None:
+        return ApprovalResult(False)
+    if known.answer is not None:
+        return ApprovalResult(known.request == given.request, known.answer)
+    if not run.status.is_open:
+        return ApprovalResult(False)
+    data.approvals.put(key, replace(known, answer=given.body, request=given.request))
+    data.put_mail(run.execution_id, given.kind, given.body, None)
+    if run.owner is None and run.status is RunStatus.RUNNING:
+        wake_us = given.now_us if run.wake_us is None else min(run.wake_us, given.now_us)
+        data.runs.put(run.run_id, replace(run, wake_us=wake_us))
+    return ApprovalResult(True)
 
 
 def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:

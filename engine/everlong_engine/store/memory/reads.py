@@ -6,12 +6,22 @@ from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, ItemPublished, Recorded
 from everlong_engine.model.limits import PUBLISHED_READ_BYTES_MAX
-from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, RunStatus
+from everlong_engine.model.runs import (
+    ApprovalRow,
+    AttemptRow,
+    ItemRow,
+    LoadedRun,
+    MailRow,
+    RunRow,
+    RunStatus,
+)
 from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.interface import Question, RunFilter, Wants
 from everlong_engine.store.memory.data import MemoryData
 
 __all__ = [
+    "approval",
+    "approvals",
     "attempts_of",
     "blobs_of",
     "due",
@@ -101,6 +111,39 @@ def due(data: MemoryData, wants: Wants) -> list[tuple[int, bytes]]:
             assert wake_us is not None, "the index holds nothing else"
             found.append((wake_us, run_id))
     return sorted(found)
+
+
+def approval(data: MemoryData, run_id: bytes, number: int) -> ApprovalRow | None:
+    """One approval with its event."""
+    found, run = data.approvals.get((run_id, number)), data.runs.get(run_id)
+    if found is None or run is None:
+        return None
+    event = data.history.get((run_id, found.seq))
+    requested = None if event is None else _recorded(event.row, blobs_of(data, run))
+    return ApprovalRow(run, number, requested, "", found.answer, found.request)
+
+
+def approvals(
+    data: MemoryData,
+    namespace: str,
+    workflow_id: str | None,
+    after: tuple[bytes, int],
+    limit: int,
+) -> list[ApprovalRow]:
+    """Open ones behind a place."""
+    found = (
+        approval(data, *key)
+        for key, stored in sorted(data.approvals.rows.items(), key=lambda item: item[0])
+        if stored.answer is None and key > after
+    )
+    wanted = [
+        one
+        for one in found
+        if one is not None
+        and one.run.namespace == namespace
+        and workflow_id in (None, one.run.workflow_id)
+    ]
+    return wanted[:limit]
 
 
 def published(

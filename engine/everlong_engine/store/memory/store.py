@@ -19,7 +19,15 @@ from typing import Final, TypeVar
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
-from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.runs import (
+    ApprovalRow,
+    AttemptRow,
+    ItemRow,
+    LoadedRun,
+    MailRow,
+    RunRow,
+    WorkerRow,
+)
 from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
 from everlong_engine.store.memory import leases, reads, upkeep
@@ -147,6 +155,14 @@ class MemoryStore:
 
     async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]:
         return reads.attempts_of(self._open_data(), run_id)
+
+    async def approval(self, shard: int, run_id: bytes, number: int) -> ApprovalRow | None:
+        return reads.approval(self._open_data(), run_id, number)
+
+    async def approvals(
+        self, namespace: str, workflow_id: str | None, after: tuple[bytes, int], limit: int
+    ) -> list[ApprovalRow]:
+        return reads.approvals(self._open_data(), namespace, workflow_id, after, limit)
 
     async def published(
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int

@@ -64,6 +64,8 @@ def _delete(data: MemoryData, run: RunRow) -> None:
         data.history.remove(event)
     for attempt in list(data.attempts_of.keys(run.run_id)):
         data.attempts.remove(attempt)
+    for approval in list(data.approvals_of.keys(run.run_id)):
+        data.approvals.remove(approval)
     data.drop_blobs(run.run_id)
     if run.status is not RunStatus.CONTINUED_AS_NEW:
         for request in list(data.requests_of.keys(run.execution_id)):
@@ -155,6 +157,7 @@ def _of_orphans(data: MemoryData) -> Iterator[Problem]:
     hanging = {
         "history": {key[0] for key in data.history.rows} - data.runs.rows.keys(),
         "attempts": {key[0] for key in data.attempts.rows} - data.runs.rows.keys(),
+        "approvals": {key[0] for key in data.approvals.rows} - data.runs.rows.keys(),
         "inbox": {mail.execution_id for mail in data.mail.rows.values()} - executions,
         "requests": {key[0] for key in data.requests.rows} - executions,
         "published": {key[0] for key in data.published.rows} - executions,

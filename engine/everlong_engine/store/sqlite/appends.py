@@ -4,12 +4,20 @@ from sqlite3 import Connection
 from typing import Any, Final, TypeAlias
 
 from everlong_engine.model.runs import RunStatus
-from everlong_engine.model.writes import Append, AppendResult, Refusal, WriteResult
+from everlong_engine.model.writes import Append, AppendResult, Approvals, Refusal, WriteResult
 from everlong_engine.store.interface import MailGone
 from everlong_engine.store.sqlite.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
-__all__ = ["ACCEPTED", "FENCED", "MAIL", "append_all", "history_values", "item_values"]
+__all__ = [
+    "ACCEPTED",
+    "FENCED",
+    "MAIL",
+    "append_all",
+    "history_values",
+    "item_values",
+    "put_approvals",
+]
 
 ACCEPTED: Final = AppendResult()
 DONE: Final = AppendResult(repeated=True)
@@ -71,6 +79,9 @@ def _without_mail(tx: Connection, appends: _Chain, results: list[WriteResult]) -
     passed: _Chain = []
     consumed: dict[bytes, set[int]] = {}
     for at, append in appends:
+        if append.approvals is not None and _has_answers(tx, append, append.approvals):
+            results[at] = MAIL
+            continue
         if append.mail_free:
             if inbox_empty is None:
                 inbox_empty = tx.execute(SQL["any_mail"]).fetchone() is None
@@ -82,6 +93,14 @@ def _without_mail(tx: Connection, appends: _Chain, results: list[WriteResult]) -
             consumed.setdefault(append.run_id, set()).update(append.consumed)
         passed.append((at, append))
     return passed
+
+
+def _has_answers(tx: Connection, append: Append, approvals: Approvals) -> bool:
+    """Whether somebody has answered what the run would stop waiting for."""
+    if approvals.forced:
+        return False
+    keys = [(append.shard, append.run_id, number) for number in approvals.withdrawn]
+    return any(tx.execute(SQL["answered_approval"], key).fetchone() is not None for key in keys)
 
 
 def _has_other_mail(tx: Connection, append: Append, known: set[int]) -> bool:
@@ -139,6 +158,17 @@ def history_values(append: Append) -> list[tuple[Any, ...]]:
     return values
 
 
+def put_approvals(tx: Connection, append: Append) -> None:
+    """Open what the run requests, and take away what it no longer waits for."""
+    if append.approvals is None:
+        return
+    shard, run_id = append.shard, append.run_id
+    for number, seq in append.approvals.requested:
+        tx.execute(SQL["insert_approval"], (shard, run_id, number, seq))
+    for number in append.approvals.withdrawn:
+        tx.execute(SQL["withdraw_approval"], (shard, run_id, number))
+
+
 def item_values(append: Append) -> list[tuple[Any, ...]]:
     """Parameters of `insert_published`."""
     return [(append.shard, append.execution_id, *item) for item in append.items]
@@ -152,6 +182,7 @@ def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> A
             raise MailGone
     if append.blobs:
         put_blobs(tx, append.shard, append.run_id, append.blobs)
+    put_approvals(tx, append)
     if append.answers:
         put_answers(tx, append.shard, append.execution_id, append.answers)
     if append.next_run is None:

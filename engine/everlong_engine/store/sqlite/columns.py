@@ -18,6 +18,7 @@ from everlong_engine.model.limits import INSTANT_US_MAX, ROW_BYTES_MAX
 from everlong_engine.model.runs import AttemptState, Probation, RunStatus
 
 __all__ = [
+    "APPROVAL",
     "COLUMNS",
     "ITEM",
     "KEYS",
@@ -91,6 +92,14 @@ MAIL: Final = (
 )
 """As `mail_of` reads them."""
 
+APPROVAL: Final = (
+    _number("number"),
+    _number("seq", 1),
+    _bytes("answer").or_null(),
+    _text("request").or_null(),
+)
+"""As `approval_at` reads them."""
+
 ITEM: Final = (
     _text("channel"),
     _number("number"),
@@ -150,6 +159,7 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _bytes("details").or_null(),
     ),
     "published": (_SHARD, _id("execution_id"), *ITEM),
+    "approvals": (_SHARD, _id("run_id"), *APPROVAL),
     "blobs": (_SHARD, Column("digest", (bytes,), 32, 32), _bytes("data")),
     "blob_uses": (_SHARD, _id("owner_id"), Column("digest", (bytes,), 32, 32)),
     "workers": (
@@ -195,6 +205,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "requests": ("shard", "execution_id", "request_id"),
     "attempts": ("shard", "run_id", "activity_id", "attempt"),
     "published": ("shard", "execution_id", "channel", "number"),
+    "approvals": ("shard", "run_id", "number"),
     "blobs": ("shard", "digest"),
     "blob_uses": ("shard", "owner_id", "digest"),
     "workers": ("worker_id",),

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from everlong_engine.model.writes import (
     Answer,
+    AnswerApproval,
     AnswerMail,
     Append,
     Ask,
@@ -31,6 +32,7 @@ from everlong_engine.model.writes import (
 from everlong_engine.store.sqlite.appends import append_all
 from everlong_engine.store.sqlite.leases import mark_attempts, release_all
 from everlong_engine.store.sqlite.messages import (
+    answer_approval,
     answer_mail,
     ask,
     put_answer,
@@ -103,6 +105,8 @@ def _apply_one(tx: Connection, write: Write) -> WriteResult:
             return put_message(tx, write)
         case MarkAttempts():
             return mark_attempts(tx, write)
+        case AnswerApproval():
+            return answer_approval(tx, write)
         case Terminate():
             return terminate_run(tx, write)
         case Resume():

@@ -129,6 +129,7 @@ def close_now(
     values = (row.shard, row.run_id, seq, kind, now_us, body, stored, append_id)
     execute_rows(tx, "insert_history", [values])
     tx.execute(SQL["forget_mail"], (row.shard, row.execution_id))
+    tx.execute(SQL["close_approvals"], (row.shard, row.run_id))
     if row.owner is not None:
         # A notice for the owner, so that it drops the run at once and not at its next append.
         put_mail(tx, row.shard, row.execution_id, kind, body, None)

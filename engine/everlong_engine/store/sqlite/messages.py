@@ -5,7 +5,9 @@ from sqlite3 import Connection
 from everlong_engine.model.runs import RunRow
 from everlong_engine.model.writes import (
     Answer,
+    AnswerApproval,
     AnswerMail,
+    ApprovalResult,
     Ask,
     Attached,
     Message,
@@ -13,11 +15,13 @@ from everlong_engine.model.writes import (
     Resume,
     Terminate,
 )
+from everlong_engine.store.sqlite.columns import fetch_one
 from everlong_engine.store.sqlite.links import any_link, close_now, ended
-from everlong_engine.store.sqlite.rows import latest_run, put_answers, put_mail
+from everlong_engine.store.sqlite.rows import latest_run, put_answers, put_mail, read_run
 from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
+    "answer_approval",
     "answer_mail",
     "ask",
     "put_answer",
@@ -75,6 +79,24 @@ def _was_accepted(tx: Connection, row: RunRow, message: Message) -> bool:
         found = tx.execute(SQL["find_request"], key).fetchone()
         return found is not None and found[0] >= mark
     return False
+
+
+def answer_approval(tx: Connection, given: AnswerApproval) -> ApprovalResult:
+    """The first answer is the answer: judged, and left for the run, in one transaction."""
+    key = (given.shard, given.run_id, given.number)
+    found = fetch_one(tx, SQL["approval_at"], key, "an approval")
+    row = read_run(tx, given.shard, given.run_id)
+    if found is None or row is None:
+        return ApprovalResult(False)
+    _, _, answer, request = found
+    if answer is not None:
+        return ApprovalResult(request == given.request, answer)
+    if not row.status.is_open:
+        return ApprovalResult(False)
+    tx.execute(SQL["answer_approval"], (given.body, given.request, *key))
+    put_mail(tx, row.shard, row.execution_id, given.kind, given.body, None)
+    tx.execute(SQL["wake_run"], (given.now_us, row.shard, row.run_id))
+    return ApprovalResult(True)
 
 
 def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:

@@ -50,6 +50,47 @@ SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;
 SELECT channel, number, at_us, payload, checksum FROM published
 WHERE shard = ? AND execution_id = ? AND channel = ? AND number >= ? ORDER BY number LIMIT ?;
 
+-- name: insert_approval
+-- A run asks somebody.
+INSERT INTO approvals (shard, run_id, number, seq) VALUES (?, ?, ?, ?);
+
+-- name: answered_approval
+-- Whether somebody has answered.
+SELECT 1 FROM approvals WHERE shard = ? AND run_id = ? AND number = ? AND answer IS NOT NULL;
+
+-- name: withdraw_approval
+-- A run does not ask any more. What was answered stays.
+DELETE FROM approvals WHERE shard = ? AND run_id = ? AND number = ? AND answer IS NULL;
+
+-- name: close_approvals
+-- The same, for all that a run asks.
+DELETE FROM approvals WHERE shard = ? AND run_id = ? AND answer IS NULL;
+
+-- name: answer_approval
+-- The first answer is the answer.
+UPDATE approvals SET answer = ?, request = ?
+WHERE shard = ? AND run_id = ? AND number = ? AND answer IS NULL;
+
+-- name: approval_at
+-- One approval.
+SELECT number, seq, answer, request FROM approvals
+WHERE shard = ? AND run_id = ? AND number = ?;
+
+-- name: open_approvals
+-- Those that wait for an answer, the oldest runs first, a page at a time.
+SELECT approvals.shard, approvals.run_id, approvals.number FROM approvals JOIN runs USING (shard, run_id)
+WHERE approvals.answer IS NULL AND (approvals.run_id, approvals.number) > (?1, ?2)
+  AND runs.namespace = ?3 AND (?4 IS NULL OR runs.workflow_id = ?4)
+ORDER BY approvals.run_id, approvals.number LIMIT ?5;
+
+-- name: all_approvals
+-- Of a whole file.
+SELECT shard, run_id, number, seq, answer FROM approvals ORDER BY shard, run_id, number;
+
+-- name: event_at
+-- One event.
+SELECT seq, kind, at_us, body, checksum FROM history WHERE shard = ? AND run_id = ? AND seq = ?;
+
 -- name: append_id_at
 -- Which append wrote an event, if its owner's lease still stands: after an answer that was lost.
 SELECT history.append_id FROM history JOIN runs USING (shard, run_id)

@@ -12,6 +12,7 @@ from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, ItemPublished, Recorded
 from everlong_engine.model.limits import INSTANT_US_MAX, PUBLISHED_READ_BYTES_MAX, ROW_BYTES_MAX
 from everlong_engine.model.runs import (
+    ApprovalRow,
     AttemptRow,
     AttemptState,
     ItemRow,
@@ -24,6 +25,7 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.store.interface import Question, RunFilter
 from everlong_engine.store.sqlite.columns import (
+    APPROVAL,
     COLUMNS,
     ITEM,
     MAIL,
@@ -38,6 +40,8 @@ from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
     "ALL_ROWS",
+    "approval",
+    "approvals",
     "attempts_of",
     "blobs_of",
     "last_event",
@@ -172,6 +176,54 @@ def attempts_of(tx: Connection, shard: int, run_id: bytes) -> list[AttemptRow]:
         )
         for values in rows
     ]
+
+
+def approval(tx: Connection, shard: int, run_id: bytes, number: int) -> ApprovalRow | None:
+    """One approval with its event.
+
+    Raises:
+        UndecodablePayload: its own row is damaged, or that of its run.
+    """
+    name = f"approval {number} of run {named(run_id)}"
+    found = fetch_one(tx, SQL["approval_at"], (shard, run_id, number), name)
+    row = read_run(tx, shard, run_id)
+    if found is None or row is None:
+        return None
+    fault = wrong(APPROVAL, found)
+    if fault is not None:
+        raise UndecodablePayload(f"{name} is damaged: {fault}")
+    _, seq, answer, request = found
+    try:
+        event = tx.execute(SQL["event_at"], (shard, run_id, seq)).fetchone()
+        if event is None:
+            raise UndecodablePayload(f"event {seq} of the history is missing")
+        requested = _recorded(event, blobs_of(tx, row))
+        if getattr(requested.event, "approval_id", None) != number:
+            raise UndecodablePayload(f"event {seq} of the history requests no such approval")
+    except DataError as error:
+        return ApprovalRow(row, number, None, str(_too_big(error)), answer, request)
+    except UndecodablePayload as error:
+        return ApprovalRow(row, number, None, str(error), answer, request)
+    return ApprovalRow(row, number, requested, "", answer, request)
+
+
+def approvals(
+    tx: Connection,
+    namespace: str,
+    workflow_id: str | None,
+    after: tuple[bytes, int],
+    limit: int,
+) -> list[ApprovalRow]:
+    """Open ones behind a place. Those whose rows cannot be read are left to `verify`, which names
+    them."""
+    key = (*after, namespace, workflow_id, limit)
+    rows: list[ApprovalRow] = []
+    for shard, run_id, number in tx.execute(SQL["open_approvals"], key).fetchall():
+        with suppress(UndecodablePayload):
+            found = approval(tx, shard, run_id, number)
+            if found is not None:
+                rows.append(found)
+    return rows
 
 
 def published(

@@ -33,3 +33,16 @@ CREATE TABLE links (
     PRIMARY KEY (shard, execution_id, waiter_run, number)
 ) WITHOUT ROWID;
 CREATE INDEX links_of_waiter ON links (shard, waiter_id, waiter_run, number);
+
+-- Approvals that runs have requested. What is asked stands in the event; a row is open until it has
+-- an answer, which stays for as long as the run, so that the second one hears who was first.
+CREATE TABLE approvals (
+    shard   INTEGER NOT NULL,
+    run_id  BLOB    NOT NULL,
+    number  INTEGER NOT NULL,
+    seq     INTEGER NOT NULL,
+    answer  BLOB,
+    request TEXT,
+    PRIMARY KEY (shard, run_id, number)
+) WITHOUT ROWID;
+CREATE INDEX approvals_open ON approvals (run_id, number) WHERE answer IS NULL;

@@ -7,7 +7,7 @@ from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import StartResult, StartRun, Target, WriteResult
-from everlong_engine.store.sqlite.appends import history_values, item_values
+from everlong_engine.store.sqlite.appends import history_values, item_values, put_approvals
 from everlong_engine.store.sqlite.columns import as_id, fetch_one
 from everlong_engine.store.sqlite.messages import put_attached
 from everlong_engine.store.sqlite.rows import (
@@ -64,6 +64,7 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
         if start.first is not None:
             history += history_values(start.first)
             items += item_values(start.first)
+            put_approvals(tx, start.first)
             put_blobs(tx, run.shard, run.run_id, start.first.blobs)
         else:
             put_mail(tx, run.shard, run.execution_id, start.kind, start.body, start.blobs)

@@ -16,7 +16,15 @@ from typing import Self, TypeVar
 from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed, UndecodablePayload
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.limits import STRIKES_TO_POISON
-from everlong_engine.model.runs import AttemptRow, ItemRow, LoadedRun, MailRow, RunRow, WorkerRow
+from everlong_engine.model.runs import (
+    ApprovalRow,
+    AttemptRow,
+    ItemRow,
+    LoadedRun,
+    MailRow,
+    RunRow,
+    WorkerRow,
+)
 from everlong_engine.model.writes import Target, Write, WriteResult
 from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
 from everlong_engine.store.sqlite import leases, reads, upkeep
@@ -226,6 +234,16 @@ class SqliteStore:
 
     async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]:
         return await self._read(lambda tx: reads.attempts_of(tx, shard, run_id))
+
+    async def approval(self, shard: int, run_id: bytes, number: int) -> ApprovalRow | None:
+        return await self._read(lambda tx: reads.approval(tx, shard, run_id, number))
+
+    async def approvals(
+        self, namespace: str, workflow_id: str | None, after: tuple[bytes, int], limit: int
+    ) -> list[ApprovalRow]:
+        return await self._read(
+            lambda tx: reads.approvals(tx, namespace, workflow_id, after, limit)
+        )
 
     async def published(
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int

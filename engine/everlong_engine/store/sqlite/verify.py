@@ -16,7 +16,15 @@ from typing import Any, Final
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.events import CLOSING, CODES, INPUTS, KINDS, ItemPublished, RunStarted
+from everlong_engine.model.events import (
+    CLOSING,
+    CODES,
+    INPUTS,
+    KINDS,
+    ApprovalAnswered,
+    ItemPublished,
+    RunStarted,
+)
 from everlong_engine.model.limits import ROW_BYTES_MAX
 from everlong_engine.model.runs import RunRow
 from everlong_engine.store.interface import Problem, Trouble
@@ -31,6 +39,7 @@ from everlong_engine.store.sqlite.columns import (
     wrong,
 )
 from everlong_engine.store.sqlite.connection import classify
+from everlong_engine.store.sqlite.reads import approval
 from everlong_engine.store.sqlite.rows import run_row
 from everlong_engine.store.sqlite.statements import SQL
 
@@ -43,6 +52,7 @@ _EVENT: Final = COLUMNS["history"][2:]
 _HANGING: Final = (
     ("history", "run_id"),
     ("attempts", "run_id"),
+    ("approvals", "run_id"),
     ("inbox", "execution_id"),
     ("requests", "execution_id"),
     ("published", "execution_id"),
@@ -84,6 +94,7 @@ def _problems(tx: Connection) -> Iterator[Problem]:
     yield from _of_positions(tx)
     yield from _of_mail(tx)
     yield from _of_published(tx)
+    yield from _of_approvals(tx)
     yield from _of_orphans(tx)
     yield from _of_links(tx)
     for (shard, run_id), values in _rows(tx, "runs"):
@@ -132,9 +143,16 @@ def _of_table(tx: Connection, table: str) -> Iterator[Problem]:
             yield Problem(_owner(table, key), f"the row {name} in {table} is damaged: {fault}")
 
 
+_OF_SOMEBODY: Final = frozenset({"attempts", "approvals", "requests", "published", "blob_uses"})
+
+
 def _owner(table: str, key: tuple[Any, ...]) -> bytes | None:
     """The run or the execution that a row belongs to."""
-    return as_id(key[1]) if table in ("attempts", "requests", "published", "blob_uses") else None
+    return (
+        as_id(key[1])
+        if table in ("attempts", "approvals", "requests", "published", "blob_uses")
+        else None
+    )
 
 
 def _fault_of_types(text: str) -> str | None:
@@ -228,6 +246,27 @@ def _of_mail(tx: Connection) -> Iterator[Problem]:
                 decode_event(kind, body, blobs)
             except UndecodablePayload as error:
                 yield Problem(execution_id, f"message {position} cannot be read: {error}")
+
+
+def _of_approvals(tx: Connection) -> Iterator[Problem]:
+    """Each has the event that requests it, and an answer that can be read; open runs have open
+    ones."""
+    for (shard, run_id, number), values in _rows(tx, "approvals"):
+        if _fault("approvals", values) is not None or not values:
+            continue  # Named with the rows of its table.
+        name = f"approval {number} of {named(run_id)}"
+        try:
+            found = approval(tx, shard, run_id, number)
+            if found is None:
+                continue  # Its run is not there: named with the orphans.
+            if found.requested is None:
+                yield Problem(run_id, f"{name}: {found.fault}")
+            if found.answer is not None:
+                decode_event(CODES[ApprovalAnswered], found.answer, {})
+            elif not found.run.status.is_open:
+                yield Problem(run_id, f"{name} is open, and its run is not")
+        except UndecodablePayload as error:
+            yield Problem(run_id, f"{name} cannot be read: {error}")
 
 
 def _of_published(tx: Connection) -> Iterator[Problem]:
