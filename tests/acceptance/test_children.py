@@ -30,6 +30,7 @@ from tests.support.gated_store import Gate, LossyStore
 from tests.support.hosting import described, hosting, kinds, of_kind, until
 
 go = Signal("children-go", int)
+roll = Signal("children-roll", int)
 both_caches = pytest.mark.parametrize("cache_size", [1000, 0])
 
 
@@ -599,6 +600,40 @@ async def test_a_parent_that_begins_anew_keeps_its_children_and_hears_of_its_own
         assert await client.verify() == []
 
 
+async def test_an_end_that_waits_in_the_inbox_does_not_mislead_the_next_run(path: Path) -> None:
+    """Both runs call their child number 1; the first one ends before the next run is there."""
+
+    @workflow
+    async def waits(number: int) -> int:
+        await go.receive()
+        return number
+
+    @workflow
+    async def parent(hop: int = 0) -> int:
+        handle = await waits.options(id=f"child-{hop}").start(hop)
+        if hop == 0:
+            await roll.receive()
+            continue_as_new(hop=1)
+        return await handle.result()
+
+    both: Any = [parent, waits]
+    async with Client.connect(path) as client:
+        async with Worker(client, workflows=both):
+            handle = await client.start(parent)
+            await until(lambda: _has_begun(client, "child-0"))
+        await handle.signal(roll, 1)
+        async with Worker(client, workflows=[waits]):
+            await client.get_handle("child-0").signal(go, 1)
+            assert await ended(client, "child-0") == "completed"
+        assert (await handle.describe()).signals.count("(in the inbox)") == 2
+        async with Worker(client, workflows=both):
+            await until(lambda: _has_begun(client, "child-1"))
+            await client.get_handle("child-1").signal(go, 1)
+            assert await handle.result() == 1
+        assert (await kinds(handle)).count("ChildClosed") == 1
+        assert await client.verify() == []
+
+
 async def test_ids_that_nobody_chose_never_clash(path: Path) -> None:
     @workflow
     async def waits() -> int:
@@ -732,6 +767,7 @@ async def test_a_group_that_is_repeated_begins_no_child_twice(path: Path) -> Non
         assert await handle.result() == "once"
         assert lossy.lost
         assert began == [1]
+        assert (await kinds(handle)).count("ChildStarted") == 1
         children = (await client.list(type="child")).items
         assert len(children) == 1
         assert await client.verify() == []
