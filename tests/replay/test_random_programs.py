@@ -29,6 +29,7 @@ from everlong._replay.run import WorkflowRun
 from everlong_engine import (
     DECISIONS,
     INPUTS,
+    ActivityCancelled,
     ActivityLost,
     ActivityScheduled,
     ActivityTimedOut,
@@ -107,8 +108,22 @@ def tally_of_this_file() -> Generator[Tally]:
     )
 
 
-def live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
-    """The run at its end, or where nothing can happen any more, and how it stood at each pair."""
+def live(
+    program: Program, source: Random, *, patience: bool = False
+) -> tuple[RunByHand, list[Any]]:
+    """The run at its end, or where nothing can happen any more, and how it stood at each pair.
+
+    With patience, every other run waits for each activity that it cancels. Replays are not told: it
+    is recorded.
+    """
+    perform = programs.perform
+    if patience and source.randrange(2):
+        perform = perform.options(on_cancel="wait")
+    with mock.patch.object(programs, "perform", perform):
+        return _live(program, source)
+
+
+def _live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
     run = RunByHand(play, list(program))
     stood = [standing(run.code)]
     signals, updates = 3, 2
@@ -141,10 +156,14 @@ def live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
 
 
 def hangs(run: RunByHand, number: int) -> bool:
-    return bool(run.arguments(number)["outcome"] == "hang")
+    may_end = run.state.activities[number].cancel_requested
+    return bool(run.arguments(number)["outcome"] == "hang") and not may_end
 
 
 def finish(run: RunByHand, number: int, chance: int) -> None:
+    if run.state.activities[number].cancel_requested:
+        run.feed(ActivityCancelled(number, "stopped", 1))
+        return
     if chance == 10:
         run.feed(ActivityTimedOut(number, "start_to_close", 1))
         return
@@ -184,7 +203,7 @@ def trace(code: WorkflowRun) -> str:
 @given(randoms)
 def test_replay_stands_at_every_prefix_where_the_live_run_stood(source: Random) -> None:
     with world():
-        run, stood = live(random_program(source), source)
+        run, stood = live(random_program(source), source, patience=True)
         programs.look.append(nobody_looks)
         ends = list(pairs(run.history))
         assert len(ends) == len(stood)
@@ -387,6 +406,6 @@ def test_histories_come_to_every_kind_of_event() -> None:
     with world():
         for seed in range(150):
             source = Random(seed)
-            run, _ = live(random_program(source), source)
+            run, _ = live(random_program(source), source, patience=True)
             met |= {type(one.event) for one in run.history}
     assert {kind.__name__ for kind in (INPUTS | DECISIONS) - met} == set()
