@@ -1,5 +1,6 @@
 """Every acceptance test declares its own workflows; a worker hosts those of its test only."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import pytest
 
 from everlong import registry
-from tests.support.harder import MODE, harder
+from tests.proof.record import record
+from tests.support.harder import MODE, harder, replays
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +37,34 @@ def in_the_chosen_mode(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.skip("it counts how often its workflow's code runs, or is about the cache")
     with harder(MODE):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def recorded(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a whole run in a mode came to."""
+    began = time.monotonic()
+    yield
+    if MODE:
+        session = request.session
+        figures: dict[str, int | float | str] = {}
+        if replays:
+            figures = {"prefixes replayed": len(replays), "inputs fed to them": sum(replays)}
+        record(
+            f"the acceptance tests, {MODE.replace('-', ' ')}",
+            invariants=[7],
+            tried=_TRIED[MODE],
+            times=session.testscollected,
+            broken=session.testsfailed,
+            seconds=time.monotonic() - began,
+            figures=figures,
+            reproduce="make harder",
+        )
+
+
+_TRIED = {
+    "cache-off": "each test of behaviour with no run kept in memory: every input meets a replay",
+    "every-prefix": "each test of behaviour with its history replayed in fresh code at every input",
+}
 
 
 @pytest.fixture

@@ -53,6 +53,10 @@ PARTS: Final = (
          "{python} -m tests.fuzz --seconds 5"),
     Part("questions", (10,),
          f"{_PYTEST} tests/replay/test_random_programs.py -k change_nothing"),
+    Part("uncached", (7,), f"{_PYTEST} tests/acceptance",
+         environment=(("EVERLONG_HARDER", "cache-off"),)),
+    Part("prefixes", (7,), f"{_PYTEST} tests/acceptance",
+         environment=(("EVERLONG_HARDER", "every-prefix"),)),
     Part("upgrades", (1, 2, 7),
          f"{_PYTEST} tests/stores tests/histories"),
 )

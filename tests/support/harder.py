@@ -16,11 +16,13 @@ from everlong import Worker
 from everlong._replay.run import WorkflowRun
 from everlong_engine import Decision, Input
 
-__all__ = ["MODE", "harder"]
+__all__ = ["MODE", "harder", "replays"]
 
 MODE: Final = os.environ.get("EVERLONG_HARDER", "")
 _EVENTS_MAX: Final = 400
 """Longer histories are replayed for each tenth input only."""
+replays: Final[list[int]] = []
+"""How many inputs each replay of a prefix fed."""
 
 
 @contextmanager
@@ -92,6 +94,7 @@ def _every_prefix() -> Generator[None]:
                 at += 1 + len(made)
         finally:
             discard(code)
+        replays.append(len(log))
 
     def forget(self: WorkflowRun) -> None:
         fed.pop(self, None)
