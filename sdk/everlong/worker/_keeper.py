@@ -45,6 +45,7 @@ from everlong_engine import (
     ActivityCancelRequested,
     ActivityScheduled,
     AppendResult,
+    ApprovalAnswered,
     Blobs,
     Closing,
     Decision,
@@ -281,6 +282,8 @@ class RunKeeper:
     def _feed(self, run: OwnedRun, one: Incoming) -> None:
         event = one.event
         if is_stale(run.code, event):
+            if type(event) is ApprovalAnswered and run.inflight:
+                return  # Accepted: what withdraws it is refused, and the run is driven again.
             if one.position is not None:
                 # Left in the inbox, it would keep the run from ever closing.
                 run.positions.discard(one.position)
