@@ -48,7 +48,7 @@ from everlong.exceptions import (
 from everlong_engine.model.limits import PAYLOAD_BYTES_MAX
 from everlong_engine.model.payload import pack, unpack
 
-__all__ = ["Parameters", "Value", "resolve_hints"]
+__all__ = ["Parameters", "Value", "resolve_hints", "within_limit"]
 
 _Parameter = inspect.Parameter
 
@@ -455,6 +455,10 @@ def pack_for(owner: str, plain: object) -> bytes:
         raise PayloadTooLarge(
             what=owner, size=error.size, limit=error.limit, unit=error.unit
         ) from None
+    return within_limit(owner, data)
+
+
+def within_limit(owner: str, data: bytes) -> bytes:
     if len(data) > PAYLOAD_BYTES_MAX:
         raise PayloadTooLarge(what=owner, size=len(data), limit=PAYLOAD_BYTES_MAX)
     return data

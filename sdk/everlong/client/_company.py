@@ -6,7 +6,7 @@ from typing import Any
 
 from everlong._records import Records
 from everlong.channels import Signal, Update
-from everlong.client._handle import WorkflowHandle, call_arguments, check_request_id, signalled
+from everlong.client._handle import WorkflowHandle, check_request_id, requested, signalled
 from everlong.client._updates import UpdateHandle
 from everlong.exceptions import InvalidArguments
 from everlong_engine import (
@@ -50,12 +50,10 @@ class Company:
         if update is None:
             return None
         channel, arguments = _update(update)
-        name = channel if isinstance(channel, str) else channel.name
-        check_request_id(update_id)
+        check_request_id(update_id, "update_id")
         if update_id is None:
             update_id = f"{engine.random.getrandbits(64):016x}"
-        packed = call_arguments(arguments, {})
-        return cls(UpdateReceived(update_id, name, packed), channel)
+        return cls(requested(channel, update_id, arguments, {}), channel)
 
     def attached(self, records: Records, new: NewRun) -> Attached:
         """The message, under a name by which a repeated start knows it again."""
@@ -80,7 +78,7 @@ def _signal(given: Any) -> tuple[Any, Any]:
         channel, value = given
     except (TypeError, ValueError):
         channel = value = None
-    if not isinstance(channel, Signal | str):
+    if not isinstance(channel, Signal | str) or isinstance(given, str):
         raise InvalidArguments(f"signal={given!r}: give (signal, value)")
     return channel, value  # pyright: ignore[reportUnknownVariableType]
 
@@ -90,6 +88,6 @@ def _update(given: Any) -> tuple[Any, tuple[Any, ...]]:
         channel, *arguments = given
     except (TypeError, ValueError):
         channel, arguments = None, []
-    if not isinstance(channel, Update | str):
+    if not isinstance(channel, Update | str) or isinstance(given, str):
         raise InvalidArguments(f"update={given!r}: give (update, *arguments)")
     return channel, tuple(arguments)  # pyright: ignore[reportUnknownVariableType]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from everlong import registry
 from everlong._failures import ExceptionRegistry, decode_failure
-from everlong._values import Value
+from everlong._values import Value, within_limit
 from everlong.channels import Output, Query, Signal, Update, output_of
 from everlong.client._subscribing import PublishedItem, follow
 from everlong.client._updates import BEGUN, UpdateHandle
@@ -57,7 +57,7 @@ from everlong_engine import (
 if TYPE_CHECKING:
     from everlong.client._client import Client
 
-__all__ = ["WorkflowHandle", "call_arguments", "check_request_id", "signalled"]
+__all__ = ["WorkflowHandle", "check_request_id", "requested", "signalled"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -323,17 +323,17 @@ class WorkflowHandle(Generic[R]):
         Raises:
             WorkflowNotFound: there is no such execution.
         """
+        check_request_id(update_id, "update_id")
         row = await self._row()
         return self.update_handle(row.execution_id, update_id, update)
 
     async def _send_update(
         self, update: Update[T] | str, args: Any, kwargs: Any, update_id: str | None
     ) -> UpdateHandle[T]:
-        check_request_id(update_id)
-        name = update if isinstance(update, str) else update.name
+        check_request_id(update_id, "update_id")
         if update_id is None:
             update_id = f"{self._engine.random.getrandbits(64):016x}"
-        event = UpdateReceived(update_id, name, call_arguments(args, kwargs))
+        event = requested(update, update_id, args, kwargs)
         result = await self._mail(self._target(), event, name_of_update(update_id))
         return self.update_handle(result.execution_id, update_id, update)
 
@@ -370,8 +370,8 @@ class WorkflowHandle(Generic[R]):
             QueryFailed: no such query, its handler raised, or the run is blocked.
             NoAnswer: no worker answered in time.
         """
-        name = query if isinstance(query, str) else query.name
-        arguments = call_arguments(args, kwargs)
+        name = _name_of(query, Query)
+        arguments = _call(f"query {name}", args, kwargs)
         target = self._target()
         worker = self._client.host_for(target)
         if worker is not None:
@@ -553,21 +553,36 @@ async def _values(items: AsyncIterator[PublishedItem[T]]) -> AsyncIterator[T]:
         yield item.value
 
 
-def check_request_id(request_id: str | None) -> None:
+def check_request_id(request_id: str | None, parameter: str = "request_id") -> None:
     if request_id is not None and not is_request_id(request_id):
         raise InvalidArguments(
-            f"request_id={request_id!r}: give a text of 1 to 512 characters, none of them a "
+            f"{parameter}={request_id!r}: give a text of 1 to 512 characters, none of them a "
             "control character"
         )
 
 
 def signalled(signal: Signal[Any] | str, value: Any) -> SignalReceived:
     """A value as a message. Raises InvalidArguments where it does not fit the declared type."""
-    declared = registry.signals.get(signal) if isinstance(signal, str) else signal
-    name = signal if isinstance(signal, str) else signal.name
-    return SignalReceived(name, pack(value) if declared is None else declared.value.encode(value))
+    name = _name_of(signal, Signal)
+    declared = registry.signals.get(name) if isinstance(signal, str) else signal
+    if declared is not None:
+        return SignalReceived(name, declared.value.encode(value))
+    return SignalReceived(name, within_limit(f"signal {name}", pack(value)))
 
 
-def call_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+def requested(
+    update: Update[Any] | str, update_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> UpdateReceived:
+    name = _name_of(update, Update)
+    return UpdateReceived(update_id, name, _call(f"update {name}", args, kwargs))
+
+
+def _name_of(channel: Any, kind: type[Signal[Any] | Query[Any] | Update[Any]]) -> str:
+    if isinstance(channel, kind | str):
+        return channel if isinstance(channel, str) else channel.name
+    raise InvalidArguments(f"{channel!r} is no {kind.__name__}: give one, or its name")
+
+
+def _call(owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Positional ones under their numbers: only the handler knows its names."""
-    return pack([list(args), kwargs])
+    return within_limit(f"the call of {owner}", pack([list(args), kwargs]))

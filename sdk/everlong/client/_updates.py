@@ -25,7 +25,10 @@ R = TypeVar("R")
 def _reason(failure: Failure) -> str:
     """In the words of whoever raised it; Everlong's own errors need no name in front."""
     name = failure.type.removeprefix("builtins.")
-    return failure.message if name.startswith("everlong") else f"{name}: {failure.message}"
+    message = failure.message.removesuffix(".")
+    if name.startswith("everlong"):
+        return message
+    return f"{name}: {message}" if message else name
 
 
 _IN_THE_INBOX: Final = b"accepted"
