@@ -23,11 +23,16 @@ from everlong import (
     Retry,
     Signal,
     Update,
+    WorkflowAlreadyStarted,
+    WorkflowClosed,
+    WorkflowFailed,
+    WorkflowNotFound,
     activity,
     all_handlers_finished,
     approval,
     checkpoint,
     continue_as_new,
+    get_handle,
     now,
     patched,
     publish,
@@ -46,6 +51,7 @@ __all__ = [
     "cancelled",
     "carries",
     "fails",
+    "family",
     "forced",
     "lasting",
     "order",
@@ -276,3 +282,41 @@ async def patient() -> None:
             await hold("first", None)
     except TimeoutError:
         await hold("second", None)
+
+
+@workflow(name="histories.offspring", raises=[Declined])
+async def offspring(order_id: int) -> str:
+    return f"offspring of {order_id}"
+
+
+@workflow(name="histories.family")
+async def family(order_id: int) -> list[str]:
+    """Children, and other executions, with every answer that they give."""
+    log: list[str] = []
+    log.append(await offspring(order_id))
+    child = await offspring.options(on_parent_close="abandon").start(order_id)
+    try:
+        await child.result()
+    except WorkflowFailed as failed:
+        log.append(type(failed.__cause__).__name__)
+    try:
+        await offspring.options(id="taken").start(order_id)
+    except WorkflowAlreadyStarted:
+        log.append("taken")
+    try:
+        async with asyncio.timeout(5):
+            await offspring(order_id)
+    except TimeoutError:
+        log.append("too slow")
+    other = get_handle("other", offspring)
+    await other.signal(approve, True)
+    try:
+        await other.cancel("enough")
+    except WorkflowClosed:
+        log.append("closed")
+    log.append(await other.result())
+    try:
+        await get_handle("nobody").result()
+    except WorkflowNotFound:
+        log.append("nobody")
+    return log

@@ -18,13 +18,21 @@ from typing import Any, Final
 from unittest import mock
 from zlib import compress
 
+from everlong._failures import encode_exception
 from everlong_engine import (
     CODES,
     ActivityCancelled,
     ActivityLost,
     ActivityTimedOut,
     ApprovalAnswered,
+    ChildClosed,
+    ChildStarted,
+    ChildStartFailed,
     Event,
+    ExternalAnswered,
+    ExternalAwaited,
+    ExternalCancelSent,
+    ExternalSignalSent,
     Recorded,
     RunContinuedAsNew,
     RunFailed,
@@ -34,6 +42,7 @@ from everlong_engine import (
     UpdateFailed,
     checksum,
     encode_event,
+    id_from_text,
     limits,
     pack,
 )
@@ -203,6 +212,29 @@ def publishes() -> RunByHand:
     run = RunByHand(flows.publishes, start=start)
     run.signal("histories.approve", True)
     return run
+
+
+@scenario
+def family() -> RunByHand:
+    run = RunByHand(flows.family, 17)
+    here = id_from_text(run.code.run_id)
+    run.feed(ChildClosed(1, here, "completed", pack("grown")))
+    run.feed(ChildStarted(2, here, bytes(range(16))))
+    declined = encode_exception(flows.Declined(17, "no"), flows.offspring.definition.exceptions)
+    run.feed(ChildClosed(2, here, "failed", failure=declined))
+    run.feed(ChildStartFailed(3, here, "running"))
+    run.fire_next()
+    run.feed(ExternalAnswered(_waits_for(run, ExternalSignalSent), here, ""))
+    run.feed(ExternalAnswered(_waits_for(run, ExternalCancelSent), here, "completed"))
+    number = _waits_for(run, ExternalAwaited)
+    run.feed(ChildClosed(number, here, "completed", pack("the other")))
+    run.feed(ExternalAnswered(_waits_for(run, ExternalAwaited), here, "not_found"))
+    return run
+
+
+def _waits_for(run: RunByHand, kind: type[Event]) -> int:
+    (number,) = [getattr(one, "call_id", 0) for one in run.others if isinstance(one, kind)]
+    return number
 
 
 @scenario

@@ -24,6 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from everlong import EverlongError, NondeterminismError, QueryFailed, WorkflowFault
+from everlong._failures import ExceptionRegistry, encode_exception
 from everlong._replay.history import replay
 from everlong._replay.run import WorkflowRun
 from everlong_engine import (
@@ -34,7 +35,13 @@ from everlong_engine import (
     ActivityScheduled,
     ActivityTimedOut,
     ApprovalAnswered,
+    ChildClosed,
+    ChildScheduled,
+    ChildStarted,
+    ChildStartFailed,
     Event,
+    ExternalAnswered,
+    ExternalAwaited,
     Recorded,
     RunCancelled,
     RunContinuedAsNew,
@@ -47,6 +54,7 @@ from everlong_engine import (
     UpdateFailed,
     UpdateReceived,
     encode_event,
+    id_from_text,
     limits,
     pack,
 )
@@ -129,7 +137,7 @@ def _live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
     signals, updates = 3, 2
     while run.closing is None and len(stood) < INPUTS_MAX:
         choices = [number for number in run.open_activities if not hangs(run, number)]
-        choices += [-3] * bool(run.state.approvals)
+        choices += [-3] * bool(run.state.approvals) + [-4] * bool(run.others)
         choices += [0] * bool(run.pending_timers) + [-1] * bool(signals) + [-2] * bool(updates)
         may_cancel = not run.state.cancel_requested
         if may_cancel and (not choices or source.randrange(25) == 24):
@@ -145,6 +153,8 @@ def _live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
             number = min(run.state.approvals)
             by = source.choice(("ann", "bob"))
             run.feed(ApprovalAnswered(number, bytes(16), by == "ann", by, pack(""), run.now_us))
+        elif chosen == -4:
+            hear(run, source.choice(run.others), source.randrange(6))
         elif chosen == -2:
             updates -= 1
             run.update(f"u{updates}", "programs.amend", f"u{updates}", source.choice(ENDS))
@@ -153,6 +163,33 @@ def _live(program: Program, source: Random) -> tuple[RunByHand, list[Any]]:
         run.now_us += source.randrange(3) * 250_000
         stood.append(standing(run.code))
     return run, stood
+
+
+def hear(run: RunByHand, of: Any, chance: int) -> None:
+    """Something of a child or of another execution, as the store would tell it."""
+    here = run.code.run_id
+    by = id_from_text(here)
+    match of:
+        case ChildScheduled(wants_start=True) if chance < 2:
+            run.feed(ChildStartFailed(of.child_id, by, "running"))
+        case ChildScheduled(wants_start=True):
+            run.feed(ChildStarted(of.child_id, by, bytes(16)))
+        case ChildScheduled() | ChildStarted():
+            run.feed(end_of(of.child_id, by, chance))
+        case ExternalAwaited() if chance:
+            run.feed(end_of(of.call_id, by, chance))
+        case _:
+            problem = ("not_found", "completed", "", "", "", "")[chance]
+            run.feed(ExternalAnswered(of.call_id, by, problem))
+
+
+def end_of(number: int, by: bytes, chance: int) -> ChildClosed:
+    if chance == 1:
+        return ChildClosed(number, by, "terminated", reason="enough")
+    if chance == 2:
+        failure = encode_exception(Broken("offspring"), ExceptionRegistry())
+        return ChildClosed(number, by, "failed", failure=failure)
+    return ChildClosed(number, by, "completed", pack("grew up"))
 
 
 def hangs(run: RunByHand, number: int) -> bool:

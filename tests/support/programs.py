@@ -31,10 +31,16 @@ from everlong import (
     Signal,
     TooManyFailures,
     Update,
+    WorkflowAlreadyStarted,
+    WorkflowClosed,
+    WorkflowFailed,
     WorkflowInfo,
+    WorkflowNotFound,
+    WorkflowTerminated,
     activity,
     approval,
     checkpoint,
+    get_handle,
     info,
     map_all,
     now,
@@ -104,6 +110,24 @@ class Ask:
 class SideEffect:
     label: str
     kind: Literal["side_effect"] = "side_effect"
+
+
+@dataclass(frozen=True, slots=True)
+class Beget:
+    """A child: called, or begun and then waited for, or begun and left alone."""
+
+    label: str
+    how: Literal["call", "start", "leave"]
+    kind: Literal["beget"] = "beget"
+
+
+@dataclass(frozen=True, slots=True)
+class Meet:
+    """Another execution: a word to it, or a wait for its end."""
+
+    label: str
+    how: Literal["signal", "cancel", "wait"]
+    kind: Literal["meet"] = "meet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +271,8 @@ Step: TypeAlias = Annotated[
     | SideEffect
     | Publish
     | AskPeople
+    | Beget
+    | Meet
     | Fail
     | Patched
     | Repeat
@@ -289,6 +315,11 @@ async def perform(label: str, outcome: str) -> str:
 def outcome_of(label: str, outcome: str) -> str | Broken:
     """What `perform` returns or raises."""
     return Broken(label) if outcome == "fail" else f"did {label}"
+
+
+@workflow(name="programs.offspring")
+async def offspring(label: str) -> str:
+    return f"grew {label}"
 
 
 @workflow(name="programs.play", raises=[Broken])
@@ -347,6 +378,10 @@ class _Playing:
                 self._note(_ANSWERS[step.what]())
             case SideEffect():
                 self._note(await side_effect(lambda: look[-1](step.label)))
+            case Beget():
+                await self._beget(step)
+            case Meet():
+                await self._meet(step)
             case AskPeople():
                 await self._ask_people(step)
             case Publish():
@@ -395,6 +430,33 @@ class _Playing:
             self._note("too few")
         else:
             self._note("enough")
+
+    async def _beget(self, step: Beget) -> None:
+        try:
+            if step.how == "call":
+                self._note(await offspring(step.label))
+                return
+            child = await offspring.start(step.label)
+            self._note("has a child")
+            if step.how == "start":
+                self._note(await child.result())
+        except (WorkflowFailed, WorkflowTerminated, WorkflowAlreadyStarted) as error:
+            self._note(f"no child: {type(error).__name__}")
+
+    async def _meet(self, step: Meet) -> None:
+        other = get_handle(f"other-{step.label}", offspring)
+        try:
+            match step.how:
+                case "signal":
+                    await other.signal(news, step.label)
+                case "cancel":
+                    await other.cancel(step.label)
+                case "wait":
+                    self._note(await other.result())
+        except (WorkflowFailed, WorkflowTerminated, WorkflowNotFound, WorkflowClosed) as error:
+            self._note(f"nobody: {type(error).__name__}")
+        else:
+            self._note(f"met {step.label}")
 
     async def _ask_people(self, step: AskPeople) -> None:
         try:
@@ -568,7 +630,7 @@ class _Making:
         return kind(depth - 1)
 
     def leaf(self) -> Step:
-        match self._below(19):
+        match self._below(21):
             case 0 | 1 | 2 | 3 | 4 | 5:
                 outcomes = *["ok"] * 7, "fail", "hang"
                 return Call(self._of("abcdef"), self._of(outcomes))
@@ -584,6 +646,10 @@ class _Making:
                 return Until(self._below(3), self._seconds())
             case 16:
                 return Publish(self._of("uv"), self._of("abc"))
+            case 18:
+                return Beget(self._of("mn"), self._of(("call", "call", "start", "leave")))
+            case 19:
+                return Meet(self._of("op"), self._of(("signal", "cancel", "wait")))
             case 17:
                 return AskPeople(self._of("st"), self._seconds())
             case _:

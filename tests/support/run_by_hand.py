@@ -29,9 +29,18 @@ from everlong_engine import (
     ActivityFailed,
     ActivityScheduled,
     CancelRequested,
+    ChildCancelRequested,
+    ChildClosed,
+    ChildScheduled,
+    ChildStarted,
+    ChildStartFailed,
     Closing,
     Decision,
     Event,
+    ExternalAnswered,
+    ExternalAwaited,
+    ExternalCancelSent,
+    ExternalSignalSent,
     Input,
     Recorded,
     RunCompleted,
@@ -61,6 +70,7 @@ __all__ = [
     "stored",
 ]
 
+Sent = ExternalSignalSent | ExternalCancelSent | ExternalAwaited
 START_US: Final = 1_700_000_000_000_000
 RUN_ID: Final = "0190163d-8694-739b-aea5-966c26f8ad91"
 NO_ARGUMENTS: Final = b"\x92\x90\x80"
@@ -174,6 +184,27 @@ class RunByHand:
         """In the order in which they fire."""
         timers = self.state.timers.values()
         return sorted(timers, key=lambda timer: (timer.due_us, timer.timer_id))
+
+    @property
+    def others(self) -> list[ChildScheduled | ChildStarted | Sent]:
+        """Children and other executions of which something may be heard: what is awaited of each.
+
+        A child whose start is known is told by that.
+        """
+        open_: dict[int, ChildScheduled | ChildStarted | Sent] = {}
+        for one in self.history:
+            match one.event:
+                case ChildScheduled() | ChildStarted():
+                    open_[one.event.child_id] = one.event
+                case ExternalSignalSent() | ExternalCancelSent() | ExternalAwaited():
+                    open_[one.event.call_id] = one.event
+                case ChildStartFailed() | ChildClosed() | ChildCancelRequested():
+                    open_.pop(one.event.child_id, None)
+                case ExternalAnswered():
+                    open_.pop(one.event.call_id, None)
+                case _:
+                    pass
+        return list(open_.values())
 
     def arguments(self, activity_id: int) -> dict[str, Any]:
         found: Any = unpack(self.open_activities[activity_id].arguments)
