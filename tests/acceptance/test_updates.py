@@ -12,6 +12,7 @@ from everlong import (
     DefinitionError,
     EverlongError,
     InvalidArguments,
+    PayloadTooLarge,
     Query,
     Signal,
     Update,
@@ -632,6 +633,28 @@ async def test_a_result_that_does_not_fit_blocks_the_run_until_it_does(path: Pat
         fits = True
         await handle.resume()
         assert await sending == 1
+
+
+async def test_a_result_that_is_too_large_fails_the_update_and_not_the_workflow(path: Path) -> None:
+    @workflow
+    async def wide() -> str:
+        text = Update("acceptance-text", str)
+
+        @text.handler
+        def _(size: int) -> str:
+            return "x" * size
+
+        await close.receive()
+        return "well"
+
+    async with hosting(path) as client:
+        handle = await client.start(wide)
+        with pytest.raises(UpdateFailed, match="Store large data elsewhere") as failed:
+            await handle.update("acceptance-text", 3_000_000)
+        assert isinstance(failed.value.__cause__, PayloadTooLarge)
+        assert len(await handle.update("acceptance-text", 3)) == 3
+        await handle.signal(close, True)
+        assert await handle.result() == "well"
 
 
 async def test_a_refusal_waits_for_the_commit_of_the_state_that_it_saw(path: Path) -> None:

@@ -16,7 +16,12 @@ from everlong._replay.ledger import Ledger
 from everlong._replay.live_only import arguments_for, call_live
 from everlong._replay.loop import WorkflowTask
 from everlong._values import Value
-from everlong.exceptions import EverlongError, NondeterminismError, WorkflowFault
+from everlong.exceptions import (
+    EverlongError,
+    NondeterminismError,
+    PayloadTooLarge,
+    WorkflowFault,
+)
 from everlong_engine import UpdateCompleted, UpdateFailed, UpdateReceived
 
 __all__ = ["Updates"]
@@ -98,20 +103,27 @@ class Updates:
             if asyncio.iscoroutine(value):
                 value = await value
         except (Exception, asyncio.CancelledError) as error:
-            failure = encode_exception(error, run.definition.exceptions)
-            self._end(event, UpdateFailed(event.update_id, failure))
+            self._fail(event, error)
         except BaseException as error:
             run.left_the_code(error)
             raise
         else:
             try:
                 result = handler.result.encode(value)
+            except PayloadTooLarge as error:
+                # What is sent may decide how large an answer is; a run must not stand still for it.
+                self._fail(event, error)
+                return
             except EverlongError as error:
                 run.left_the_code(WorkflowFault(str(error)))
                 return
             if run.recorded is not None:
                 self._replayed[event.update_id] = handler.result
             self._end(event, UpdateCompleted(event.update_id, result))
+
+    def _fail(self, event: UpdateReceived, error: BaseException) -> None:
+        failure = encode_exception(error, self._run.definition.exceptions)
+        self._end(event, UpdateFailed(event.update_id, failure))
 
     def _end(self, event: UpdateReceived, decision: UpdateCompleted | UpdateFailed) -> None:
         self._run.require_live()
