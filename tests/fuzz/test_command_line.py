@@ -28,6 +28,13 @@ OPTIONS: Final = {
     "start": ("--id", "--arg", "--json-args", "--request-id"),
     "signal": ("--arg", "--json-args", "--request-id", "--value"),
     "query": ("--arg", "--json-args", "--timeout"),
+    "update": ("--arg", "--json-args", "--update-id", "--timeout"),
+    "subscribe": ("--start", "--no-follow"),
+    "approvals": ("--id", "--limit", "--after"),
+    "approve": ("--by", "--comment", "--request-id"),
+    "reject": ("--by", "--comment", "--request-id"),
+    "complete": (),
+    "fail": (),
     "cancel": ("--reason",),
     "terminate": ("--reason",),
     "resume": (),
@@ -36,6 +43,9 @@ OPTIONS: Final = {
     "run": ("--arg", "--json-args", "--id"),
     "worker": ("--slots", "--threads"),
 }
+FLAGS: Final = ("--json", "--help", "--traceback", "--no-follow")
+IMPATIENT: Final = {"update": ["--timeout", "0.05"], "subscribe": ["--no-follow"]}
+"""What would wait for an answer, or for ever."""
 EVERYWHERE: Final = ("--namespace", "--codecs", "--json", "--help", "--nonsense")
 
 # No separators: a made-up name must not leave the folder. Half surrogate pairs are what Python
@@ -56,7 +66,7 @@ def command_lines(draw: st.DrawFn, name: str) -> list[str]:
         line += draw(st.lists(words, max_size=3))
     for option in draw(st.lists(st.sampled_from((*OPTIONS[name], *EVERYWHERE)), max_size=4)):
         line.append(option)
-        if option not in ("--json", "--help", "--traceback"):
+        if option not in FLAGS:
             line.append(draw(words))
     return line
 
@@ -120,11 +130,12 @@ def test_no_arguments_end_in_a_traceback(name: str, tried: Tried) -> None:
     @example([name, "--id", "\ud800"])
     @example([name, "--type", "\ud800"])
     @example([name, "\ud800", "--request-id", "\ud800"])
+    @example([name, "--after", ""])
     def every(line: list[str]) -> None:
         if name in ("run", "worker") and not line[1].endswith(".no.such.file.py"):
             line = [name, ".no.such.file.py", *line[1:]]
         tried.times += 1
-        called(line)
+        called([*line, *IMPATIENT.get(name, ())])
 
     every()
     tried.broken -= 1

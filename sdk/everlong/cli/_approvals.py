@@ -8,7 +8,7 @@ import typer
 
 from everlong.cli._documents import document, one_line
 from everlong.cli._durations import ago
-from everlong.cli._exits import ExitCode
+from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import cropped, out, write
 from everlong.client import Client, OpenApproval, Page
@@ -42,7 +42,10 @@ def approvals(
 
     async def look(client: Client) -> Page[OpenApproval]:
         async with client:
-            return await client.approvals(workflow_id=id, limit=limit, after=after)
+            try:
+                return await client.approvals(workflow_id=id, limit=limit, after=after)
+            except ValueError as error:
+                raise Mistake(str(error)) from error
 
     page = asyncio.run(look(connect(db, namespace, codecs)))
     if as_json:

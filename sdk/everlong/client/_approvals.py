@@ -6,6 +6,7 @@ from typing import Any
 
 from everlong._records import Records
 from everlong.client._handle import check_request_id
+from everlong.client._texts import storable
 from everlong.client._views import Page, instant, plain
 from everlong.exceptions import (
     AlreadyAnswered,
@@ -78,6 +79,8 @@ class Approving:
         place = (b"", 0) if after is None else _place(after)
         if place is None:
             raise ValueError(f"after={after!r} is no cursor: pass a page's `next`")
+        if workflow_id is not None:
+            storable(workflow_id, "workflow_id")
         rows = await self.engine.store.approvals(self.namespace, workflow_id, place, limit + 1)
         items = [_shown(self.records, row) for row in rows[:limit]]
         return Page(items, items[-1].id if len(rows) > limit else None)

@@ -22,6 +22,7 @@ from everlong.client._approvals import Approving
 from everlong.client._company import Company
 from everlong.client._handle import WorkflowHandle, check_request_id
 from everlong.client._reports import Reporting
+from everlong.client._texts import storable
 from everlong.client._views import ExecutionSummary, Page, summary
 from everlong.codec import Codec
 from everlong.exceptions import (
@@ -141,7 +142,7 @@ class Client(Approving, Reporting):
             raise ValueError(f'durability={durability!r}: choose "full" or "relaxed"')
         if not namespace:
             raise ValueError("namespace must not be empty")
-        _storable(namespace, "namespace")
+        storable(namespace, "namespace")
         retention_us = None if retention is None else seconds_us(retention, "retention")
         return cls(
             _path(url),
@@ -275,7 +276,7 @@ class Client(Approving, Reporting):
         """
         engine = self.engine
         definition, name = self._definition(workflow)
-        _storable(name, "workflow")
+        storable(name, "workflow")
         _check_choice("if_open", if_open, ("use", "fail", "terminate"))
         _check_choice("if_closed", if_closed, ("allow", "fail", "allow_failed"))
         check_request_id(request_id)
@@ -413,7 +414,7 @@ class Client(Approving, Reporting):
         """A handle by workflow id. Give the workflow to have its result rebuilt by its types."""
         _ = self.engine  # A handle of a client that is not open is of no use.
         definition = None if workflow is None else workflow.definition
-        return WorkflowHandle(self, _storable(workflow_id, "id"), definition=definition)
+        return WorkflowHandle(self, storable(workflow_id, "id"), definition=definition)
 
     async def list(
         self,
@@ -438,8 +439,8 @@ class Client(Approving, Reporting):
             raise ValueError(f"status={status!r}: choose one of {', '.join(known)}")
         if not 1 <= limit <= 1000:
             raise ValueError(f"limit={limit}: choose 1 to 1000")
-        _storable(type or "", "type")
-        _storable(workflow_id or "", "workflow_id")
+        storable(type or "", "type")
+        storable(workflow_id or "", "workflow_id")
         try:
             cursor = None if after is None else id_from_text(after)
         except ValueError as error:
@@ -576,19 +577,7 @@ def _checked_id(workflow_id: str) -> str:
         raise InvalidArguments(f"id={workflow_id!r}: a workflow id is a text")
     if not 1 <= len(workflow_id) <= _ID_CHARS_MAX:
         raise InvalidArguments(f"a workflow id has 1 to {_ID_CHARS_MAX} characters")
-    return _storable(workflow_id, "id")
-
-
-def _storable(text: str, name: str) -> str:
-    """A terminal that is set to no UTF-8 makes texts that nothing can store or look up."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidArguments(
-                f"{name}={text!a} holds half a surrogate pair, which UTF-8 cannot express"
-            ) from None
-    return text
+    return storable(workflow_id, "id")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

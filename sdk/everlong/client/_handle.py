@@ -10,6 +10,7 @@ from everlong._failures import ExceptionRegistry, decode_failure
 from everlong._values import Value, within_limit
 from everlong.channels import Output, Query, Signal, Update, output_of
 from everlong.client._subscribing import PublishedItem, follow
+from everlong.client._texts import storable
 from everlong.client._updates import BEGUN, UpdateHandle
 from everlong.client._views import ExecutionDescription, HistoryEvent, describe, view_history
 from everlong.exceptions import (
@@ -469,7 +470,7 @@ class WorkflowHandle(Generic[R]):
         if type(start) is not int or start < 0:
             raise ValueError(f"start={start!r}: give the number of an item; they count from 0")
         declared = output_of(channel)
-        name = channel if isinstance(channel, str) else channel.name
+        name = storable(channel if isinstance(channel, str) else channel.name, "channel")
         decoder = None if declared is None else declared.value
         target = self._target()
         items = follow(self._client, target, name, decoder, start, live=live)
