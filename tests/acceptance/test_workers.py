@@ -1,6 +1,7 @@
 """Workers come, go and share: restarts, full caches, neighbours, other processes."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -322,3 +323,31 @@ async def test_what_a_lost_activity_sets_off_keeps_no_other_from_going_on(path: 
                 pass
             may_end.set()
             assert await handle.result() == "third"
+
+
+@pytest.mark.once
+async def test_a_run_that_has_ended_leaves_nothing_to_the_garbage_collector(path: Path) -> None:
+    """A circle of references in each run would cost a tenth of all time, spent on finding it."""
+
+    @activity
+    async def double(number: int) -> int:
+        return 2 * number
+
+    @workflow
+    async def doubled(number: int) -> int:
+        return await double(number)
+
+    async with hosting(path) as client:
+
+        async def many(count: int) -> None:
+            for number in range(count):
+                assert await client.run(doubled, number) == 2 * number
+
+        await many(5)
+        gc.collect()
+        gc.disable()
+        try:
+            await many(50)
+            assert gc.collect() < 50
+        finally:
+            gc.enable()

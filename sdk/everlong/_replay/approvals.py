@@ -24,8 +24,6 @@ class Approvals:
 
     def __init__(self) -> None:
         self._open: dict[int, tuple[ApprovalRequested, _Waiter | None]] = {}
-        self.used = False
-        """Whether the run has requested any."""
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -45,7 +43,6 @@ class Approvals:
         decision = ApprovalRequested(number, title, data, approvers, due_us, where)
         run.made.append(decision)
         future: _Waiter = run.loop.create_future()
-        self.used = True
         self._open[number] = decision, future
         try:
             return await future
@@ -79,7 +76,6 @@ class Approvals:
     def numbers(self) -> tuple[int, ...]:
         return tuple(self._open)
 
-    @property
-    def titles(self) -> tuple[str, ...]:
+    def in_flight(self) -> list[str]:
         """For people."""
-        return tuple(decision.title for decision, _ in self._open.values())
+        return [f"approval {decision.title!r}" for decision, _ in self._open.values()]

@@ -19,6 +19,7 @@ A fault found by the engine flags the run and stops its loop for good, whatever 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from functools import partial
 from random import Random
 from typing import Any, Final, NoReturn
 
@@ -30,6 +31,7 @@ from everlong._replay import asyncio_adapter
 from everlong._replay.activity_future import ActivityFuture
 from everlong._replay.approvals import Approvals
 from everlong._replay.cancelling import Cancellation
+from everlong._replay.canonical import canonical
 from everlong._replay.conditions import Conditions
 from everlong._replay.discard import discard
 from everlong._replay.live_only import answer_query
@@ -68,15 +70,11 @@ from everlong_engine import (
     ActivityTimedOut,
     ApprovalAnswered,
     CancelRequested,
-    ChildScheduled,
     Decision,
     Event,
-    ExternalSignalSent,
     Input,
-    ItemPublished,
     RunCancelled,
     RunCompleted,
-    RunContinuedAsNew,
     RunFailed,
     RunStarted,
     SignalReceived,
@@ -84,7 +82,6 @@ from everlong_engine import (
     TimerCancelled,
     TimerFired,
     TimerStarted,
-    UpdateCompleted,
     UpdateReceived,
     limits,
 )
@@ -122,8 +119,8 @@ class WorkflowRun:
         self._next_id = 0
         self._activities: dict[int, ActivityFuture] = {}
         self._timers: dict[int, WorkflowTimer] = {}
-        self.outputs = Outputs()
-        self.approvals = Approvals()
+        self._outputs: Outputs | None = None
+        self._approvals: Approvals | None = None
         self._patches: dict[str, bool] = {}
         self._roll_over: RollOver | None = None
         self._cancellation = Cancellation()
@@ -160,7 +157,7 @@ class WorkflowRun:
             self._raise_fault()
         if recorded is not None:
             try:
-                check(recorded, made, seq + 1, self._canonical)
+                check(recorded, made, seq + 1, partial(canonical, self))
                 self._keep_options(recorded)
             except NondeterminismError as error:
                 self._flag(error)
@@ -224,7 +221,7 @@ class WorkflowRun:
         for name, payload in event.carried:
             self._signals.accept(name, payload)
         if event.published:
-            self.outputs = Outputs(event.published)
+            self._outputs = Outputs(event.published)
         if event.cancel_requested:
             self._cancellation.reason = "asked in an earlier run"
         args, kwargs = self.definition.parameters.decode(event.arguments)
@@ -417,10 +414,26 @@ class WorkflowRun:
         self.require_live()
         self.queries[name] = handler
 
+    # Made when they are wanted: a run that uses none of them has nothing to carry.
+
+    @property
+    def outputs(self) -> Outputs:
+        self._outputs = self._outputs or Outputs()
+        return self._outputs
+
+    @property
+    def approvals(self) -> Approvals:
+        if self._approvals is None:  # One that waits for nothing is false.
+            self._approvals = Approvals()
+        return self._approvals
+
+    @property
+    def asks_people(self) -> bool:
+        return self._approvals is not None
+
     @property
     def updates(self) -> Updates:
-        if self._updates is None:
-            self._updates = Updates(self)
+        self._updates = self._updates or Updates(self)
         return self._updates
 
     def handle_update(self, name: str, handler: UpdateHandler) -> None:
@@ -478,7 +491,7 @@ class WorkflowRun:
             *(f"activity {future.decision.activity}" for future in self._activities.values()),
             *(f"timer {number}" for number in self._timers),
             *(() if self._others is None else self._others.in_flight()),
-            *(f"approval {title!r}" for title in self.approvals.titles),
+            *(() if self._approvals is None else self._approvals.in_flight()),
         ]
 
     def carried(self) -> tuple[tuple[str, bytes], ...]:
@@ -503,6 +516,10 @@ class WorkflowRun:
     @property
     def cancel_requested(self) -> bool:
         return self._cancellation.reason is not None
+
+    def canonical_signal(self, name: str, recorded: bytes) -> bytes:
+        """A recorded value as today's type writes it."""
+        return self._signals.canonical(name, recorded)
 
     def is_open(self, activity_id: int) -> bool:
         """Whether an outcome of this activity would still be taken."""
@@ -534,36 +551,14 @@ class WorkflowRun:
         workflow_id = self.started.workflow_id if self.started is not None else ""
         return answer_query(self.queries, workflow_id, name, arguments)
 
-    def _canonical(self, decision: Decision, recorded: bytes) -> bytes:
-        match decision:
-            case ActivityScheduled():
-                future = self._activities.get(decision.activity_id)
-                if future is None:
-                    return recorded
-                return future.definition.parameters.canonical(recorded)
-            case ItemPublished():
-                return self.outputs.canonical(decision.channel, recorded)
-            case ChildScheduled():
-                return self.others.canonical(decision, recorded)
-            case ExternalSignalSent():
-                return self._signals.canonical(decision.signal, recorded)
-            case RunContinuedAsNew():
-                return self.definition.parameters.canonical(recorded)
-            case RunCompleted():
-                result = self.definition.result
-                return result.encode(result.decode(recorded))
-            case UpdateCompleted():
-                return self.updates.canonical(decision.update_id, recorded)
-            case _:
-                return recorded
-
     # ------------------------------------------------------------------------------- the end
 
     def discard(self) -> None:
         """Drop the code where it stands; what it has captured for queries stays."""
         self._activities.clear()
         self._timers.clear()
-        self.approvals.discard()
+        if self._approvals is not None:
+            self._approvals.discard()
         self.main = None  # The loop has the last word on its tasks.
         discard(self.loop)
         # They know the run: nothing goes in circles.

@@ -312,7 +312,7 @@ class ActivityRunner:
         self, attempt: OpenAttempt, activity: AttemptContext, done: "asyncio.Future[Any]"
     ) -> None:
         activity.over = True
-        attempt.task = None
+        attempt.task = attempt.interrupt = None
         self._at_work.discard(attempt)
         if not self._at_work:
             self._quiet.set()

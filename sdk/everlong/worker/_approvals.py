@@ -23,7 +23,7 @@ def approvals_of(
     run: OwnedRun, decisions: Sequence[Decision], base: int, *, ends: bool
 ) -> Approvals | None:
     """What becomes of approvals with the decisions behind the input at `base`."""
-    if not run.code.approvals.used:
+    if not run.code.asks_people:
         return None
     requested = tuple(
         (decision.approval_id, seq)
@@ -38,6 +38,8 @@ def approvals_of(
 
 def approvals_to_close(run: OwnedRun) -> Approvals | None:
     """The run is closed by its time limit, whatever it waits for."""
+    if not run.code.asks_people:
+        return None
     approvals = run.code.approvals
     return Approvals((), approvals.numbers, forced=True) if approvals else None
 

@@ -143,7 +143,7 @@ class OwnedRun:
     """An approval that the code would withdraw was answered: see `_approvals`."""
     warned_of_size: bool = False
     mailbox: deque[Incoming] = field(default_factory=deque[Incoming])
-    held_back: deque[Incoming] = field(default_factory=deque[Incoming])
+    held_back: list[Incoming] = field(default_factory=list[Incoming])
     """Updates that wait until the run has begun anew, or has nothing to do."""
     inflight: deque[Step] = field(default_factory=deque[Step])
     positions: set[int] = field(default_factory=set[int])
@@ -190,7 +190,7 @@ class OwnedRun:
     def next_input(self) -> Incoming | None:
         """Take the next one that may be fed."""
         if self.held_back and not self.code.holds_updates():
-            return self.held_back.popleft()
+            return self.held_back.pop(0)
         while self.mailbox:
             one = self.mailbox.popleft()
             if type(one.event) is not UpdateReceived or not self.code.holds_updates():

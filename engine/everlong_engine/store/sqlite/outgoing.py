@@ -43,6 +43,7 @@ __all__ = ["send_all"]
 
 def send_all(tx: Connection, writes: Sequence[Write], results: list[WriteResult]) -> None:
     """In the order of the writes, once all of the group's starts and appends are stored."""
+    linked: bool | None = None  # Asked once a group, and again when something was sent.
     for at, write in enumerate(writes):
         append = _accepted(write, results[at])
         if append is None:
@@ -50,8 +51,11 @@ def send_all(tx: Connection, writes: Sequence[Write], results: list[WriteResult]
         sent = False
         if append.outgoing:
             sent = _send(tx, append)
-        if append.closed is not None and append.next_run is None and any_link(tx):
-            sent |= _ended(tx, append)
+            linked = None
+        if append.closed is not None and append.next_run is None:
+            linked = any_link(tx) if linked is None else linked
+            if linked:
+                sent |= _ended(tx, append)
         if sent:
             results[at] = replace(results[at], delivered=True)  # type: ignore[type-var]
 
