@@ -79,7 +79,7 @@ from everlong_engine.model.policies import (
 from everlong_engine.model.requests import (
     child_request_id,
     is_request_id,
-    name_of_company,
+    name_of_attached,
     name_of_report,
     name_of_update,
 )
@@ -257,7 +257,7 @@ __all__ = [
     "latest_attempts",
     "limits",
     "may_repeat_lost",
-    "name_of_company",
+    "name_of_attached",
     "name_of_report",
     "name_of_update",
     "next_delay_us",

@@ -25,7 +25,7 @@ __all__ = [
     "child_request_id",
     "is_request_id",
     "mark_of",
-    "name_of_company",
+    "name_of_attached",
     "name_of_report",
     "name_of_start",
     "name_of_update",
@@ -38,7 +38,7 @@ SENT_BEHIND: Final = "\x01sender!"
 """The first text behind all of them."""
 
 _UPDATE: Final = "\x01update "
-_COMPANY: Final = "\x01with "
+_ATTACHED: Final = "\x01with "
 _REPORT: Final = "\x01report "
 
 _CHARS_MAX: Final = 512
@@ -62,9 +62,9 @@ def name_of_update(update_id: str) -> str:
     return _UPDATE + update_id
 
 
-def name_of_company(run_id: bytes) -> str:
+def name_of_attached(run_id: bytes) -> str:
     """The name of what was sent together with a start."""
-    return _COMPANY + run_id.hex()
+    return _ATTACHED + run_id.hex()
 
 
 def child_request_id(parent_run: bytes, number: int) -> str:

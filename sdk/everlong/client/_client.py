@@ -19,7 +19,7 @@ from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
 from everlong.channels import Signal
 from everlong.client._approvals import Approving
-from everlong.client._company import Company
+from everlong.client._attachment import Attachment
 from everlong.client._handle import WorkflowHandle, check_request_id
 from everlong.client._reports import Reporting
 from everlong.client._texts import storable
@@ -280,25 +280,24 @@ class Client(Approving, Reporting):
         _check_choice("if_open", if_open, ("use", "fail", "terminate"))
         _check_choice("if_closed", if_closed, ("allow", "fail", "allow_failed"))
         check_request_id(request_id)
+        execution_us = _duration(execution_timeout, "execution_timeout")
         started = RunStarted(
             workflow=name,
             arguments=_arguments(definition, name, args, kwargs),
-            workflow_id=f"{name}-{engine.random.getrandbits(64):016x}"
-            if id is None
-            else _checked_id(id),
+            workflow_id=_made_up(engine, name) if id is None else _checked_id(id),
             seed=engine.random.getrandbits(60),
             code="" if definition is None else definition.digest,
             python=_PYTHON,
             run_timeout_us=_duration(run_timeout, "run_timeout"),
             execution_deadline_us=None
-            if execution_timeout is None
-            else engine.clock.now_us() + seconds_us(execution_timeout, "execution_timeout"),
+            if execution_us is None
+            else engine.clock.now_us() + execution_us,
         )
-        company = Company.of(engine, signal, update, update_id)
+        attachment = Attachment.of(engine, signal, update, update_id)
         if if_open == "terminate":
-            result = await self._begin_in_place(engine, started, if_closed, request_id, company)
+            result = await self._begin_in_place(engine, started, if_closed, request_id, attachment)
         else:
-            result = await self._begin(engine, started, if_open, if_closed, request_id, company)
+            result = await self._begin(engine, started, if_open, if_closed, request_id, attachment)
         if result.refused:
             raise WorkflowAlreadyStarted(workflow_id=started.workflow_id, status=result.status.text)
         handle: WorkflowHandle[Any] = WorkflowHandle(
@@ -308,8 +307,8 @@ class Client(Approving, Reporting):
             run_id=result.run_id,
             definition=definition,
         )
-        if company is not None:
-            handle.started_update = company.handle_of(handle, result.execution_id)
+        if attachment is not None:
+            handle.started_update = attachment.handle_of(handle, result.execution_id)
         return handle
 
     async def _begin(
@@ -319,13 +318,13 @@ class Client(Approving, Reporting):
         if_open: IfOpen,
         if_closed: IfClosed,
         request_id: str | None,
-        company: Company | None = None,
+        attachment: Attachment | None = None,
     ) -> StartResult:
         new = engine.new_run(
             self.namespace, started.workflow_id, started.workflow, "default", request_id
         )
         worker = self._hosting(started.workflow)
-        if worker is not None and company is None:
+        if worker is not None and attachment is None:
             future: asyncio.Future[StartResult] = asyncio.get_running_loop().create_future()
 
             def done(result: StartResult | StoreError) -> None:
@@ -348,12 +347,12 @@ class Client(Approving, Reporting):
             body,
             blobs=blobs,
             wake_us=engine.clock.now_us(),
-            attached=None if company is None else company.attached(self.records, new),
+            attached=None if attachment is None else attachment.attached(self.records, new),
         )
         result = await engine.commits.put(start)
         assert isinstance(result, StartResult)
         engine.wake_hosts()
-        if company is not None:
+        if attachment is not None:
             engine.mail_arrived()
         return result
 
@@ -363,12 +362,14 @@ class Client(Approving, Reporting):
         started: RunStarted,
         if_closed: IfClosed,
         request_id: str | None,
-        company: Company | None,
+        attachment: Attachment | None,
     ) -> StartResult:
         """Start in the place of one that is open. It is terminated only once it is known to be in
         the way: a repeated request must not end what it began."""
         for _ in range(_START_TRIES):
-            result = await self._begin(engine, started, "terminate", if_closed, request_id, company)
+            result = await self._begin(
+                engine, started, "terminate", if_closed, request_id, attachment
+            )
             if result.created or result.same_request or result.refused:
                 return result
             in_the_way: WorkflowHandle[Any] = WorkflowHandle(
@@ -537,6 +538,10 @@ class Client(Approving, Reporting):
         if owner is not None:
             return owner[0]
         return self.engine.hosts[0] if self.engine.hosts else None
+
+
+def _made_up(engine: Engine, name: str) -> str:
+    return f"{name}-{engine.random.getrandbits(64):016x}"
 
 
 def _path(url: str | Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Final
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
 from everlong.worker._approvals import approvals_of, approvals_to_close
-from everlong.worker._outgoing import Sender
+from everlong.worker._outgoing import SENDING, Sender
 from everlong.worker._owned import OwnedRun, Step
 from everlong.worker._updates import answers_of
 from everlong_engine import (
@@ -82,8 +82,10 @@ class Appends:
         row = self._records.row
         rows = [row(run, base, incoming.event, at_us, blobs)]
         items: list[ItemRow] = []
+        sends = False
         for index, made in enumerate(decisions):
             decision = made
+            sends = sends or type(made) in SENDING
             if type(made) in _RETURNS:  # Not isinstance with a union: that builds it each time.
                 decision = decisions[index] = _with_unread(made, run)  # type: ignore[arg-type]
             if type(made) is ActivityScheduled and self._reserve():
@@ -126,7 +128,7 @@ class Appends:
             closing=closing,
             answers=told,
             items=tuple(items),
-            outgoing=self._sender.outgoing(run, decisions),
+            outgoing=self._sender.outgoing(run, decisions) if sends else (),
             approvals=approvals_of(run, decisions, base, ends=closing is not None),
         )
 

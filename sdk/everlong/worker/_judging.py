@@ -59,6 +59,8 @@ def is_stale(code: WorkflowRun, event: Input) -> bool:
 def judged(code: WorkflowRun, event: Input) -> Input:
     """The input as it is recorded."""
     match event:
+        case ActivityCompleted(run=None) if not code.is_cancelling(event.activity_id):
+            return event  # By far the most of them.
         case SignalReceived():
             return _judge_signal(code, event)
         case ActivityCompleted() | ActivityFailed() | ActivityTimedOut() | ActivityLost():

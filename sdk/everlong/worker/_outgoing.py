@@ -54,9 +54,7 @@ class Sender:
         self._python = python
 
     def outgoing(self, run: OwnedRun, decisions: Sequence[Decision]) -> tuple[Outgoing, ...]:
-        """In the order of the decisions."""
-        if not any(type(one) in SENDING for one in decisions):
-            return ()
+        """In the order of the decisions, of which one at least is in `SENDING`."""
         closing = run.code.closed and type(decisions[-1]) is not RunContinuedAsNew
         found = (self._of(run, one, closing=closing) for one in decisions)
         return tuple(one for one in found if one is not None)

@@ -16,15 +16,15 @@ from everlong_engine import (
     NewRun,
     SignalReceived,
     UpdateReceived,
-    name_of_company,
+    name_of_attached,
     name_of_update,
 )
 
-__all__ = ["Company"]
+__all__ = ["Attachment"]
 
 
 @dataclass(frozen=True, slots=True)
-class Company:
+class Attachment:
     event: SignalReceived | UpdateReceived
     update: Update[Any] | str | None = None
 
@@ -35,7 +35,7 @@ class Company:
         signal: Sequence[Any] | None,
         update: Sequence[Any] | None,
         update_id: str | None,
-    ) -> "Company | None":
+    ) -> "Attachment | None":
         """Checked before anything is stored.
 
         Raises:
@@ -62,7 +62,7 @@ class Company:
         if isinstance(self.event, UpdateReceived):
             name = name_of_update(self.event.update_id)
         else:
-            name = name_of_company(new.run_id)
+            name = name_of_attached(new.run_id)
         return Attached(kind, body, name, blobs)
 
     def handle_of(
