@@ -20,8 +20,8 @@ setup: .venv/.ready-dev ## Make .venv with everything that work on Everlong need
 demo: .venv/.ready-samples ## Run an order stream and kill its worker, again and again (under two minutes)
 	$(BIN)/python -m samples.order_stream_demo $(ARGS)
 
-test: .venv/.ready-test ## Run the tests; ARGS="-k lease" and the like go to pytest
-	$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+test: .venv/.ready-test ## Run the tests, two at a time; ARGS="-k lease" and the like go to pytest
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 $(ARGS)
 
 check: .venv/.ready-dev ## Lint, check the format, the types (two checkers) and the import contracts
 	$(BIN)/ruff check
@@ -43,6 +43,7 @@ chaos: .venv/.ready-test ## Kill workers at random moments, at full length
 soak: .venv/.ready-test ## Simulate EVERLONG_SOAK_SEEDS histories of faults, and plant every defect
 	$(BIN)/python -m tests.simulation --seeds $(EVERLONG_SOAK_SEEDS) --workers 2 $(ARGS)
 	$(BIN)/python -m tests.simulation --mutants
+	EVERLONG_CODE_CHANGES=1000 $(BIN)/python -m pytest -q tests/replay/test_changed_code.py
 
 harder: .venv/.ready-test ## The acceptance tests with the cache off, then with every prefix replayed
 	EVERLONG_HARDER=cache-off $(BIN)/python -m pytest -q tests/acceptance $(ARGS)

@@ -125,6 +125,7 @@ _ALL = (
             Figure("events_per_s", Better.MORE, Against.ROWS, goal=80_000),
             Figure("events_per_s_10x", Better.MORE, Against.ROWS, goal=80_000),
             Figure("flatness", Better.MORE, goal=0.8),
+            Figure("tool_events_per_s", Better.MORE, goal=50_000),
         ),
     ),
 )

@@ -2,7 +2,8 @@
 
 One process makes the histories; a fresh one is asked a query of each, and must load and replay the
 whole run to answer. That time is divided by the events. The longer history has ten times the
-activities; `flatness` is its rate divided by that of the shorter.
+activities; `flatness` is its rate divided by that of the shorter. What `everlong replay` does with
+the same store is measured in one more process: it only looks, and replays one run after the other.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ from pathlib import Path
 
 from benchmarks._catalogue import Figures
 from benchmarks._process import finish, start_role
-from everlong import Client, Query, Signal, Worker, activity, workflow
+from everlong import Client, Query, Replayer, Signal, Worker, activity, workflow
+from everlong_engine import LoadedRun, Onlooker, RunFilter
 
 TIMES_LONGER = 10
 WARM_UP = 10
@@ -42,7 +44,8 @@ async def replay_story(activities: int) -> None:
 
 async def measure(folder: Path, size: int) -> Figures:
     await finish(await start_role("replay.write", folder, size))
-    return await finish(await start_role("replay.read", folder, size))
+    figures = await finish(await start_role("replay.read", folder, size))
+    return figures | await finish(await start_role("replay.look", folder, size))
 
 
 async def write(folder: Path, size: int) -> Figures:
@@ -58,6 +61,28 @@ async def read(folder: Path, size: int) -> Figures:
     async with Client.connect(str(folder / "everlong.db")) as client, Worker(client):
         _, short, long = [await _events_per_s(client, it) for it in _lengths(size)]
     return {"events_per_s": short, "events_per_s_10x": long, "flatness": long / short}
+
+
+async def look(folder: Path, size: int) -> Figures:
+    """As `everlong replay` does."""
+    replayer, events = Replayer([replay_story]), 0
+    replayer.check_run(_loaded(folder, WARM_UP))
+    began = time.perf_counter()
+    with Onlooker(folder / "everlong.db") as store:
+        for row in store.runs(RunFilter("default")):
+            loaded = store.load(row)
+            assert loaded is not None
+            assert replayer.check_run(loaded).fits
+            events += len(loaded.history)
+    return {"tool_events_per_s": events / (time.perf_counter() - began)}
+
+
+def _loaded(folder: Path, activities: int) -> LoadedRun:
+    with Onlooker(folder / "everlong.db") as store:
+        (row,) = store.runs(RunFilter("default", workflow_id=_id(activities)))
+        loaded = store.load(row)
+    assert loaded is not None
+    return loaded
 
 
 def _lengths(size: int) -> tuple[int, int, int]:

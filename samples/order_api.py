@@ -103,6 +103,7 @@ def main(port: int, error_share: float) -> None:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
+    listener.listen()  # Whoever reads the URL may come at once, before the server is up.
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     api = OrderApi(error_share=error_share)
     config = uvicorn.Config(api.app(), log_level="warning")

@@ -1,9 +1,15 @@
-"""The one place of the engine that reads the machine's clock."""
+"""The one place of the engine that reads the machine's clock, and waits for it."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from typing import Any, Final
 
-__all__ = ["SystemClock"]
+from everlong_engine.model.clock import Alarm, Clock
+
+__all__ = ["LoopAlarms", "SystemClock"]
+
+_LOOK_S: Final = 1.0
 
 
 class SystemClock:
@@ -27,3 +33,25 @@ class SystemClock:
             return self._last
         self._last = now
         return now
+
+
+class LoopAlarms:
+    """Alarms of the running event loop. An instant is looked at once a second at least, in case the
+    machine's clock was set."""
+
+    __slots__ = ("_clock",)
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def at(self, due_us: int | None, call: Callable[[], object]) -> Alarm:
+        wait_s = _LOOK_S
+        if due_us is not None:
+            wait_s = min(max((due_us - self._clock.now_us()) / 1_000_000, 0.0), _LOOK_S)
+        return asyncio.get_running_loop().call_later(wait_s, call)
+
+    def after(self, seconds: float, call: Callable[..., object], *args: Any) -> Alarm:
+        return asyncio.get_running_loop().call_later(seconds, call, *args)
+
+    async def pause(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

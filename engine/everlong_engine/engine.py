@@ -8,20 +8,23 @@ the inbox. It knows no user code: payloads are bytes to it.
 
 import asyncio
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 from typing import Any, Final, Protocol, TypeAlias
 
-from everlong_engine.clock import SystemClock
+from everlong_engine.clock import LoopAlarms, SystemClock
 from everlong_engine.duties.history_pruner import HistoryPruner
 from everlong_engine.duties.inbox_watcher import InboxWatcher
-from everlong_engine.model.clock import Clock
+from everlong_engine.model.clock import Alarms, Clock
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Closing
 from everlong_engine.model.ids import IdSource, shard_of
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import MailRow, NewRun
-from everlong_engine.model.writes import ForgetMail, Target
+from everlong_engine.model.tags import Tags
+from everlong_engine.model.writes import ForgetMail
 from everlong_engine.operations.group_commit import GroupCommit
 from everlong_engine.store.interface import Question, Store
 from everlong_engine.store.sqlite.store import SqliteStore
@@ -48,6 +51,18 @@ class LocalHost(Protocol):
         """An execution was closed from outside: drop its run."""
         ...
 
+    def look_at(self, execution_id: bytes) -> None:
+        """The row of an execution's run was changed from outside: it is paused, or goes on."""
+        ...
+
+    def versions_changed(self) -> None:
+        """A worker has come, or a run was pinned: look whether its runs are still its own."""
+        ...
+
+    def others_committed(self) -> None:
+        """Another process has written something."""
+        ...
+
     def store_failed(self, error: StoreError) -> None:
         """The store can no longer be trusted: drop everything, acknowledge nothing."""
         ...
@@ -61,9 +76,12 @@ _engines: Final[dict[tuple[int, str], "Engine"]] = {}
 class Engine:
     """Everything that clients and workers of one process share about one store."""
 
-    def __init__(self, store: Store, clock: Clock, random: Random) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, random: Random, alarms: Alarms | None = None
+    ) -> None:
         self.store: Store = store
         self.clock = clock
+        self.alarms: Alarms = alarms or LoopAlarms(clock)
         self.random = random
         self.ids = IdSource(random)
         self.commits = GroupCommit(store)
@@ -114,9 +132,13 @@ class Engine:
                 await store.close()
         engine.require_its_loop()
         engine.share()
-        if retention_us is not None and engine._pruner is None:
-            engine._pruner = HistoryPruner(engine.store, engine.clock, retention_us)
+        engine.keep_closed_for(retention_us)
         return engine
+
+    def keep_closed_for(self, retention_us: int | None) -> None:
+        """How long closed runs stay once a worker is here; the first one to say so decides."""
+        if retention_us is not None and self._pruner is None:
+            self._pruner = HistoryPruner(self.store, self.clock, retention_us, self.alarms)
 
     def share(self) -> None:
         """One more uses it, and will `close` it."""
@@ -196,6 +218,11 @@ class Engine:
                 if not waiter.done():
                     waiter.set_exception(error)
 
+    def versions_changed(self) -> None:
+        """A worker has come, or a run was pinned: each looks whether its runs are still its own."""
+        for host in self.hosts:
+            host.versions_changed()
+
     def wake_hosts(self) -> None:
         for host in self.hosts:
             host.wake()
@@ -218,7 +245,14 @@ class Engine:
         return Target(shard, namespace, workflow_id, execution_id)
 
     def new_run(
-        self, namespace: str, workflow_id: str, kind: str, queue: str, request_id: str | None
+        self,
+        namespace: str,
+        workflow_id: str,
+        kind: str,
+        queue: str,
+        request_id: str | None,
+        tags: Tags = (),
+        version: str | None = None,
     ) -> NewRun:
         now_us = self.clock.now_us()
         run_id = self.ids.next(now_us)
@@ -232,6 +266,8 @@ class Engine:
             queue=queue,
             started_us=now_us,
             request_id=request_id,
+            tags=tags,
+            version=version,
         )
 
     # ------------------------------------------------------------------------- who waits for what
@@ -313,6 +349,19 @@ class Engine:
         for host in self.hosts:
             host.terminated(execution_id)
         self.closed(execution_id, run_id, event)
+
+    def replaced(self, execution_id: bytes) -> None:
+        """Another run has taken the place of an execution's last one, by this process."""
+        for host in self.hosts:
+            host.terminated(execution_id)
+        self.departed(execution_id)
+
+    def look_at(self, execution_ids: Iterable[bytes]) -> None:
+        """Somebody here has paused executions, or let them go on: their owners look at once."""
+        for execution_id in execution_ids:
+            for host in self.hosts:
+                host.look_at(execution_id)
+        self.wake_hosts()
 
     def publishing(self, execution_id: bytes) -> "asyncio.Future[None]":
         """Resolves when this process has committed what the execution publishes. Only a hint: wait

@@ -10,13 +10,50 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from types import CodeType
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value
+from everlong.exceptions import DefinitionError
 from everlong_engine import ActivityOptions
 
-__all__ = ["ActivityDefinition", "WorkflowDefinition", "code_digest"]
+__all__ = [
+    "ActivityDefinition",
+    "Versioning",
+    "WorkflowDefinition",
+    "check_version",
+    "check_versioning",
+    "code_digest",
+]
+
+VERSION_CHARS_MAX: Final = 100
+Versioning: TypeAlias = Literal["auto", "pinned", "pinned_run"]
+"""Which worker may go on with a run when there are several versions of its code."""
+
+
+def check_version(value: str, owner: str) -> None:
+    """Refuse what cannot name a version on a command line and in a store.
+
+    Raises:
+        DefinitionError: it is empty, too long, or not printable.
+    """
+    if not (0 < len(value) <= VERSION_CHARS_MAX and value.isprintable()):
+        raise DefinitionError(
+            f"{owner}: {value!r:.60} names no version: give 1 to {VERSION_CHARS_MAX} printable "
+            'characters, such as "2026-11-21" or a commit'
+        )
+
+
+def check_versioning(value: str, owner: str) -> None:
+    """Refuse what is no policy.
+
+    Raises:
+        DefinitionError: with what there is.
+    """
+    if value not in get_args(Versioning):
+        raise DefinitionError(
+            f"{owner}: versioning={value!r} is not one of {', '.join(get_args(Versioning))}"
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +80,10 @@ class WorkflowDefinition:
     result: Value
     exceptions: ExceptionRegistry
     defaults: dict[str, Any] = field(default_factory=dict[str, Any])
+    versioning: Versioning | None = None
+    """None: as the worker says."""
+    signals: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Those that are declared beside it, by name; live, for one may be declared later."""
 
     @cached_property
     def digest(self) -> str:

@@ -1,6 +1,7 @@
 """What `info()` returns."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ class WorkflowInfo:
         cancel_reason: why cancellation was requested; None when it was not.
         history_events: the length of the history before this input.
         parent: the workflow id of the execution whose child this is; None when it is no child.
+        tags: what the execution is found by, as it stands; see `set_tags`.
     """
 
     workflow_id: str
@@ -30,6 +32,9 @@ class WorkflowInfo:
     cancel_reason: str | None
     history_events: int
     parent: str | None = None
+    tags: Mapping[str, str | int | float | bool | datetime] = field(
+        default_factory=dict[str, str | int | float | bool | datetime]
+    )
 
     @property
     def started_at(self) -> datetime:

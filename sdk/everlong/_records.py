@@ -7,6 +7,7 @@ here it is sealed and opened by the client's codecs (`_sealing` says what of it)
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -40,6 +41,7 @@ from everlong_engine import (
     ItemRow,
     LoadedRun,
     MailRow,
+    PauseRow,
     Question,
     Recorded,
     RunCancelled,
@@ -184,6 +186,16 @@ class Records:
     def start(self, run: Run, started: RunStarted, blobs: Blobs) -> tuple[int, bytes]:
         """(kind, body) of the message that begins a run."""
         return self._to_run(run, started, blobs)
+
+    def start_of(self, loaded: LoadedRun) -> RunStarted | None:
+        """The start that waits for a run which has not begun, for people."""
+        for mail in () if loaded.history else loaded.mail:
+            if mail.kind == CODES[RunStarted]:
+                with suppress(UndecodablePayload):  # Whoever takes the run up says what is wrong.
+                    event = decode_event(mail.kind, mail.body, loaded.blobs)
+                    assert isinstance(event, RunStarted)
+                    return self._sealing.show(event, _for_run(loaded.row, event))
+        return None
 
     def outcome(self, run: Run, event: Input, blobs: Blobs) -> tuple[int, bytes]:
         """(kind, body) of an outcome that is handed back with its run, not yet fed."""
@@ -338,6 +350,18 @@ class Records:
         if row.reason is None:
             return None
         return self._sealing.show_text(row.reason, _of_reason(row), "reason")
+
+    def pause_reason(self, namespace: str, owner: bytes | str, reason: str) -> str:
+        """Why somebody pauses an execution (by its id), or a type of workflow (by its name)."""
+        if not (self.conceals and reason):
+            return reason
+        return self._sealing.seal_text(reason, Place(namespace, owner, ("paused",)), "reason")
+
+    def shown_pause_reason(self, row: PauseRow) -> str:
+        """The same for people to look at."""
+        owner: bytes | str = row.execution_id or row.type or ""
+        place = Place(row.namespace, owner, ("paused",))
+        return self._sealing.show_text(row.reason, place, "reason")
 
     # ------------------------------------------------------------------------------- approvals
 

@@ -1,9 +1,9 @@
 """`run`: a workflow from a plain script, with everything it needs in one process."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from everlong.client import Client, WorkflowHandle
 from everlong.codec import Codec
@@ -15,11 +15,92 @@ __all__ = ["run"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+Ts = TypeVarTuple("Ts")
 
 _LOOK_S: Final = 0.5
 
 
+# As in `client.start`: with no options, or by position, type checkers see every argument.
+@overload
+def run(workflow: "Workflow[P, R]", /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+@overload
 def run(
+    workflow: Callable[[*Ts], Coroutine[object, None, R]],
+    /,
+    *args: *Ts,
+    db: str | Path = "everlong.db",
+    id: str | None = None,
+    codecs: Sequence[Codec] = (),
+) -> R: ...
+@overload
+def run(
+    workflow: "Workflow[..., R]",
+    /,
+    *,
+    db: str | Path,
+    id: str | None = None,
+    codecs: Sequence[Codec] = (),
+    **kwargs: Any,
+) -> R: ...
+@overload
+def run(
+    workflow: "Workflow[..., R]",
+    /,
+    *,
+    db: str | Path = "everlong.db",
+    id: str | None,
+    codecs: Sequence[Codec] = (),
+    **kwargs: Any,
+) -> R: ...
+@overload
+def run(
+    workflow: "Workflow[Concatenate[A, ...], R]",
+    first: A,
+    /,
+    *,
+    db: str | Path,
+    id: str | None = None,
+    codecs: Sequence[Codec] = (),
+    **kwargs: Any,
+) -> R: ...
+@overload
+def run(
+    workflow: "Workflow[Concatenate[A, ...], R]",
+    first: A,
+    /,
+    *,
+    db: str | Path = "everlong.db",
+    id: str | None,
+    codecs: Sequence[Codec] = (),
+    **kwargs: Any,
+) -> R: ...
+@overload
+def run(
+    workflow: "Workflow[Concatenate[A, B, ...], R]",
+    first: A,
+    second: B,
+    /,
+    *,
+    db: str | Path,
+    id: str | None = None,
+    codecs: Sequence[Codec] = (),
+    **kwargs: Any,
+) -> R: ...
+@overload
+def run(
+    workflow: "Workflow[Concatenate[A, B, ...], R]",
+    first: A,
+    second: B,
+    /,
+    *,
+    db: str | Path = "everlong.db",
+    id: str | None,
+    codecs: Sequence[Codec] = (),
+    **kwargs: Any,
+) -> R: ...
+def run(  # type: ignore[misc]  # its options stand beside the workflow's own
     workflow: "Workflow[..., R]",
     /,
     *args: Any,

@@ -58,6 +58,7 @@ from everlong_engine import (
     ExternalSignalSent,
     Failure,
     ItemPublished,
+    MemoSet,
     PatchMarked,
     RunCancelled,
     RunCompleted,
@@ -69,6 +70,7 @@ from everlong_engine import (
     SideEffectRecorded,
     SignalReceived,
     SignalRejected,
+    TagsSet,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -348,12 +350,16 @@ def _changed(event: Event, by: _Change) -> Event:
     """The event with its secret parts changed. A new kind must say here what of it is secret."""
     match event:
         case RunStarted():
-            arguments = by.payload("arguments", event.arguments)
-            return replace(event, arguments=arguments, carried=_carried(event.carried, by))
+            return _changed_start(event, by)
         case RunContinuedAsNew():
             arguments = by.payload("arguments", event.arguments)
             return replace(event, arguments=arguments, carried=_carried(event.carried, by))
-        case ActivityScheduled() | UpdateReceived() | ChildScheduled():
+        case ChildScheduled():
+            arguments = by.payload("arguments", event.arguments)
+            return replace(event, arguments=arguments, memo=_memo(event.memo, by))
+        case MemoSet():
+            return replace(event, memo=by.payload("memo", event.memo))
+        case ActivityScheduled() | UpdateReceived():
             return replace(event, arguments=by.payload("arguments", event.arguments))
         case ActivityCompleted() | RunCompleted() | UpdateCompleted():
             return replace(event, result=by.payload("result", event.result))
@@ -390,6 +396,7 @@ def _changed(event: Event, by: _Change) -> Event:
             | TimerFired()
             | TimerCancelled()
             | PatchMarked()
+            | TagsSet()
             | ApprovalWithdrawn()
             | RunTimedOut()
             | ChildStarted()
@@ -400,6 +407,17 @@ def _changed(event: Event, by: _Change) -> Event:
             return event
         case _:
             assert_never(event)
+
+
+def _changed_start(event: RunStarted, by: _Change) -> RunStarted:
+    arguments, reason = by.payload("arguments", event.arguments), event.cancel_reason
+    carried, memo, reset = _carried(event.carried, by), _memo(event.memo, by), event.reset
+    if reset is not None:
+        reset = replace(reset, reason=by.text("reset", reset.reason))
+    if reason is not None:
+        reason = by.text("cancel reason", reason)
+    changed = replace(event, arguments=arguments, carried=carried, memo=memo)
+    return replace(changed, reset=reset, cancel_reason=reason)
 
 
 def _changed_end(event: ChildClosed, by: _Change) -> ChildClosed:
@@ -418,11 +436,21 @@ def _carried(carried: Any, by: _Change) -> tuple[tuple[str, bytes], ...]:
     )
 
 
+def _memo(memo: bytes, by: _Change) -> bytes:
+    """There need not be one."""
+    return by.payload("memo", memo) if memo else b""
+
+
 def _holds_sealed(event: Event) -> bool:
     match event:
-        case RunStarted() | RunContinuedAsNew():
+        case RunStarted():
+            secrets = (event.arguments, event.memo, *(one for _, one in event.carried))
+            return any(is_sealed(one) for one in secrets)
+        case RunContinuedAsNew():
             return is_sealed(event.arguments) or any(is_sealed(one) for _, one in event.carried)
-        case ActivityScheduled() | UpdateReceived() | ChildScheduled():
+        case ChildScheduled():
+            return is_sealed(event.arguments) or is_sealed(event.memo)
+        case ActivityScheduled() | UpdateReceived():
             return is_sealed(event.arguments)
         case ChildClosed():
             data = event.result if event.failure is None else event.failure.data
@@ -435,6 +463,8 @@ def _holds_sealed(event: Event) -> bool:
             return is_sealed(event.comment)
         case SideEffectRecorded():
             return is_sealed(event.value)
+        case MemoSet():
+            return is_sealed(event.memo)
         case SignalReceived() | SignalRejected() | ItemPublished() | ExternalSignalSent():
             return is_sealed(event.payload)
         case ActivityFailed() | RunFailed() | UpdateFailed():

@@ -290,7 +290,7 @@ def _define(
             f"activity {function.__qualname__}: process=True is for a plain def; an async def "
             "runs on the worker's loop"
         )
-    chosen = name or function.__name__
+    chosen = function.__name__ if name is None else name
     exceptions = ExceptionRegistry(raises)
     exceptions.register_visible(sys.modules[function.__module__])
     definition = ActivityDefinition(
@@ -307,7 +307,7 @@ def _define(
         process=process,
     )
     made: Activity[Any, Any] = Activity(function, definition, options)
-    registry.register(registry.activities, chosen, made, function, "activities")
+    registry.register(registry.tables().activities, chosen, made, function, "activities")
     return made
 
 

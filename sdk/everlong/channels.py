@@ -11,15 +11,26 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from everlong import registry
 from everlong._context import QueryHandler, UpdateHandler, calling_frame, current_run, source_line
-from everlong._values import Parameters, Value
+from everlong._texts import fault_of_name, shown
+from everlong._values import Parameters, Value, within_limit
 from everlong.exceptions import (
     DefinitionError,
     EverlongError,
     InvalidArguments,
     WorkflowFault,
 )
+from everlong_engine import limits, pack
 
-__all__ = ["Output", "Query", "Signal", "Update", "output_of", "publish"]
+__all__ = [
+    "Output",
+    "Query",
+    "Signal",
+    "Update",
+    "name_of",
+    "output_of",
+    "publish",
+    "sent",
+]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -47,7 +58,9 @@ class Signal(Generic[T]):
         type: a type hint for its values; `Any` takes every plain value.
 
     Raises:
-        DefinitionError: the name is taken by a signal of another type, or the type is unsupported.
+        DefinitionError: the name is taken by a signal of another type, is empty, longer than 200
+            characters or cannot be shown, or the type is unsupported. Names of different kinds of
+            channels have nothing to do with each other.
     """
 
     # Two forms: a hint such as `int | None` is no class, and from it no checker can tell T.
@@ -56,9 +69,9 @@ class Signal(Generic[T]):
     @overload
     def __init__(self: "Signal[Any]", name: str, type: Any = Any) -> None: ...
     def __init__(self, name: str, type: Any = Any) -> None:
-        if not name:
-            raise DefinitionError('a Signal needs a name: Signal("approve", Verdict)')
-        known = registry.signals.get(name)
+        _check_name(name, 'a Signal needs a name: Signal("approve", Verdict)')
+        declared = registry.tables().signals
+        known = declared.get(name)
         if known is not None and known.type != type and repr(known.type) != repr(type):
             raise DefinitionError(
                 f"two signals are called {name!r}, of types {known.type!r} and {type!r}: declare "
@@ -67,7 +80,7 @@ class Signal(Generic[T]):
         self.name = name
         self.type = type
         self.value = Value(type, owner=f"signal {name}", invalid=InvalidArguments)
-        registry.signals[name] = self
+        declared[name] = self
 
     async def receive(self) -> T:
         """Wait for the next value. In a workflow only."""
@@ -98,7 +111,11 @@ class Query(Generic[T_co]):
 
     Args:
         name: how the CLI calls it.
-        type: a type hint for its answers.
+        type: a type hint for its answers. Another workflow may have a query of this name with
+            answers of another type.
+
+    Raises:
+        DefinitionError: the name is none (see `Signal`), or the type is unsupported.
     """
 
     @overload
@@ -106,8 +123,7 @@ class Query(Generic[T_co]):
     @overload
     def __init__(self: "Query[Any]", name: str, type: Any = Any) -> None: ...
     def __init__(self, name: str, type: Any = Any) -> None:
-        if not name:
-            raise DefinitionError('a Query needs a name: Query("status", str)')
+        _check_name(name, 'a Query needs a name: Query("status", str)')
         self.name = name
         self.value = Value(type, owner=f"the answer of query {name}")
         self._parameters: dict[CodeType, Parameters] = {}
@@ -148,7 +164,11 @@ class Update(Generic[T_co]):
 
     Args:
         name: how the CLI and histories call it.
-        type: a type hint for its results.
+        type: a type hint for its results. Another workflow may have an update of this name with
+            results of another type.
+
+    Raises:
+        DefinitionError: the name is none (see `Signal`), or the type is unsupported.
     """
 
     @overload
@@ -156,8 +176,7 @@ class Update(Generic[T_co]):
     @overload
     def __init__(self: "Update[Any]", name: str, type: Any = Any) -> None: ...
     def __init__(self, name: str, type: Any = Any) -> None:
-        if not name:
-            raise DefinitionError('an Update needs a name: Update("add_item", int)')
+        _check_name(name, 'an Update needs a name: Update("add_item", int)')
         self.name = name
         self.value = Value(type, owner=f"the result of update {name}")
         self._parameters: dict[CodeType, Parameters] = {}
@@ -183,6 +202,12 @@ class Update(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"Update({self.name!r})"
+
+
+def _check_name(name: object, otherwise: str) -> None:
+    fault = fault_of_name(name)
+    if fault is not None:
+        raise DefinitionError(f"{otherwise}; {shown(name)} {fault}")
 
 
 def _require_plain(run: Any, function: Callable[..., Any], what: str, does: str) -> None:
@@ -212,8 +237,8 @@ class Output(Generic[T]):
     """A durable, numbered stream of items that a workflow publishes, of a declared type.
 
     Its numbers count from 0 through the whole execution, also over `checkpoint`. What people get
-    wrong: items are kept as long as the execution is, so publish what somebody wants to see again,
-    not every tick of an endless flow.
+    wrong: only the newest items of a channel are kept, 10,000 unless `keep` says otherwise, so a
+    subscriber that is slower than that for long meets `ItemsGone`.
 
         progress = Output("progress", Progress)          # at module level
 
@@ -225,32 +250,56 @@ class Output(Generic[T]):
     Args:
         name: how the CLI calls it.
         type: a type hint for its items; `Any` takes every plain value.
+        keep: how many of an execution's items are kept at least, the newest; up to a tenth more, or
+            1,000, may be there. None keeps all, for as long as the execution is kept.
 
     Raises:
-        DefinitionError: the name is taken by an output of another type, or the type is unsupported.
+        DefinitionError: the name is taken by an output of another type or is none (see `Signal`),
+            or the type is unsupported.
     """
 
     @overload
-    def __init__(self, name: str, type: builtins.type[T]) -> None: ...
+    def __init__(
+        self, name: str, type: builtins.type[T], *, keep: int | None = limits.OUTPUT_ITEMS_KEPT
+    ) -> None: ...
     @overload
-    def __init__(self: "Output[Any]", name: str, type: Any = Any) -> None: ...
-    def __init__(self, name: str, type: Any = Any) -> None:
-        if not name:
-            raise DefinitionError('an Output needs a name: Output("progress", Progress)')
-        known = registry.outputs.get(name)
+    def __init__(
+        self: "Output[Any]",
+        name: str,
+        type: Any = Any,
+        *,
+        keep: int | None = limits.OUTPUT_ITEMS_KEPT,
+    ) -> None: ...
+    def __init__(
+        self, name: str, type: Any = Any, *, keep: int | None = limits.OUTPUT_ITEMS_KEPT
+    ) -> None:
+        _check_name(name, 'an Output needs a name: Output("progress", Progress)')
+        declared = registry.tables().outputs
+        known = declared.get(name)
         if known is not None and known.type != type and repr(known.type) != repr(type):
             raise DefinitionError(
                 f"two outputs are called {name!r}, of types {known.type!r} and {type!r}: declare "
                 "it once and import it"
             )
+        if keep is not None and (builtins.type(keep) is not int or keep < 1):
+            raise DefinitionError(
+                f"keep={keep!r}: give the number of items of {name!r} that are kept, 1 or more, or "
+                "None to keep all"
+            )
+        if known is not None and known.keep != keep:
+            raise DefinitionError(
+                f"two outputs are called {name!r}, with keep={known.keep} and keep={keep}: declare "
+                "it once and import it"
+            )
         self.name = name
         self.type = type
+        self.keep = keep
         self.value = Value(type, owner=f"output {name}", invalid=InvalidArguments)
-        registry.outputs[name] = self
+        declared[name] = self
 
     async def publish(self, item: T) -> int:
         """Append an item; its number. In a workflow only. See `publish`."""
-        return _publish(self.name, self.value, item)
+        return _publish(self.name, self.value, item, self.keep)
 
     def __repr__(self) -> str:
         return f"Output({self.name!r})"
@@ -267,7 +316,8 @@ async def publish(channel: "Output[T] | str", item: T) -> int:
             await publish("progress", {"done": number, "of": len(rows)})
 
     Args:
-        channel: a declared `Output`, or any name.
+        channel: a declared `Output`, or any name; of an undeclared one the newest 10,000 items are
+            kept.
         item: of the declared type, or any plain value.
 
     Raises:
@@ -276,11 +326,14 @@ async def publish(channel: "Output[T] | str", item: T) -> int:
     """
     declared = output_of(channel)
     if declared is None:
+        if (fault := fault_of_name(channel)) is not None:
+            example = 'publish("progress", item)'
+            raise InvalidArguments(
+                f"an output channel needs a name: {example}; {shown(channel)} {fault}"
+            )
         name = str(channel)
-        if not name:
-            raise InvalidArguments('an output channel needs a name: publish("progress", item)')
-        return _publish(name, Value(Any, owner=f"output {name}"), item)
-    return _publish(declared.name, declared.value, item)
+        return _publish(name, Value(Any, owner=f"output {name}"), item, limits.OUTPUT_ITEMS_KEPT)
+    return _publish(declared.name, declared.value, item, declared.keep)
 
 
 def output_of(channel: "Output[Any] | str") -> "Output[Any] | None":
@@ -288,14 +341,15 @@ def output_of(channel: "Output[Any] | str") -> "Output[Any] | None":
     return channel if isinstance(channel, Output) else registry.outputs.get(channel)
 
 
-def _publish(name: str, value: Value, item: object) -> int:
+def _publish(name: str, value: Value, item: object, keep: int | None) -> int:
     run = current_run()
     if run is None:
         raise EverlongError(
             f"publish() to {name!r} can only be called inside a running workflow; an activity "
             "returns its result to the workflow, which may publish it"
         )
-    number: int = run.outputs.publish(run, name, value, item, source_line(calling_frame(2)))
+    where = source_line(calling_frame(2))
+    number: int = run.outputs.publish(run, name, value, item, where, keep=keep)
     return number
 
 
@@ -307,3 +361,29 @@ def _run_of(name: str) -> Any:
             "handle.signal(…), handle.query(…) or handle.update(…)"
         )
     return run
+
+
+def name_of(channel: Any, kind: type[Signal[Any] | Query[Any] | Update[Any]]) -> str:
+    """The name of a declared channel, or the name itself. Raises InvalidArguments."""
+    if isinstance(channel, kind):
+        return channel.name
+    if isinstance(channel, str):
+        if (fault := fault_of_name(channel)) is not None:
+            word = kind.__name__.lower()
+            raise InvalidArguments(f"{shown(channel)} can name no {word}: it {fault}")
+        return channel
+    raise InvalidArguments(f"{channel!r} is no {kind.__name__}: give one, or its name")
+
+
+def sent(signal: Signal[Any] | str, value: Any) -> tuple[str, bytes]:
+    """(name, payload) of a value on its way, from outside or from another workflow.
+
+    Raises:
+        InvalidArguments: it does not fit the declared type.
+        PayloadError: it cannot be stored.
+    """
+    name = name_of(signal, Signal)
+    declared = registry.signals.get(name) if isinstance(signal, str) else signal
+    if declared is not None:
+        return name, declared.value.encode(value)
+    return name, within_limit(f"signal {name}", pack(value))

@@ -5,25 +5,32 @@ own history, and whichever worker hosts it runs it. Here are its options and the
 do is decided by the run, and happens with the commit of that decision.
 """
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
-from everlong import registry
 from everlong._context import calling_frame, current_run, source_line
 from everlong._definitions import WorkflowDefinition
-from everlong.channels import Signal
-from everlong.exceptions import EverlongError, InvalidArguments
-from everlong_engine import IfClosed, IfOpen, OnParentClose, pack, seconds_us
+from everlong._texts import checked_id
+from everlong.channels import Signal, sent
+from everlong.exceptions import EverlongError
+from everlong.labels import TagValue, checked_memo, checked_tags
+from everlong_engine import (
+    ON_CANCEL,
+    IfClosed,
+    IfOpen,
+    OnCancel,
+    OnParentClose,
+    Tags,
+    seconds_us,
+)
 
 __all__ = ["ChildHandle", "ChildOptions", "ChildWorkflow", "ExternalHandle"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
-
-ID_CHARS_MAX: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +39,13 @@ class ChildOptions:
 
     id: str | None = None
     on_parent_close: OnParentClose = "terminate"
+    on_cancel: OnCancel = "wait"
     if_open: IfOpen = "fail"
     if_closed: IfClosed = "allow"
     run_timeout_us: int | None = None
     execution_timeout_us: int | None = None
+    tags: Tags = ()
+    memo: bytes = b""
 
 
 DEFAULTS: Final = ChildOptions()
@@ -67,15 +77,26 @@ class ChildWorkflow(Generic[P, R]):
         *,
         id: str | None = None,
         on_parent_close: OnParentClose | None = None,
+        on_cancel: OnCancel | None = None,
         if_open: IfOpen | None = None,
         if_closed: IfClosed | None = None,
         run_timeout: float | timedelta | None = None,
         execution_timeout: float | timedelta | None = None,
+        tags: Mapping[str, TagValue] | None = None,
+        memo: Any = None,
     ) -> "ChildWorkflow[P, R]":
         """The same with further options; those that are not given stay as they are."""
         changed = with_options(
-            self._options, id, on_parent_close, if_open, if_closed, run_timeout, execution_timeout
+            self._options,
+            id,
+            on_parent_close,
+            on_cancel,
+            if_open,
+            if_closed,
+            run_timeout,
+            execution_timeout,
         )
+        changed = with_labels(changed, tags, memo)
         return ChildWorkflow(self.function, self.definition, changed)
 
     def __repr__(self) -> str:
@@ -86,6 +107,7 @@ def with_options(
     options: ChildOptions,
     id: str | None,
     on_parent_close: OnParentClose | None,
+    on_cancel: OnCancel | None,
     if_open: IfOpen | None,
     if_closed: IfClosed | None,
     run_timeout: float | timedelta | None,
@@ -94,9 +116,10 @@ def with_options(
     """Only what was given is changed. Raises ValueError, TypeError, InvalidArguments."""
     changes: dict[str, Any] = {}
     if id is not None:
-        changes["id"] = _checked_id(id)
+        changes["id"] = checked_id(id)
     choices = (
         ("on_parent_close", on_parent_close, ("terminate", "cancel", "abandon")),
+        ("on_cancel", on_cancel, ON_CANCEL),
         ("if_open", if_open, ("use", "fail", "terminate")),
         ("if_closed", if_closed, ("allow", "fail", "allow_failed")),
     )
@@ -115,14 +138,13 @@ def with_options(
     return replace(options, **changes)
 
 
-def _checked_id(text: str) -> str:
-    if not 1 <= len(text) <= ID_CHARS_MAX:
-        raise InvalidArguments(f"id={text!r:.100}: give a text of 1 to {ID_CHARS_MAX} characters")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArguments(f"id={text!r:.100} cannot be stored: it is no valid text") from None
-    return text
+def with_labels(
+    options: ChildOptions, tags: Mapping[str, TagValue] | None, memo: Any
+) -> ChildOptions:
+    """The same for what it is found by. Raises InvalidTag, NotSerializable, PayloadTooLarge."""
+    if tags is not None:
+        options = replace(options, tags=checked_tags(tags))
+    return options if memo is None else replace(options, memo=checked_memo(memo))
 
 
 def called(
@@ -212,9 +234,7 @@ class _Handle(Generic[R]):
             InvalidArguments: the value does not fit the declared type; nothing was sent.
             WorkflowNotFound, WorkflowClosed: nobody is there to receive it.
         """
-        declared = registry.signals.get(signal) if isinstance(signal, str) else signal
-        name = signal if isinstance(signal, str) else signal.name
-        payload = pack(value) if declared is None else declared.value.encode(value)
+        name, payload = sent(signal, value)
         others = _others(self)
         await others.signal(self.workflow_id, self._execution, name, payload)
 
@@ -304,4 +324,4 @@ def external(workflow_id: str, definition: WorkflowDefinition | None) -> Externa
         raise EverlongError(
             "get_handle() belongs in a workflow; from outside use client.get_handle(…)"
         )
-    return ExternalHandle(_checked_id(workflow_id), definition)
+    return ExternalHandle(checked_id(workflow_id), definition)

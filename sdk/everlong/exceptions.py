@@ -6,6 +6,8 @@ handler reads `error.workflow_id` and never parses a text.
     EverlongError
     ├── DefinitionError
     ├── InvalidArguments (also TypeError)
+    ├── InvalidFilter (also ValueError)
+    ├── InvalidTag (also ValueError)
     ├── PayloadError
     │   ├── NotSerializable (also TypeError)
     │   ├── PayloadTooLarge
@@ -28,12 +30,17 @@ handler reads `error.workflow_id` and never parses a text.
     ├── WorkflowAlreadyStarted
     ├── WorkflowNotFound
     ├── WorkflowClosed
+    ├── WorkflowBlocked             an update waits for somebody to fix the code
+    ├── CannotReset                 no run can begin from that point
     ├── UpdateRejected              an update: refused, failed, or left unfinished
     ├── UpdateFailed
     ├── UpdateUnfinished
     ├── AlreadyAnswered             an approval: answered by another, not for you, or gone
     ├── NotAnApprover
     ├── ApprovalNotFound
+    ├── UnreadableExport            a file with exported executions
+    ├── ImportRefused
+    ├── ItemsGone                   what a subscriber wants is no longer kept
     ├── QueryFailed
     ├── NoAnswer (also TimeoutError)
     ├── WorkflowFault               a fault in the workflow's code: the run is blocked, not failed
@@ -56,6 +63,9 @@ from collections.abc import Sequence
 from everlong_engine.model.errors import (
     EverlongError,
     ForeignFile,
+    ImportRefused,
+    InvalidFilter,
+    InvalidTag,
     NetworkFileSystem,
     NewerSchema,
     NotSerializable,
@@ -66,6 +76,7 @@ from everlong_engine.model.errors import (
     StoreFull,
     StoreOwned,
     UndecodablePayload,
+    UnreadableExport,
     WorkflowAlreadyStarted,
     WorkflowClosed,
     WorkflowNotFound,
@@ -79,14 +90,19 @@ __all__ = [
     "AlreadyAnswered",
     "ApplicationError",
     "ApprovalNotFound",
+    "CannotReset",
     "CompensationFailed",
     "DefinitionError",
     "EndlessDrive",
     "EverlongError",
     "ForbiddenCall",
     "ForeignFile",
+    "ImportRefused",
     "InvalidArguments",
+    "InvalidFilter",
+    "InvalidTag",
     "InvalidToken",
+    "ItemsGone",
     "MissingKey",
     "NetworkFileSystem",
     "NewerSchema",
@@ -105,11 +121,13 @@ __all__ = [
     "TamperedPayload",
     "TooManyFailures",
     "UndecodablePayload",
+    "UnreadableExport",
     "UnregisteredException",
     "UpdateFailed",
     "UpdateRejected",
     "UpdateUnfinished",
     "WorkflowAlreadyStarted",
+    "WorkflowBlocked",
     "WorkflowCancelled",
     "WorkflowClosed",
     "WorkflowFailed",
@@ -289,6 +307,25 @@ class WorkflowTimedOut(EverlongError):
     kind: str = "run"
 
 
+class WorkflowBlocked(EverlongError):
+    """The workflow {workflow_id!r} is blocked, so nobody performs the update {update_id!r} now:
+    {reason}. It is stored, and is performed when the run goes on: correct the code, then ask again
+    with the same update id."""
+
+    workflow_id: str | None = None
+    run_id: str | None = None
+    update: str | None = None
+    update_id: str | None = None
+    reason: str = "no reason is recorded"
+
+
+class CannotReset(EverlongError):
+    """{workflow_id!r} cannot begin anew from there. `everlong history` shows its events with their
+    numbers."""
+
+    workflow_id: str | None = None
+
+
 class UpdateRejected(EverlongError):
     """The workflow {workflow_id!r} refused the update {update!r}: {reason}. Nothing was changed.
 
@@ -348,6 +385,16 @@ class ApprovalNotFound(EverlongError):
     has ended, or the id is wrong. `client.approvals()` lists the open ones."""
 
     id: str | None = None
+
+
+class ItemsGone(EverlongError):
+    """Item {number} of the output {channel!r} of {workflow_id!r} is no longer kept: the oldest is
+    {oldest}. Subscribe from there, or with start=0; Output(keep=…) says how many are kept."""
+
+    workflow_id: str | None = None
+    channel: str | None = None
+    number: int = 0
+    oldest: int = 0
 
 
 class QueryFailed(EverlongError):

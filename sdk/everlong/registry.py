@@ -3,28 +3,103 @@
 A name means one definition. The same function decorated again (a module reloaded, a script that is
 imported under two names) takes the place of the older one; two functions under one name are an
 error at import, because a run would not know which one it began with.
+
+Another version of the same flows has the same names: what is imported under `Definitions` goes into
+tables of its own.
 """
 
-from typing import Any, Final, TypeVar
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, field
+from typing import Any, Final, Self, TypeVar
 
+from everlong._texts import fault_of_name, shown
 from everlong.exceptions import DefinitionError
 
-__all__ = ["activities", "outputs", "register", "signals", "workflows"]
+__all__ = [
+    "Definitions",
+    "Tables",
+    "activities",
+    "outputs",
+    "register",
+    "signals",
+    "tables",
+    "workflows",
+]
 
 T = TypeVar("T")
 
-workflows: Final[dict[str, Any]] = {}
-activities: Final[dict[str, Any]] = {}
-signals: Final[dict[str, Any]] = {}
-outputs: Final[dict[str, Any]] = {}
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Definitions by name."""
+
+    workflows: dict[str, Any] = field(default_factory=dict[str, Any])
+    activities: dict[str, Any] = field(default_factory=dict[str, Any])
+    signals: dict[str, Any] = field(default_factory=dict[str, Any])
+    outputs: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+_everything: Final = Tables()
+_here: Final[ContextVar[Tables]] = ContextVar("everlong_definitions", default=_everything)
+
+workflows: Final = _everything.workflows
+activities: Final = _everything.activities
+signals: Final = _everything.signals
+outputs: Final = _everything.outputs
+
+
+def tables() -> Tables:
+    """Where a definition goes that is made now."""
+    return _here.get()
+
+
+class Definitions:
+    """The workflows and activities that are imported inside it, apart from all others.
+
+    Two versions of one workflow have one name, and can then live in one process. What people get
+    wrong: a module is imported once, so the older version must be another module (a copy of the
+    file under another name), and what both import belongs to whoever came first.
+
+        with Definitions() as before:
+            import orders_v1                        # has a workflow `order`
+        import orders                               # has one, too
+
+        old = Worker(client, workflows=before.workflows, version="1")
+        new = Worker(client, version="2")
+    """
+
+    def __init__(self) -> None:
+        self._tables = Tables()
+        self._token: Token[Tables] | None = None
+
+    def __enter__(self) -> Self:
+        self._token = _here.set(self._tables)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._token is not None, "it is left once"
+        _here.reset(self._token)
+
+    @property
+    def workflows(self) -> tuple[Any, ...]:
+        """For `Worker(workflows=…)`."""
+        return tuple(self._tables.workflows.values())
+
+    @property
+    def activities(self) -> tuple[Any, ...]:
+        """For `Worker(activities=…)`."""
+        return tuple(self._tables.activities.values())
 
 
 def register(kind: dict[str, T], name: str, what: T, function: Any, word: str) -> None:
     """Put a definition in its table.
 
     Raises:
-        DefinitionError: another function, or another type, already has the name.
+        DefinitionError: another function, or another type, already has the name, or it is none.
     """
+    fault = fault_of_name(name)
+    if fault is not None:
+        raise DefinitionError(f"{_place(function)}: the name {shown(name)} {fault}")
     known = kind.get(name)
     if known is not None and not _same(getattr(known, "function", known), function):
         old, new = _place(getattr(known, "function", known)), _place(function)

@@ -7,7 +7,7 @@ and the like are durable, and time and randomness are the run's own.
 import asyncio
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, overload
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from everlong import registry
 from everlong._context import RunPort, activity_context, calling_frame, current_run, source_line
-from everlong._definitions import WorkflowDefinition
+from everlong._definitions import Versioning, WorkflowDefinition, check_versioning
 from everlong._failures import ExceptionRegistry
 from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._purity import check_definition
@@ -28,16 +28,19 @@ from everlong.children import (
     called,
     external,
     started,
+    with_labels,
     with_options,
 )
 from everlong.exceptions import DefinitionError, EverlongError
-from everlong_engine import IfClosed, IfOpen, OnParentClose, seconds_us
+from everlong.labels import TagValue
+from everlong_engine import IfClosed, IfOpen, OnCancel, OnParentClose, seconds_us
 
 __all__ = [
     "Workflow",
     "all_handlers_finished",
     "checkpoint",
     "continue_as_new",
+    "deprecate_patch",
     "get_handle",
     "info",
     "now",
@@ -70,8 +73,9 @@ class Workflow(Generic[P, R]):
         """In a workflow: run it as a child, and return its result. Anywhere else: the bare
         coroutine, for unit tests with no engine.
 
-        Cancelling the call asks the child to stop. A child that fails raises `WorkflowFailed`
-        with the child's exception as `__cause__`, as `handle.result()` does.
+        Cancelling the call asks the child to stop, and raises `CancelledError` when it has ended,
+        whatever came of it; `options(on_cancel=…)` says otherwise. A child that fails raises
+        `WorkflowFailed` with the child's exception as `__cause__`, as `handle.result()` does.
         """
         return called(self.function, self.definition, DEFAULTS, args, kwargs)
 
@@ -91,10 +95,13 @@ class Workflow(Generic[P, R]):
         *,
         id: str | None = None,
         on_parent_close: OnParentClose | None = None,
+        on_cancel: OnCancel | None = None,
         if_open: IfOpen | None = None,
         if_closed: IfClosed | None = None,
         run_timeout: float | timedelta | None = None,
         execution_timeout: float | timedelta | None = None,
+        tags: Mapping[str, TagValue] | None = None,
+        memo: Any = None,
     ) -> ChildWorkflow[P, R]:
         """The same workflow with options, to be begun as a child.
 
@@ -107,17 +114,29 @@ class Workflow(Generic[P, R]):
             id: the child's workflow id; made from the parent's unless given.
             on_parent_close: when the parent's execution has ended and the child has not:
                 "terminate" the child, "cancel" it (it may clean up), or "abandon" it: it goes on.
+            on_cancel: when the call is cancelled: ask the child to cancel and "wait" for its end,
+                "try": ask it and go on at once, or "abandon" it: nobody asks it.
             if_open: when an execution is open under the id: "fail", "use" it (it is then waited
                 for, and nobody's child by that), or "terminate" it first.
             if_closed: when one has ended under the id: "allow" a new one, "fail", or
                 "allow_failed" (a new one unless the last one completed).
             run_timeout, execution_timeout: seconds (or timedelta) after which the child's run, or
                 its execution over all its runs, is closed as timed out.
+            tags, memo: what it is found by, and what people see beside it. A child has none of
+                its parent's.
         """
         options = with_options(
-            DEFAULTS, id, on_parent_close, if_open, if_closed, run_timeout, execution_timeout
+            DEFAULTS,
+            id,
+            on_parent_close,
+            on_cancel,
+            if_open,
+            if_closed,
+            run_timeout,
+            execution_timeout,
         )
-        return ChildWorkflow(self.function, self.definition, options)
+        labelled = with_labels(options, tags, memo)
+        return ChildWorkflow(self.function, self.definition, labelled)
 
     def __repr__(self) -> str:
         return f"<workflow {self.definition.name}>"
@@ -133,7 +152,10 @@ class WorkflowDecorator(Protocol):
 def workflow(function: Callable[P, Coroutine[Any, Any, R]], /) -> Workflow[P, R]: ...
 @overload
 def workflow(
-    *, name: str | None = None, raises: Iterable[type[Exception]] = ()
+    *,
+    name: str | None = None,
+    raises: Iterable[type[Exception]] = (),
+    versioning: Versioning | None = None,
 ) -> WorkflowDecorator: ...
 def workflow(
     function: Callable[..., Any] | None = None,
@@ -141,6 +163,7 @@ def workflow(
     *,
     name: str | None = None,
     raises: Iterable[type[Exception]] = (),
+    versioning: Versioning | None = None,
 ) -> Any:
     """Make an async function a workflow: it survives crashes by being replayed from its journal.
 
@@ -157,6 +180,10 @@ def workflow(
     Args:
         name: how histories call it; the function's name unless given. Keep it when you rename.
         raises: exception classes that `handle.result()` raises as the cause, as themselves.
+        versioning: which worker may go on with a run when there are several versions of the code.
+            "auto": the newest that is here. "pinned": only one of the version with which it began,
+            until the execution ends. "pinned_run": the same until it begins anew (`checkpoint`,
+            `continue_as_new`), then the newest. What the worker says unless given.
 
     Raises:
         DefinitionError: not an `async def`, a signature that cannot be recorded, a name that is
@@ -164,18 +191,23 @@ def workflow(
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
-        return _define(function, name, tuple(raises))
+        return _define(function, name, tuple(raises), versioning)
 
     return decorate if function is None else decorate(function)
 
 
 def _define(
-    function: Callable[..., Any], name: str | None, raises: tuple[type[Exception], ...]
+    function: Callable[..., Any],
+    name: str | None,
+    raises: tuple[type[Exception], ...],
+    versioning: Versioning | None,
 ) -> Workflow[Any, Any]:
     if not inspect.iscoroutinefunction(function):
         what = getattr(function, "__qualname__", repr(function))
         raise DefinitionError(f"@workflow goes on an async def function; {what} is none")
-    chosen = name or function.__name__
+    chosen = function.__name__ if name is None else name
+    if versioning is not None:
+        check_versioning(versioning, f"workflow {chosen}")
     check_definition(function, what=f"workflow {chosen}")
     exceptions = ExceptionRegistry(raises)
     exceptions.register_visible(sys.modules[function.__module__])
@@ -188,9 +220,11 @@ def _define(
             owner=f"the result of workflow {chosen}",
         ),
         exceptions=exceptions,
+        versioning=versioning,
+        signals=registry.tables().signals,
     )
     made: Workflow[Any, Any] = Workflow(function, definition)
-    registry.register(registry.workflows, chosen, made, function, "workflows")
+    registry.register(registry.tables().workflows, chosen, made, function, "workflows")
     return made
 
 
@@ -331,8 +365,24 @@ def patched(name: str) -> bool:
         if patched("check-stock-first"):
             await check_stock(order)
         await charge(order)
+
+    What people get wrong: the answer belongs to the run. Asked in a loop that began before the
+    change it stays False, round by round, until a `checkpoint` begins the function anew.
     """
     return _run("patched()").patched(name)
+
+
+def deprecate_patch(name: str) -> None:
+    """Say that no run from before a patch is left, and take the marks of those behind it.
+
+    It goes where `patched(name)` was, and the code goes the new way without asking. It may go, too,
+    once no run is left that `patched` has marked; `everlong replay` tells.
+
+        deprecate_patch("check-stock-first")
+        await check_stock(order)
+        await charge(order)
+    """
+    _run("deprecate_patch()").patched(name, deprecated=True)
 
 
 async def checkpoint(**changed: Any) -> None:

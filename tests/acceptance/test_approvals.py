@@ -83,6 +83,28 @@ async def test_it_is_listed_answered_and_told(path: Path) -> None:
         assert await client.verify() == []
 
 
+async def test_a_description_shows_what_is_asked_until_somebody_has_answered(path: Path) -> None:
+    @workflow
+    async def flow() -> list[bool]:
+        asked = [approval(f"Part {part}?", data=part, approvers=["ann"]) for part in (1, 2)]
+        both = await asyncio.gather(*asked)
+        return [one.approved for one in both]
+
+    async with Client.connect(path) as client:
+        async with Worker(client):
+            handle = await client.start(flow, id="two")
+            other = await client.start(flow, id="other")
+            first, second, *_ = await open_ones(client, 4)
+            assert (await handle.describe()).approvals == (first, second)
+            assert [one.data for one in (first, second)] == [1, 2]
+        # Without a worker the answer waits in the inbox, and nobody else can give one.
+        await client.approve(first.id, by="ann")
+        assert (await handle.describe()).approvals == (second,)
+        assert len((await other.describe()).approvals) == 2
+        await handle.terminate()
+        assert (await handle.describe()).approvals == ()
+
+
 async def test_the_second_answer_hears_who_was_first(path: Path) -> None:
     @workflow
     async def flow() -> bool:
@@ -197,6 +219,32 @@ async def test_an_accepted_answer_wins_against_other_mail_before_it(path: Path) 
         await client.approve(one.id, by="ann")
         async with Worker(client, workflows=[flow]):
             assert await handle.result() == "ann stop"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_the_first_of_two_answers_decides_about_the_second(path: Path, ends: bool) -> None:
+    @workflow(name="either_of_two")
+    async def flow() -> str:
+        asked = [asyncio.ensure_future(approval(title)) for title in ("legal", "finance")]
+        done, waiting = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        for one in waiting:
+            one.cancel()
+        if not ends:
+            await word.receive()
+        (first,) = done
+        return str(first.result().by)
+
+    async with Client.connect(path) as client:
+        async with Worker(client, workflows=[flow]):
+            handle = await client.start(flow)
+            both = {one.title: one for one in await open_ones(client, 2)}
+        await client.approve(both["finance"].id, by="fay")
+        await client.approve(both["legal"].id, by="lee")
+        async with Worker(client, workflows=[flow]):
+            if not ends:
+                await handle.signal(word, "go on")
+            assert await handle.result() == "fay"
+        assert await client.verify() == []
 
 
 async def test_a_cancellation_before_an_accepted_answer_comes_behind_it(path: Path) -> None:

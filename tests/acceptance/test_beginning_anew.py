@@ -1,10 +1,19 @@
 """Runs that begin anew: at once, over and over, and never one of them lost."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
-from everlong import activity, checkpoint, continue_as_new, workflow
+from everlong import (
+    WorkflowCancelled,
+    WorkflowInfo,
+    activity,
+    checkpoint,
+    continue_as_new,
+    info,
+    workflow,
+)
 from tests.support.hosting import hosting
 
 
@@ -24,6 +33,28 @@ async def test_a_run_that_begins_anew_in_its_first_drive_goes_on(
         runs = (await client.list(workflow_id="countdown")).items
         assert [run.status for run in runs] == ["completed", *["continued_as_new"] * 3]
         assert not await client.verify()
+
+
+async def test_the_reason_of_a_cancellation_outlives_the_run_that_was_asked(path: Path) -> None:
+    @workflow
+    async def stubborn(runs: int = 0) -> str:
+        if runs == 0:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                continue_as_new(runs=1)
+        if runs == 1:
+            continue_as_new(runs=2)
+        reason = info(WorkflowInfo).cancel_reason
+        assert reason == "enough for today"
+        raise asyncio.CancelledError
+
+    async with hosting(path, cache_size=0) as client:
+        handle = await client.start(stubborn)
+        await handle.cancel("enough for today")
+        with pytest.raises(WorkflowCancelled, match="was cancelled: enough for today"):
+            await handle.result()
+        assert len((await client.list(workflow_id=handle.workflow_id)).items) == 3
 
 
 async def test_a_checkpoint_past_the_threshold_begins_anew_with_its_parameters(path: Path) -> None:

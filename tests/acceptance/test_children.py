@@ -3,8 +3,9 @@
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
+import anyio
 import pytest
 
 from everlong import (
@@ -23,6 +24,7 @@ from everlong import (
     activity,
     checkpoint,
     continue_as_new,
+    get_handle,
     info,
     workflow,
 )
@@ -413,6 +415,43 @@ async def test_a_child_that_would_end_at_once_is_not_begun(path: Path) -> None:
         assert await client.verify() == []
 
 
+@pytest.mark.parametrize(
+    ("policy", "status"),
+    [("terminate", "terminated"), ("cancel", "cancelled"), ("abandon", "running")],
+)
+async def test_a_parent_whose_end_shares_the_commit_of_its_childs_beginning(
+    path: Path, policy: Any, status: str
+) -> None:
+    ends = asyncio.Event()
+
+    @workflow
+    async def waits() -> int:
+        return await go.receive()
+
+    @workflow
+    async def parent() -> None:
+        await go.receive()
+        call = asyncio.ensure_future(waits.options(id="child", on_parent_close=policy)())
+        await go.receive()
+        ends.set()
+        assert not call.done()
+
+    async with hosting(path) as client:
+        first, handle = await client.start(waits), await client.start(parent)
+        gate = Gate(client)
+        gate.shut()
+        sent = [asyncio.ensure_future(first.signal(go, 0))]
+        await gate.arrived.wait()  # What comes now is one group.
+        sent += [asyncio.ensure_future(handle.signal(go, n)) for n in (1, 2)]
+        await ends.wait()
+        gate.open()
+        await asyncio.gather(*sent)
+        await handle.result()
+        child = client.get_handle("child")
+        assert (await described(child, lambda d: d.status == status)).status == status
+        assert await client.verify() == []
+
+
 # ---------------------------------------------------------------------------------- cancellation
 
 
@@ -424,7 +463,7 @@ async def test_cancelling_the_call_asks_the_child_to_stop(path: Path, cache_size
     async def parent() -> str:
         try:
             async with asyncio.timeout(0.05):
-                await tidies.options(id="child")("child")
+                await tidies.options(id="child", on_cancel="try")("child")
         except TimeoutError:
             await go.receive()
         return "went on"
@@ -486,7 +525,7 @@ async def test_a_parents_cancel_works_at_once_while_its_child_is_only_being_star
     @workflow
     async def parent(*, start: bool) -> None:
         await go.receive()
-        child = nobody_hosts_it.options(id="child", on_parent_close="abandon")
+        child = nobody_hosts_it.options(id="child", on_parent_close="abandon", on_cancel="try")
         await (child.start() if start else child())
         await go.receive()
 
@@ -510,15 +549,150 @@ async def test_a_parents_cancel_works_at_once_while_its_child_is_only_being_star
             assert await client.verify() == []
 
 
-async def test_a_child_that_ends_as_its_parent_is_cancelled_has_one_outcome(path: Path) -> None:
+@both_caches
+async def test_a_cancelled_parent_waits_until_its_child_has_cleaned_up(
+    path: Path, cache_size: int
+) -> None:
+    notes.clear()
+
+    @workflow
+    async def patient_parent() -> None:
+        try:
+            await tidies.options(id="child")("child")
+        finally:
+            await note("parent tidied up")
+
+    flows: list[Any] = [tidies, patient_parent]
+    options: Any = {"workflows": flows, "activities": [note], "cache_size": cache_size}
+    async with hosting(path, **options) as client:
+        handle = await client.start(patient_parent)
+        await open_child(handle)
+        await handle.cancel("enough")
+        with pytest.raises(WorkflowCancelled, match="enough"):
+            await handle.result()
+        assert notes == ["child tidied up", "parent tidied up"]
+        with pytest.raises(WorkflowCancelled, match="enough"):
+            await client.get_handle("child").result()
+        recorded = await kinds(handle)
+        assert recorded.index("ChildCancelRequested") < recorded.index("ChildClosed")
+        assert await client.verify() == []
+
+
+class Told(Exception):
+    pass
+
+
+@pytest.mark.parametrize("how", ["completes", "fails", "is terminated"])
+async def test_a_cancellation_stands_whatever_came_of_the_child(path: Path, how: str) -> None:
+    @workflow
+    async def obstinate() -> str:
+        try:
+            await go.receive()
+        except asyncio.CancelledError:
+            if how == "fails":
+                raise Told from None
+            if how == "is terminated":
+                await go.receive()
+        return "well"
+
+    @workflow
+    async def hurried_parent() -> str:
+        limit = asyncio.timeout(0.05)
+        try:
+            async with limit:
+                return await obstinate.options(id="child")()
+        except TimeoutError:
+            return f"timed out {limit.expired()}"
+
+    async with hosting(path) as client:
+        handle = await client.start(hurried_parent)
+        if how == "is terminated":
+            child = client.get_handle("child")
+            await described(handle, lambda one: any(it for it in one.children))
+            await until(lambda: _asked(child))
+            assert (await handle.describe()).children != ()  # It is still waited for.
+            await child.terminate()
+        assert await handle.result() == "timed out True"
+        assert (await kinds(handle)).count("ChildClosed") == 1
+
+
+async def _asked(child: Any) -> bool:
+    return "CancelRequested" in await kinds(child)
+
+
+async def test_every_way_of_asking_again_leaves_a_waiting_call_alone(path: Path) -> None:
+    """A second cancellation, and anyio's, which is repeated for as long as a task waits."""
+
+    @workflow
+    async def slow(*, hold: bool = False) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            if hold:
+                await go.receive()
+            else:
+                await asyncio.sleep(0.01)
+
+    @workflow
+    async def insisting_parent() -> list[str]:
+        told: list[str] = []
+        with anyio.move_on_after(0.01) as scope:
+            await slow()
+        told.append(f"anyio {scope.cancelled_caught}")
+        task = asyncio.ensure_future(slow.options(id="held")(hold=True))
+        await asyncio.sleep(0.01)
+        for _ in range(3):
+            task.cancel("again")
+            await asyncio.sleep(0.001)
+        told.append(f"waits {not task.done()}")
+        await get_handle("held").signal(go, 1)
+        (end,) = await asyncio.gather(task, return_exceptions=True)
+        return [*told, type(end).__name__]
+
+    async with hosting(path, cache_size=0) as client:
+        result = await client.run(insisting_parent)
+        assert result == ["anyio True", "waits True", "CancelledError"]
+
+
+async def test_an_abandoned_call_leaves_its_child_alone(path: Path) -> None:
+    @workflow
+    async def lives_on() -> int:
+        return await go.receive()
+
+    @workflow
+    async def leaving_parent() -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await lives_on.options(id="child", on_cancel="abandon", on_parent_close="abandon")()
+        except TimeoutError:
+            return "left"
+        return "stayed"
+
+    async with hosting(path) as client:
+        handle = await client.start(leaving_parent)
+        assert await handle.result() == "left"
+        assert "ChildCancelRequested" not in await kinds(handle)
+        child = client.get_handle("child", lives_on)
+        assert (await child.describe()).cancel_requested is False
+        await child.signal(go, 3)
+        assert await child.result() == 3
+        with pytest.raises(ValueError, match="on_cancel='perhaps': choose one of"):
+            lives_on.options(on_cancel=cast("Any", "perhaps"))
+
+
+@pytest.mark.parametrize("on_cancel", ["try", "wait"])
+async def test_a_child_that_ends_as_its_parent_is_cancelled_has_one_outcome(
+    path: Path, on_cancel: Literal["try", "wait"]
+) -> None:
     @workflow
     async def waits() -> int:
         return await go.receive()
 
     @workflow
     async def parent(number: int) -> str:
+        child = waits.options(id=f"child-{number}", on_parent_close="cancel", on_cancel=on_cancel)
         try:
-            return f"got {await waits.options(id=f'child-{number}', on_parent_close='cancel')()}"
+            return f"got {await child()}"
         except asyncio.CancelledError:
             await asyncio.sleep(0.001)
             raise
@@ -539,8 +713,9 @@ async def test_a_child_that_ends_as_its_parent_is_cancelled_has_one_outcome(path
                 await ended(client, child)
             recorded = await kinds(handle)
             closed = recorded.count("ChildClosed")
-            assert closed + recorded.count("ChildCancelRequested") == 1
-            if closed == 0:
+            asked = recorded.count("ChildCancelRequested")
+            assert closed + asked == 1 or (on_cancel, closed, asked) == ("wait", 1, 1)
+            if asked:
                 assert outcome == "cancelled"
         assert await client.verify() == []
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from everlong import Client, Signal, WorkflowNotFound, activity, workflow
+from everlong import Client, InvalidFilter, Signal, WorkflowNotFound, activity, workflow
 from tests.support.hosting import described, hosting
 
 go_on: Signal[int] = Signal("go on", int)
@@ -74,7 +74,7 @@ async def _ended(handle: Any) -> None:
 @pytest.mark.parametrize(
     ("filters", "text"),
     [
-        ({"status": "asleep"}, "choose one of running, blocked, completed"),
+        ({"status": "asleep"}, "choose one of running, blocked, paused, completed"),
         ({"limit": 0}, "choose 1 to 1000"),
         ({"limit": 1001}, "choose 1 to 1000"),
         ({"after": "not-a-cursor"}, "pass a page's `next`"),
@@ -130,3 +130,46 @@ async def test_nobody_is_found_under_an_unknown_id(path: Path) -> None:
                 await look()
         with pytest.raises(WorkflowNotFound):
             await handle.history("no run id")
+
+
+async def test_a_filter_finds_by_tags_and_by_what_runs_are(path: Path) -> None:
+    async with hosting(path, workflows=[quick, patient]) as client:
+        for number in range(6):
+            tags = {"n": number, "even": number % 2 == 0}
+            handle = await client.start(quick, number, id=f"q-{number}", tags=tags)
+            await asyncio.wait([asyncio.ensure_future(_ended(handle))])
+        await client.start(patient, id="p", tags={"n": "many"})
+
+        async def ids(filter: str, **more: Any) -> list[str]:
+            return [one.workflow_id for one in (await client.list(filter=filter, **more)).items]
+
+        assert await ids("tag.n >= 4") == ["q-5", "q-4"]
+        assert await ids("tag.even = true and status = 'completed'") == ["q-4", "q-2", "q-0"]
+        assert await ids("tag.n = 'many' or id = 'q-3'") == ["p", "q-3"]
+        assert await ids("not tag.n > 0", limit=2) == ["p", "q-0"]
+        assert await ids("tag.n > 0", status="failed", limit=2) == ["q-5", "q-3"]
+        assert await ids("closed is null and started > '2026-01-01'") == ["p"]
+        assert await client.count("tag.n is set") == 7
+        assert await client.count() == 7
+        assert await client.count(group_by="status") == {"completed": 3, "failed": 3, "running": 1}
+        assert await client.count(group_by="tag.even") == {True: 3, False: 3, None: 1}
+        with pytest.raises(InvalidFilter, match="at character 10 of the filter"):
+            await client.list(filter="status = happy")
+        for wrong in ("started", "nonsense", ""):
+            with pytest.raises(InvalidFilter):
+                await client.count(group_by=wrong)
+
+
+async def test_pages_of_a_filter_go_on_where_they_stopped(path: Path) -> None:
+    async with Client.connect(path) as client:
+        for number in range(9):
+            await client.start("quick", id=f"q-{number}", tags={"odd": number % 2})
+        seen: list[str] = []
+        after: str | None = None
+        while True:
+            page = await client.list(filter="tag.odd = 1", limit=2, after=after)
+            seen += [one.workflow_id for one in page.items]
+            after = page.next
+            if after is None:
+                break
+        assert seen == ["q-7", "q-5", "q-3", "q-1"]

@@ -65,6 +65,18 @@ async def test_what_is_too_large_is_refused_before_it_is_stored(tmp_path: Path) 
         assert await handle.result() == 1
 
 
+@pytest.mark.parametrize("name", ["", "x" * 201, "half \udc80", "a\nb"])
+async def test_a_name_that_nobody_can_have_declared_is_refused(tmp_path: Path, name: str) -> None:
+    async with Client.connect(tmp_path / "it.db") as client:
+        handle = await client.start(asked)
+        with pytest.raises(InvalidArguments, match="can name no signal: it "):
+            await handle.signal(name, 1)
+        with pytest.raises(InvalidArguments, match="can name no update: it "):
+            await handle.update(name, 1)
+        with pytest.raises(InvalidArguments, match="can name no query: it "):
+            await handle.query(name)
+
+
 @pytest.mark.parametrize("given", [None, asked, 5])
 async def test_what_is_no_channel_is_refused(tmp_path: Path, given: Any) -> None:
     async with Client.connect(tmp_path / "it.db") as client:
@@ -88,8 +100,9 @@ async def test_a_signal_is_no_update_and_a_text_is_no_pair(tmp_path: Path) -> No
             InvalidArguments, match=r"update='ask_for': give \(update, \*arguments\)"
         ):
             await client.start(asked, id="two", update=text)
+        text = "ab"
         with pytest.raises(InvalidArguments, match=r"signal='ab': give \(signal, value\)"):
-            await client.start(asked, id="two", signal="ab")  # type: ignore[call-overload]
+            await client.start(asked, id="two", signal=text)
         assert [row.workflow_id for row in (await client.list()).items] == ["one"]
 
 

@@ -49,6 +49,24 @@ async def test_signals_arrive_once_and_in_order(path: Path, cache_size: int) -> 
         assert await client.verify() == []
 
 
+async def test_what_is_no_signal_and_what_is_too_large_is_refused_in_place(path: Path) -> None:
+    @workflow
+    async def sender() -> list[str]:
+        told: list[str] = []
+        for signal, value in ((None, 1), ("undeclared", "x" * 2_100_000)):
+            try:
+                await get_handle("target").signal(signal, value)  # type: ignore[arg-type]
+            except EverlongError as error:
+                told.append(f"{type(error).__name__}: {error}")
+        return told
+
+    async with hosting(path, workflows=[collects, sender]) as client:
+        await client.start(collects, 1, id="target")
+        no_signal, too_large = await client.run(sender)
+        assert no_signal.startswith("InvalidArguments: None is no Signal"), no_signal
+        assert too_large.startswith("PayloadTooLarge: signal undeclared"), too_large
+
+
 async def test_a_group_that_is_repeated_sends_nothing_twice(path: Path) -> None:
     @workflow
     async def sender() -> None:

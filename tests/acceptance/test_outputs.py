@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -13,6 +13,7 @@ from everlong import (
     DefinitionError,
     EverlongError,
     InvalidArguments,
+    ItemsGone,
     Output,
     PublishedItem,
     Signal,
@@ -330,6 +331,84 @@ async def test_an_item_of_another_type_says_which_it_is(path: Path) -> None:
         with pytest.raises(UndecodablePayload) as caught:
             await every(handle.subscribe(typed))
         assert "item 0" in str(caught.value.__notes__)
+
+
+class Ticks(NamedTuple):
+    numbers: list[int]
+    values: list[Any]
+
+
+async def kept(handle: WorkflowHandle[Any], channel: str, start: int = 0) -> Ticks:
+    found = await every(handle.subscribe(channel, start, numbered=True, live=False))
+    return Ticks([one.number for one in found], [one.value for one in found])
+
+
+ticks = Output("acceptance-ticks", int, keep=20)
+many = Output("acceptance-many", int, keep=None)
+
+
+@pytest.mark.parametrize("cache_size", [0, 100])
+async def test_the_newest_items_of_a_channel_are_kept(path: Path, cache_size: int) -> None:
+    @workflow
+    async def endless(ticked: int = 0) -> int:
+        for _ in range(11):
+            await ticks.publish(ticked)
+            await many.publish(ticked)
+            await asyncio.sleep(0)
+            ticked += 1
+            if ticked % 3 == 0:
+                await asyncio.sleep(0.001)
+        if ticked < 110:
+            continue_as_new(ticked=ticked)
+        return ticked
+
+    async with hosting(path, cache_size=cache_size) as client:
+        handle = await client.start(endless)
+        early = handle.subscribe(ticks, numbered=True)
+        first = await anext(early)
+        assert await handle.result() == 110
+        numbers, values = await kept(handle, "acceptance-ticks")
+        assert numbers == values
+        # A tenth more than 20 may be there.
+        assert numbers == list(range(numbers[0], 110))
+        assert 88 <= numbers[0] <= 90
+        assert (await kept(handle, "acceptance-ticks", 100)).values == list(range(100, 110))
+        assert (await kept(handle, "acceptance-many")).values == list(range(110))
+        with pytest.raises(ItemsGone, match=f"Item 3 .* the oldest is {numbers[0]}") as gone:
+            await kept(handle, "acceptance-ticks", 3)
+        assert (gone.value.number, gone.value.oldest) == (3, numbers[0])
+        # Who was slow is told as well, and goes on from where it wants to.
+        assert first.number == first.value
+        with pytest.raises(ItemsGone):
+            await every(early)
+        assert await client.verify() == []
+        async with Client.connect(path.with_name("copy.db")) as other:
+            (copy,) = await other.import_(await client.export(handle.workflow_id), closed=True)
+            assert (await kept(copy, "acceptance-ticks")).numbers == numbers
+
+
+async def test_items_of_one_drive_are_kept_as_well(path: Path) -> None:
+    few = Output("acceptance-few", int, keep=3)
+
+    @workflow
+    async def burst() -> None:
+        for number in range(50):
+            await few.publish(number)
+            await publish("acceptance-undeclared", number)
+
+    async with hosting(path) as client:
+        handle = await client.start(burst)
+        await handle.result()
+        assert (await kept(handle, "acceptance-few")).numbers == [47, 48, 49]
+        assert len((await kept(handle, "acceptance-undeclared")).numbers) == 50
+
+
+@pytest.mark.parametrize("keep", [0, -1, True, 2.5, "10"])
+def test_a_retention_that_makes_no_sense_is_refused(keep: Any) -> None:
+    with pytest.raises(DefinitionError, match="1 or more, or None to keep all"):
+        Output("acceptance-senseless", int, keep=keep)
+    with pytest.raises(DefinitionError, match="keep=20 and keep=21"):
+        Output("acceptance-ticks", int, keep=21)
 
 
 async def test_wrong_uses_are_told(path: Path) -> None:

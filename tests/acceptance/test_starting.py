@@ -281,9 +281,9 @@ async def test_a_failed_start_leaves_the_id_free(path: Path) -> None:
         return number
 
     async with hosting(path) as client:
-        start: Callable[..., Any] = client.start
+        number: Any = "abc"
         with pytest.raises(InvalidArguments):
-            await start(flow, "abc", id="one")
+            await client.start(flow, number, id="one")
         handle = await client.start(flow, 5, id="one", if_open="fail", if_closed="fail")
         assert await handle.result() == 5
 

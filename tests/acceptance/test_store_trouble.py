@@ -26,8 +26,8 @@ from everlong import (
     workflow,
 )
 from everlong_engine.duties.history_pruner import HistoryPruner
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import RunRow
-from everlong_engine.model.writes import Target
 from tests.support.hosting import hosting, until
 
 amount: Signal[int] = Signal("amount", int)

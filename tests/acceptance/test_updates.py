@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from everlong import (
     UpdateUnfinished,
     Worker,
     WorkflowAlreadyStarted,
+    WorkflowBlocked,
     WorkflowClosed,
     WorkflowHandle,
     WorkflowNotFound,
@@ -628,11 +630,140 @@ async def test_a_result_that_does_not_fit_blocks_the_run_until_it_does(path: Pat
 
     async with hosting(path) as client:
         handle = await client.start(odd)
-        sending = asyncio.ensure_future(handle.update(add))
-        await described(handle, lambda one: one.status == "blocked")
+        sending = asyncio.ensure_future(handle.update(add, update_id="u"))
+        found = await described(handle, lambda one: one.status == "blocked")
+        with pytest.raises(WorkflowBlocked, match="the result of update") as blocked:
+            await sending
+        assert (blocked.value.workflow_id, blocked.value.update_id) == (handle.workflow_id, "u")
+        assert blocked.value.run_id == found.run_id
+        assert found.reason is not None
+        assert found.reason.startswith("WorkflowFault: the result of update acceptance-add")
+        assert found.reason.count("WorkflowFault") == 1
         fits = True
         await handle.resume()
-        assert await sending == 1
+        assert await handle.update(add, update_id="u") == 1
+
+
+@pytest.mark.parametrize("from_outside", [False, True])
+async def test_who_sends_an_update_to_a_blocked_run_hears_why_and_it_is_kept(
+    path: Path, from_outside: bool
+) -> None:
+    broken = True
+
+    @workflow
+    async def stuck() -> str:
+        @add.handler
+        def _(number: int) -> int:
+            return number
+
+        if broken:
+            asyncio.get_running_loop().run_in_executor(None, print)
+        await close.receive()
+        return "ended"
+
+    async with Client.connect(path) as client:
+        handle = await client.start(stuck, id="stuck")
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(Worker(client))
+            await described(handle, lambda one: one.status == "blocked")
+            if from_outside:  # With no worker, and none to come.
+                await stack.aclose()
+            for send in (handle.update, handle.start_update):
+                with pytest.raises(WorkflowBlocked, match="run_in_executor"):
+                    await send(add, 7, update_id="u")
+        broken = False
+        async with Worker(client):
+            await handle.resume()
+            sent = await handle.get_update("u", add)
+            assert await sent.result() == 7
+            assert len(await of_kind(handle, "UpdateReceived")) == 1
+            await handle.signal(close, True)
+            assert await handle.result() == "ended"
+
+
+async def checkpoints() -> int:
+    await checkpoint()
+    return 1
+
+
+async def cancels_itself() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel("enough")
+    await asyncio.sleep(0)
+    return 1
+
+
+async def is_cancelled_by_a_part() -> int:
+    part = asyncio.get_running_loop().create_task(close.receive())
+    part.cancel()
+    await part
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            checkpoints,
+            r"belongs in the workflow's main task, and not in the handler",
+        ),
+        (cancels_itself, "failed: its handler was cancelled: enough. The workflow goes on"),
+        (is_cancelled_by_a_part, "failed: its handler was cancelled. The workflow goes on"),
+    ],
+)
+async def test_what_a_handler_must_not_do_is_told_to_its_sender_alone(
+    path: Path, act: Callable[[], Awaitable[int]], message: str
+) -> None:
+    @workflow
+    async def careful(rounds: int = 0) -> int:
+        @add.handler
+        async def _(number: int) -> int:
+            return await act() if number < 0 else number
+
+        async for last in close:
+            if last:
+                return rounds
+            await checkpoint(rounds=rounds + 1)
+            rounds += 1
+        return -1
+
+    async with hosting(path, cache_size=0) as client:
+        handle = await client.start(careful)
+        with pytest.raises(UpdateFailed, match=message) as failed:
+            await handle.update(add, -1)
+        assert type(failed.value.__cause__) is EverlongError
+        await handle.signal(close, False)
+        assert await handle.update(add, 5) == 5  # Replayed, and the same.
+        await handle.signal(close, True)
+        assert await handle.result() == 1
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+async def test_a_handler_that_would_end_the_process_blocks_the_run(
+    path: Path, error: type[BaseException]
+) -> None:
+    ends = True
+
+    @workflow
+    async def rude() -> str:
+        @add.handler
+        def _() -> int:
+            if ends:
+                raise error(3)
+            return 1
+
+        await close.receive()
+        return "ended"
+
+    async with hosting(path) as client:
+        handle = await client.start(rude)
+        sending = asyncio.ensure_future(handle.update(add, update_id="u"))
+        with pytest.raises(WorkflowBlocked, match=f"{error.__name__} left the workflow's code"):
+            await sending
+        ends = False
+        await handle.resume()
+        assert await handle.update(add, update_id="u") == 1
 
 
 async def test_a_result_that_is_too_large_fails_the_update_and_not_the_workflow(path: Path) -> None:

@@ -19,9 +19,11 @@ from everlong import (
     Client,
     DefinitionError,
     EverlongError,
+    Output,
     Query,
     Retry,
     Signal,
+    Update,
     Worker,
     Workflow,
     WorkflowFailed,
@@ -482,6 +484,49 @@ def test_a_bad_declaration_is_refused_where_it_stands(
 ) -> None:
     with pytest.raises(DefinitionError, match=text):
         declare()
+
+
+def a_workflow_called(name: Any) -> Any:
+    @workflow(name=name)
+    async def flow() -> None: ...
+
+    return flow
+
+
+def an_activity_called(name: Any) -> Any:
+    @activity(name=name)
+    async def step() -> None: ...
+
+    return step
+
+
+@pytest.mark.parametrize(
+    "declare", [Signal, Query, Update, Output, a_workflow_called, an_activity_called]
+)
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("", "'' is empty"),
+        ("x" * 201, r"'x{79}… has 201 characters, and a name at most 200"),
+        ("half \ud800", "half a surrogate pair"),
+        ("two\nlines", "control character"),
+        ("\x1b[2J", "control character"),
+        (5, "5 is no text"),
+    ],
+)
+def test_a_name_that_nothing_can_store_or_show_is_refused_where_it_is_declared(
+    declare: Callable[[Any], Any], name: Any, text: str
+) -> None:
+    with pytest.raises(DefinitionError, match=text):
+        declare(name)
+
+
+def test_names_of_different_kinds_have_nothing_to_do_with_each_other() -> None:
+    name = "größe von 20 · 3"
+    assert [Signal(name, int).name, Output(name, str).name] == [name, name]
+    # Two workflows may answer the same question with different types.
+    assert [Query(name, int).name, Query(name, str).name] == [name, name]
+    assert [Update(name, int).name, Update(name, str).name] == [name, name]
 
 
 @pytest.mark.parametrize(

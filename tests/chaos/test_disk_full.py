@@ -178,7 +178,7 @@ async def test_a_limit_on_the_size_of_files_stops_the_worker_and_loses_nothing(
         arena.log.unlink(missing_ok=True)
         arena.forget_entries()
         arena.db = tmp_path / f"limited-{stopped}.db"
-        limited = arena.start("live", file_bytes_max=chance.randint(120_000, 400_000), **facts)
+        limited = arena.start("live", file_bytes_max=chance.randint(260_000, 400_000), **facts)
         _until_it_ends(arena, limited)
         told = [line["what"] for line in lines(arena.log)]
         assert "failed" in told, arena.told()

@@ -34,6 +34,71 @@ def test_a_list_has_filters_and_pages(here: Here) -> None:
     assert here("list", "--namespace", "elsewhere").out == "no runs\n"
 
 
+def test_filters_and_counts(here: Here) -> None:
+    for number in range(3):
+        here("start", "purchase", "--id", f"p{number}", "--tag", f"n={number}")
+    here("terminate", "p0")
+    listed = here("list", "-f", "tag.n > 0 and status = 'running'", "--json").document["items"]
+    assert [(one["workflow_id"], one["tags"]) for one in listed] == [
+        ("p2", {"n": 2}),
+        ("p1", {"n": 1}),
+    ]
+    assert "n=2" in here("list", "--filter", "tag.n = 2").out
+    assert here("count").out == "3\n"
+    assert here("count", "-f", "tag.n = 7", "--json").document == {"count": 0}
+    assert re.findall(r"\d \w+", here("count", "--by", "status").out.replace("  ", " ")) == [
+        "2 running",
+        "1 terminated",
+    ]
+    by = here("count", "--by", "tag.n", "--json").document
+    assert (by["count"], by["by"], len(by["groups"])) == (3, "tag.n", 3)
+    wrong = here("list", "--filter", "status = happy")
+    assert (wrong.code, wrong.err) == (
+        2,
+        "everlong: at character 10 of the filter: there is 'happy'; expected a value: a text in "
+        "quotes, a number, true or false\n",
+    )
+    assert here("count", "--by", "happy").code == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("a=c1", '"c1"'),
+        ("a=", '""'),
+        ("a=true", "true"),
+        ("a=True", '"True"'),
+        ("a=7", "7"),
+        ("a=-7", "-7"),
+        ("a=7.0", "7.0"),
+        ("a=1e3", "1000.0"),
+        ('a="7"', '"7"'),
+        ('a="', '"\\""'),
+        ("a=7 of 9", '"7 of 9"'),
+        ("a=2026-11-01", '"2026-11-01"'),
+        ("a=2026-11-01T09:30Z", '"2026-11-01T09:30:00Z"'),
+        ("a=x=y", '"x=y"'),
+        ("a=" + "9" * 401, '"' + "9" * 401 + '"'),
+    ],
+)
+def test_a_tag_is_what_it_looks_like(here: Here, typed: str, told: str) -> None:
+    assert here("start", "purchase", "--id", "p", "--tag", typed, "--memo", "[1]").code == 0
+    shown = here("show", "p").out
+    assert f"tags     a={told}"[:200] in shown.replace("\n           ", "")
+    assert re.search(r"memo +\[1\]", shown)
+    assert here("show", "p", "--json").document["memo"] == [1]
+
+
+@pytest.mark.parametrize(
+    "typed", ["a", "=x", "a b=1", "a=" + "9" * 30, "a=1e999", "a=" + "x" * 513]
+)
+def test_what_is_no_tag_exits_2_and_starts_nothing(here: Here, typed: str) -> None:
+    done = here("start", "purchase", "--tag", typed)
+    assert (done.code, len(done.err.splitlines())) == (2, 1)
+    assert here("start", "purchase", "--tag", "a=1", "--tag", "a=2").code == 2
+    assert here("list").code in (0, 3)
+
+
 @pytest.mark.parametrize(
     "options", [("--status", "happy"), ("--limit", "0"), ("--after", "x"), ("--db", "http://x/y")]
 )

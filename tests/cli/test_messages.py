@@ -107,6 +107,7 @@ def test_without_a_worker_messages_are_kept_and_queries_time_out(here: Here) -> 
         ("query", "nobody", "status"),
         ("cancel", "nobody"),
         ("terminate", "nobody"),
+        ("pause", "nobody"),
         ("resume", "nobody"),
     ],
 )
@@ -166,6 +167,10 @@ def test_an_approval_is_listed_and_answered_once(here: Here, tmp_path: Path) -> 
         shown = here("approvals", "--id", "r1").out
         assert id in shown
         assert "ann, bob" in shown
+        shown = here("show", "r1").out
+        assert "Refund 5?  by ann, bob  for " in shown
+        assert f"everlong approve {id} --by NAME, or reject" in shown
+        assert here("show", "r1", "--json").document["approvals"][0]["id"] == id
         refused = here("approve", id, "--by", "eve")
         assert (refused.code, len(refused.err.splitlines())) == (1, 1)
         assert "'eve' is not among" in refused.err
@@ -178,3 +183,39 @@ def test_an_approval_is_listed_and_answered_once(here: Here, tmp_path: Path) -> 
         assert "rejected by 'ann' before" in late.err
         assert until(here, "r1", "completed").document["result"] == [False, "ann", "no"]
     assert here("approve", "nothing.1", "--by", "ann").code == 4
+
+
+@pytest.mark.usefixtures("started")
+def test_what_is_paused_is_named_and_goes_on_by_the_same_words(here: Here) -> None:
+    assert here("paused").out == "nothing is paused\n"
+    assert here("pause", "p1", "--reason", "a look", "--by", "ann").out == "✓ paused p1\n"
+    assert "by ann: a look" in here("show", "p1").out
+    assert "a look (ann)" in here("list", "--status", "paused").out
+    held = here("pause", "--type", "purchase", "--by", "bob", "--json").document
+    assert held == {"action": "pause", "type": "purchase", "executions": 0}
+    listed = here("paused", "--json").document
+    assert [(one["type"], one["by"]) for one in listed] == [("purchase", "bob"), (None, "ann")]
+    assert "p1 is still held: the workflow purchase is paused" in here("resume", "p1").out
+    assert here("resume", "--type", "purchase").out == "✓ goes on: purchase, 1 executions\n"
+    assert here("show", "p1", "--json").document["status"] == "running"
+    assert here("pause", "--all", "--json").document["executions"] == 1
+    assert here("resume", "--all", "--blocked").code == 0
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pause",),
+        ("pause", "p1", "--all"),
+        ("resume", "--type", "x", "--all"),
+        ("resume", "p1", "--blocked"),
+        ("resume", "--all"),
+        ("resume", "--type", "x"),
+        ("paused", "--limit", "0"),
+        ("pause", "p1", "--by", "x" * 201),
+    ],
+)
+@pytest.mark.usefixtures("started")
+def test_pausing_without_sense_exits_2(here: Here, command: tuple[str, ...]) -> None:
+    done = here(*command)
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1)

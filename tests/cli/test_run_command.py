@@ -75,6 +75,10 @@ def test_a_blocked_run_exits_1_and_goes_on_once_its_code_is_mended(tmp_path: Pat
     assert blocked.code == 1
     assert "everlong: faulty is blocked: ForbiddenCall" in blocked.err
     assert "Correct the code" in blocked.err
+    update = ("update", "faulty", "raise-to", "-a", "price=1", "--update-id", "u1")
+    unheard = everlong(*update, folder=tmp_path)
+    assert (unheard.code, len(unheard.err.splitlines())) == (1, 1)
+    assert "'faulty' is blocked, so nobody performs the update 'u1' now: Forb" in unheard.err
     mended = everlong("run", f"{MARKET}:faulty", folder=tmp_path, MENDED="1")
     assert (mended.code, mended.out) == (0, "done\n"), mended.err
     assert "faulty  goes on after " in mended.err

@@ -57,7 +57,7 @@ def test_a_worker_that_was_killed_is_not_taken_for_alive(here: Here, tmp_path: P
 @pytest.mark.parametrize(
     "command",
     ["list", "show x", "history x", "signal x y", "query x y", "cancel x", "terminate x",
-     "resume x", "verify", "doctor"],
+     "pause x", "resume x", "paused", "verify", "doctor"],
 )  # fmt: skip
 def test_commands_that_look_make_no_file(here: Here, tmp_path: Path, command: str) -> None:
     done = here(*command.split(), "--db", "other.db")

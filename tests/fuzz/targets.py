@@ -21,9 +21,11 @@ from everlong.client._views import view_history
 from everlong.codec import Compress, Encrypt, decompress
 from everlong.exceptions import EverlongError, NotSerializable, PayloadError
 from everlong_engine.model.codec import blob_references, decode_event, encode_event
-from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.errors import InvalidFilter, UndecodablePayload
 from everlong_engine.model.events import KINDS, Recorded
 from everlong_engine.model.failure import Failure
+from everlong_engine.model.filter_text import parse_filter
+from everlong_engine.model.filters import filter_text
 from everlong_engine.model.payload import pack, unpack
 
 __all__ = ["MODULES", "SEEDS", "TARGETS"]
@@ -121,6 +123,19 @@ def arguments(data: bytes) -> None:
         return
 
 
+def filters(data: bytes) -> None:
+    """A filter of executions: a tree or InvalidFilter, and the tree's text means the same tree."""
+    text = data.decode("utf-8", "surrogateescape")
+    position = 0
+    try:
+        tree = parse_filter(text)
+    except InvalidFilter as error:
+        position = error.position
+    else:
+        assert parse_filter(filter_text(tree)) == tree, "a tree is another one after a round"
+    assert 0 <= position <= len(text), "the place of an error lies outside"
+
+
 def shown(data: bytes) -> None:
     """What a terminal gets to see is one line of harmless characters."""
     line = neutral(data.decode("utf-8", "surrogateescape"))
@@ -148,7 +163,8 @@ def _timed(target: Callable[[bytes], None]) -> Callable[[bytes], None]:
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
-    one.__name__: _timed(one) for one in (payload, event, typed, failure, sealed, arguments, shown)
+    one.__name__: _timed(one)
+    for one in (payload, event, typed, failure, sealed, arguments, filters, shown)
 }
 
 SEEDS: Final[tuple[bytes, ...]] = (
@@ -158,6 +174,7 @@ SEEDS: Final[tuple[bytes, ...]] = (
     b"\xc7\x0c\x01\x07\xe9\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00",
     b"\xdd\x00\x00\xff\xff" + b"\x80" * 64,
     b'name=value\n{"a": [1, 2]}',
+    b"status = 'running' and not (tag.a in (1, 'x') or started > '2026-11-01')",
     Compress().encode(b"x" * 5000),
     _CODECS.seal_bytes(b"secret", _PLACE, "payload"),
 )

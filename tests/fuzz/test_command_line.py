@@ -22,10 +22,11 @@ from tests.proof.record import record
 SLOW: Final = [HealthCheck.too_slow]
 EXAMPLES: Final = 3000 if FULL else 12
 OPTIONS: Final = {
-    "list": ("--status", "--type", "--id", "--limit", "--after"),
+    "list": ("--filter", "--status", "--type", "--id", "--limit", "--after"),
+    "count": ("--filter", "--by"),
     "show": (),
     "history": ("--run", "--last", "--traceback"),
-    "start": ("--id", "--arg", "--json-args", "--request-id"),
+    "start": ("--id", "--arg", "--json-args", "--request-id", "--tag", "--memo"),
     "signal": ("--arg", "--json-args", "--request-id", "--value"),
     "query": ("--arg", "--json-args", "--timeout"),
     "update": ("--arg", "--json-args", "--update-id", "--timeout"),
@@ -37,13 +38,35 @@ OPTIONS: Final = {
     "fail": (),
     "cancel": ("--reason",),
     "terminate": ("--reason",),
-    "resume": (),
+    "pause": ("--type", "--all", "--reason", "--by", "--request-id"),
+    "paused": ("--limit",),
+    "resume": ("--type", "--all", "--blocked", "--request-id"),
+    "export": ("--run", "--children"),
+    "import": ("--id", "--closed"),
+    "reset": ("--to", "--arg", "--json-args", "--reason", "--reapply", "--request-id"),
+    "fork": ("--to", "--arg", "--json-args", "--reason", "--reapply", "--request-id"),
+    "debug": ("--run", "--at", "--no-prompt"),
+    "replay": ("--filter", "--type", "--id", "--status", "--closed"),
     "verify": (),
     "doctor": (),
+    "versions": ("--type",),
+    "pin": (),
+    "unpin": (),
+    "lint": ("--ignore",),
     "run": ("--arg", "--json-args", "--id"),
-    "worker": ("--slots", "--threads"),
+    "worker": ("--slots", "--threads", "--version-name", "--versioning", "--also", "--wait"),
 }
-FLAGS: Final = ("--json", "--help", "--traceback", "--no-follow")
+FLAGS: Final = (
+    "--json",
+    "--help",
+    "--traceback",
+    "--no-follow",
+    "--no-prompt",
+    "--children",
+    "--closed",
+    "--all",
+    "--blocked",
+)
 IMPATIENT: Final = {"update": ["--timeout", "0.05"], "subscribe": ["--no-follow"]}
 """What would wait for an answer, or for ever."""
 EVERYWHERE: Final = ("--namespace", "--codecs", "--json", "--help", "--nonsense")

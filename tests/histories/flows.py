@@ -33,10 +33,13 @@ from everlong import (
     checkpoint,
     continue_as_new,
     get_handle,
+    info,
     now,
     patched,
     publish,
     random,
+    set_memo,
+    set_tags,
     side_effect,
     uuid4,
     wait_condition,
@@ -53,6 +56,7 @@ __all__ = [
     "fails",
     "family",
     "forced",
+    "labelled",
     "lasting",
     "order",
     "patient",
@@ -289,6 +293,16 @@ async def offspring(order_id: int) -> str:
     return f"offspring of {order_id}"
 
 
+@workflow(name="histories.guardian")
+async def guardian(order_id: int) -> str:
+    """Waits for the end of a child that it cancels; then is cancelled beside an abandoned one."""
+    try:
+        async with asyncio.timeout(1):
+            return await offspring(order_id)
+    except TimeoutError:
+        return await offspring.options(on_cancel="abandon")(order_id + 1)
+
+
 @workflow(name="histories.family")
 async def family(order_id: int) -> list[str]:
     """Children, and other executions, with every answer that they give."""
@@ -320,3 +334,15 @@ async def family(order_id: int) -> list[str]:
     except WorkflowNotFound:
         log.append("nobody")
     return log
+
+
+@workflow(name="histories.labelled")
+async def labelled(customer: str) -> list[str]:
+    """Goes on with the tags of the run before it, and gives its child others."""
+    set_tags(customer=customer, amount=9.5, at=now(), late=None)
+    set_memo({"step": "first", "left": [1, 2]})
+    set_tags(customer=customer)  # Nothing that is new.
+    child = offspring.options(tags={"customer": customer, "urgent": True}, memo="of its parent")
+    grown = await child(17)
+    set_tags({"order.id": 17, "amount": None})
+    return [grown, *sorted(info().tags)]

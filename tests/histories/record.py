@@ -215,6 +215,15 @@ def publishes() -> RunByHand:
 
 
 @scenario
+def labelled() -> RunByHand:
+    tags = (("late", True), ("since", datetime(2026, 11, 21, 9, 30, tzinfo=UTC)), ("n", -7))
+    start = replace(started(flows.labelled, "c1"), tags=tags, memo=pack("from the start"))
+    run = RunByHand(flows.labelled, start=start)
+    run.feed(ChildClosed(1, id_from_text(run.code.run_id), "completed", pack("grown")))
+    return run
+
+
+@scenario
 def family() -> RunByHand:
     run = RunByHand(flows.family, 17)
     here = id_from_text(run.code.run_id)
@@ -229,6 +238,16 @@ def family() -> RunByHand:
     number = _waits_for(run, ExternalAwaited)
     run.feed(ChildClosed(number, here, "completed", pack("the other")))
     run.feed(ExternalAnswered(_waits_for(run, ExternalAwaited), here, "not_found"))
+    return run
+
+
+@scenario
+def guardian() -> RunByHand:
+    run = RunByHand(flows.guardian, 17)
+    here = id_from_text(run.code.run_id)
+    run.fire_next()
+    run.feed(ChildClosed(2, here, "completed", pack("all the same")))
+    run.cancel("enough")
     return run
 
 

@@ -97,6 +97,7 @@ WHERE: Final = {
     "published": _EXECUTION,
     "links": _EXECUTION,
     "approvals": _RUN.format("victim"),
+    "tags": _RUN.format("victim"),
     "blobs": "digest = (SELECT digest FROM blobs ORDER BY digest LIMIT 1)",
     "blob_uses": "digest = (SELECT digest FROM blobs ORDER BY digest LIMIT 1)",
     "workers": "worker_id IS NOT NULL",
@@ -123,7 +124,7 @@ async def _make(path: Path) -> None:
         async with Worker(client, workflows=WORKFLOWS):
             for name in (*HEALTHY, "victim"):
                 text = "x" * 70_000 if name == "victim" else name
-                await client.start(flow, text, id=name)
+                await client.start(flow, text, id=name, tags={"customer": name})
             await client.start(stubborn, "luck", id="retrying")
             for name in (*HEALTHY, "victim"):
                 await described(client.get_handle(name), lambda it: it.history_events == 5)

@@ -69,7 +69,12 @@ def cases(folder: Path) -> list[Case]:
     with closing(sqlite3.connect(specimen.copy(folder))) as db:
         for table in specimen.WHERE:
             for _, column, kind, *_ in db.execute(f"PRAGMA table_info({table})"):
-                values = {"INTEGER": INTEGERS, "BLOB": BLOBS, "TEXT": TEXTS}[kind]
+                values = {
+                    "INTEGER": INTEGERS,
+                    "BLOB": BLOBS,
+                    "TEXT": TEXTS,
+                    "": (*INTEGERS, *TEXTS),
+                }[kind]
                 for value in values:
                     is_odd = value in ODD_TEXTS if kind == "TEXT" else True
                     is_named = is_odd and value not in untold.get(f"{table}.{column}", ())
@@ -102,6 +107,7 @@ async def _look(client: Client) -> None:
             _ = [item async for item in handle.subscribe("told", live=False)]
         except EverlongError as error:
             answers.append(str(error))
+    assert len((await client.list()).items) >= len(specimen.HEALTHY)
     assert all(len(one) > 20 for one in answers)
 
 

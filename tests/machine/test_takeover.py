@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from everlong_engine.machine.state import fold
 from everlong_engine.machine.takeover import Verdict, judge, latest_attempts, next_deadline_us
+from everlong_engine.model.codec import encode_event
 from everlong_engine.model.events import (
     ActivityCompleted,
     ActivityScheduled,
@@ -260,3 +261,20 @@ def test_a_strike_comes_from_the_own_trial_only(
         assert probation is Probation.ON_TRIAL
         assert began or mail
     assert (verdict.status is RunStatus.BLOCKED) == (verdict.strikes >= STRIKES_TO_POISON)
+
+
+def test_an_attempt_whose_outcome_waits_in_the_inbox_is_not_lost() -> None:
+    """As that of a paused run does, whose worker dies before it goes on."""
+    kind, body = encode_event(ActivityCompleted(1, b"done"), {})
+    outcome = MailRow(1, b"e" * 16, kind, body, 0)
+    loaded = run(scheduled(1, began=True), scheduled(2, began=True))
+    verdict = judge(replace(loaded, mail=[outcome]), "worker", NOW)
+    assert [one.activity_id for one in verdict.lost] == [2]
+
+
+def test_a_paused_run_stays_paused_when_its_worker_dies() -> None:
+    loaded = run(scheduled(1, began=True))
+    held = replace(loaded, row=row(status=RunStatus.PAUSED))
+    verdict = judge(held, "worker", NOW)
+    assert (verdict.status, verdict.wake_us) == (RunStatus.PAUSED, None)
+    assert [one.activity_id for one in verdict.lost] == [1]

@@ -37,6 +37,7 @@ from everlong_engine.model.events import (
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.limits import HISTORY_EVENTS_MAX, PAYLOAD_INLINE_BYTES_MAX
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.tags import TagChanges
 from tests.support.events import any_event, event_of
 
 large = b"x" * (PAYLOAD_INLINE_BYTES_MAX + 1)
@@ -80,6 +81,7 @@ def simplest(kind: type[Event]) -> Event:
         ActivityOptions: ActivityOptions(),
         Carried: (),
         tuple[str, ...]: (),
+        TagChanges: (),
         int | None: None,
         bytes: b"",
         str: "a",
@@ -266,6 +268,8 @@ def test_the_codes_are_for_ever() -> None:
         77: "ExternalSignalSent",
         78: "ExternalCancelSent",
         79: "ExternalAwaited",
+        80: "TagsSet",
+        81: "MemoSet",
         96: "RunCompleted",
         97: "RunFailed",
         98: "RunCancelled",

@@ -35,7 +35,7 @@ INVARIANTS: Final = (
         says="What was acknowledged is still there after kill -9 and after a power cut.",
         held_by="An acknowledgement waits for its COMMIT, and SQLite runs with WAL and "
         "`synchronous=FULL`.",
-        lacks="Updates, approvals and changes of schedules do not exist yet. With "
+        lacks="Changes of schedules do not exist yet. With "
         '`durability="relaxed"` a power cut may lose the last moments, as its name says.',
     ),
     Invariant(
@@ -43,8 +43,8 @@ INVARIANTS: Final = (
         says="What was not acknowledged may be repeated: the same request id gives the same "
         "result and at most one effect.",
         held_by="The answer to a request is a row of its own, written in the transaction that "
-        "accepts it; a start finds its run by an index over request ids.",
-        lacks="Updates do not exist yet.",
+        "accepts it; a start finds its run by an index over request ids. Approvals and tokens of "
+        "activities keep their first answer, and what knows it again.",
     ),
     Invariant(
         number=4,
@@ -158,12 +158,15 @@ NOT_COVERED: Final = (
         "What simulation leaves out",
         "It has no threads, no pools of processes and no operating system: those are tested with "
         "real ones, at far fewer moments. Processes share the file's order of commits, as on one "
-        "machine; codecs, blobs, pruning and timeouts of whole runs are not in its programs.",
+        "machine. Its programs call activities, wait, receive signals and updates, begin anew, "
+        "have children, write to others and wait for their ends, ask for approvals, leave "
+        "activities to who has their token, publish, and cancel in all three ways; codecs, blobs, "
+        "pruning, timeouts of whole runs, `map_all` and sagas are not among that.",
     ),
     (
         "What is not built",
-        "Schedules, limits over several runs, updates, approvals and child workflows: "
-        "invariants 11 and 12, and their share of 2 and 3, wait for them.",
+        "Schedules and limits over several runs: invariants 11 and 12, and their share of 2, wait "
+        "for them.",
     ),
     (
         "Versions",

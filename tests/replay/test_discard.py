@@ -368,7 +368,7 @@ def states(name: str) -> Iterator[tuple[int, RunByHand]]:
 def decided(run: RunByHand) -> tuple[list[object], int, bool]:
     """The decisions of the last drive, the numbers given away, and whether the run has ended."""
     inside = vars(run.code)
-    return list(inside["made"]), inside["_next_id"], run.code.closed
+    return list(inside["made"]), inside["last_id"], run.code.closed
 
 
 @contextmanager

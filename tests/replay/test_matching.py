@@ -41,6 +41,7 @@ from everlong_engine import (
     ExternalSignalSent,
     Failure,
     ItemPublished,
+    MemoSet,
     PatchMarked,
     Recorded,
     RunCancelled,
@@ -50,6 +51,7 @@ from everlong_engine import (
     RunTerminated,
     RunTimedOut,
     SideEffectRecorded,
+    TagsSet,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -74,6 +76,8 @@ DECISION: dict[type[Decision], Decision] = {
         ItemPublished("progress", 3, b"\x01", "orders.py:4"),
         ApprovalRequested(1, "Ship it?", b"\x01", ("ann",), 60_000_000, "orders.py:5"),
         ApprovalWithdrawn(1),
+        TagsSet((("customer", "c1"), ("urgent", True), ("late", None)), "orders.py:8"),
+        MemoSet(b"\x01", "orders.py:9"),
         ChildScheduled(1, "ship", "order/1", b"\x01", "orders.py:4"),
         ChildCancelRequested(1, "order/1", "enough"),
         ExternalSignalSent(1, "order-2", None, "word", b"\x01", "orders.py:5"),
@@ -105,7 +109,7 @@ def test_every_kind_of_decision_is_looked_at_here() -> None:
     assert DECISION.keys() == DECISIONS
 
 
-@pytest.mark.parametrize("kind", DECISIONS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", DECISION, ids=lambda kind: kind.__name__)
 def test_a_decision_equals_itself_and_no_other_kind(kind: type[Decision]) -> None:
     one = DECISION[kind]
     assert not differs(one, one)
@@ -137,6 +141,10 @@ def changed(kind: type[Any], **fields: Any) -> Any:
         changed(ApprovalWithdrawn, approval_id=2),
         changed(ItemPublished, number=4),
         changed(ItemPublished, payload=b"\x02"),
+        changed(TagsSet, tags=(("customer", "c1"), ("urgent", 1), ("late", None))),
+        changed(TagsSet, tags=(("customer", "c2"), ("urgent", True), ("late", None))),
+        changed(TagsSet, tags=(("customer", "c1"), ("urgent", True))),
+        changed(MemoSet, memo=b"\x02"),
         changed(ChildScheduled, child_id=2),
         changed(ChildScheduled, workflow="send"),
         changed(ChildScheduled, target="order/2"),
@@ -172,7 +180,10 @@ def test_what_makes_another_decision(kind: type[Any], fields: dict[str, Any]) ->
         changed(UpdateFailed, failure=replace(FAILURE, message="nope", traceback="elsewhere")),
         changed(ItemPublished, where="orders.py:99"),
         changed(ApprovalRequested, where="orders.py:99"),
+        changed(TagsSet, where="orders.py:99"),
+        changed(MemoSet, where="orders.py:99"),
         changed(ChildScheduled, where="orders.py:99"),
+        changed(ChildScheduled, tags=(("customer", "c1"),), memo=b"\x02"),
         changed(ChildScheduled, on_parent_close="abandon"),
         changed(ChildCancelRequested, reason="why not"),
         changed(ExternalSignalSent, where="orders.py:99"),

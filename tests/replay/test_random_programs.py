@@ -35,6 +35,7 @@ from everlong_engine import (
     ActivityScheduled,
     ActivityTimedOut,
     ApprovalAnswered,
+    ChildCancelRequested,
     ChildClosed,
     ChildScheduled,
     ChildStarted,
@@ -42,6 +43,7 @@ from everlong_engine import (
     Event,
     ExternalAnswered,
     ExternalAwaited,
+    ExternalCancelSent,
     Recorded,
     RunCancelled,
     RunContinuedAsNew,
@@ -299,6 +301,10 @@ def identity(event: Event) -> tuple[object, ...]:
             return "update failed", event.update_id, event.failure.type
         case RunCancelled():
             return ("cancelled",)
+        case ChildCancelRequested():
+            return "child cancelled", event.child_id, event.target  # Why is told in words.
+        case ExternalCancelSent():
+            return "cancel", event.call_id, event.target, event.execution
         case RunContinuedAsNew():
             return "anew", event.arguments, event.checkpoints
         case _:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from everlong import Client, Worker
+from everlong.testing import Environment
 from samples import approval
 from samples.approval import Purchase
 
@@ -24,10 +24,25 @@ async def test_a_manager_decides_above_the_limit_and_failures_are_refunded(
     assert sum("gave back" in line for line in out) == 2
 
 
-async def test_silence_is_a_refusal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    async with Client.connect(tmp_path / "it.db") as client, Worker(client):
-        answer = await client.run(
-            approval.approval, Purchase(item="boat", amount=9_000), timedelta(milliseconds=20)
-        )
-    assert answer == "nobody answered in 0:00:00.020000"
-    assert "gave back the deposit for boat" in capsys.readouterr().out
+async def test_three_days_of_silence_are_a_refusal(everlong_env: Environment) -> None:
+    env = everlong_env
+    env.fake(approval.refund, returns=None)
+    began = env.now
+    boat = Purchase(item="boat", amount=9_000)
+    assert await env.client.run(approval.approval, boat) == "nobody answered in 3 days, 0:00:00"
+    assert env.now - began == timedelta(days=3)
+    assert [call.args for call in env.calls(approval.refund)] == [("deposit for boat",)]
+
+
+async def test_a_supplier_that_is_down_for_a_while_is_asked_again(
+    everlong_env: Environment,
+) -> None:
+    env = everlong_env
+    env.fail(approval.pay, ConnectionError("down"), times=2)
+    env.time_out(approval.pay)
+    desk = Purchase(item="desk", amount=900)
+    handle = await env.client.start(approval.approval, desk)
+    await env.restart_worker()
+    assert await handle.result() == "paid"
+    assert [call.attempt for call in env.calls(approval.pay)] == [1, 2, 3, 4]
+    assert not env.calls(approval.refund)

@@ -208,7 +208,14 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [f"[keys]\na = {KEY}", "keys = 1", "[keys]\na = 1", "[keys]", "compress = 1", "level = 3"],
+    [
+        pytest.param(f"[keys]\na = {KEY}", id="no quotes"),
+        "keys = 1",
+        "[keys]\na = 1",
+        "[keys]",
+        "compress = 1",
+        "level = 3",
+    ],
 )
 def test_a_wrong_file_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011

@@ -22,6 +22,8 @@ from everlong import (
     heartbeat,
     info,
     publish,
+    set_memo,
+    set_tags,
     side_effect,
     workflow,
 )
@@ -60,6 +62,9 @@ PLACES: Final = (
     "approval data",
     "approval comment",
     "large published item",
+    "memo",
+    "memo of the start",
+    "memo of a child",
     "returned",
     "workflow failure",
     "cancel reason",
@@ -135,9 +140,12 @@ async def courier(text: str, state: str = "") -> str:
 async def _first_run() -> None:
     await side_effect(lambda: plant("side effect"))
     await publish("secrets-items", plant("published item"))
+    set_memo(plant("memo"))
+    set_tags(readable="by everybody")
     await publish("secrets-items", plant("large published item") * 4_000)
     assert await carry(plant("argument")) == plant("result")
-    assert await ward(plant("child argument")) == plant("child result")
+    child = ward.options(memo=plant("memo of a child"))
+    assert await child(plant("child argument")) == plant("child result")
     with suppress(WorkflowFailed):
         await ward("fails")
     other = await ward.start("waits")
@@ -160,9 +168,14 @@ async def fails() -> None:
 
 
 @workflow(name="secrets-waits")
-async def waits(text: str) -> str:
+async def waits(text: str, was_cancelled: bool = False) -> str:
+    if was_cancelled:
+        raise asyncio.CancelledError
     await asyncio.sleep(0.001)
-    return await go.receive()
+    try:
+        return await go.receive()
+    except asyncio.CancelledError:
+        continue_as_new(was_cancelled=True)  # Its reason is carried.
 
 
 @workflow(name="secrets-breaks")

@@ -69,7 +69,10 @@ async def lived_through(
 
     async with Client.connect(path, codecs=codecs) as client:
         # In the inbox first: nobody hosts it yet.
-        handle = await client.start(courier, plant("input"), id="courier")
+        handle = await client.start(
+            courier, plant("input"), id="courier", memo=plant("memo of the start")
+        )
+        assert (await handle.describe()).memo == plant("memo of the start")
         async with Worker(client, workflows=FLOWS):
             await handle.signal(extra, plant("unread signal"))
             await handle.signal(go, plant("signal"))
@@ -100,6 +103,8 @@ async def lived_through(
             await handle.signal(go, "now")
             assert await handle.result() == plant("returned")
             assert second.workflow_id == "courier"
+            assert second.memo == plant("memo")
+            assert plant("memo") in (await command("show", "courier")).out
             await _endings(client)
             yield client
 

@@ -56,7 +56,8 @@ def _many(seeds: range, workers: int) -> int:
         "simulation",
         invariants=_INVARIANTS,
         tried="workers, clients and the store's own code in one process on a virtual clock; each "
-        "seed draws its programs, messages and faults, then heals and must come to its end",
+        "seed draws its programs, families, messages, answers and faults, then heals and must come "
+        "to its end",
         times=batch.seeds,
         broken=len(batch.broken),
         seconds=batch.seconds,

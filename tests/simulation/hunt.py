@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Final
 
-from tests.simulation.mutants import MUTANTS, Mutant, planted
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.plan import draw
+from tests.simulation.planting import Mutant, planted
 from tests.simulation.seed import run_plan
 
 __all__ = ["SEEDS_MAX", "Kill", "hunt", "hunt_all"]

@@ -12,12 +12,16 @@ from typing import Final
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.events import (
     CLOSING,
+    ActivityCancelled,
     ActivityCancelRequested,
     ActivityCompleted,
     ActivityFailed,
     ActivityLost,
     ActivityScheduled,
     ActivityTimedOut,
+    ApprovalAnswered,
+    ApprovalRequested,
+    ApprovalWithdrawn,
     CancelRequested,
     Closing,
     Event,
@@ -31,18 +35,25 @@ from everlong_engine.model.events import (
     TimerFired,
     TimerStarted,
 )
-from everlong_engine.model.runs import LoadedRun, RunStatus
+from everlong_engine.model.runs import LoadedRun, NewRun, RunStatus
 from everlong_engine.model.writes import (
+    AnswerApproval,
     Append,
     AppendResult,
+    ApprovalResult,
     MarkAttempts,
     MessageResult,
+    Report,
+    ReportResult,
     StartResult,
     StartRun,
     Terminate,
     Write,
     WriteResult,
 )
+from tests.simulation.desk import LATER, Desk
+from tests.simulation.family import Family
+from tests.simulation.streams import Streams
 
 __all__ = ["Journal", "RunBook"]
 
@@ -66,11 +77,17 @@ class RunBook:
     scheduled: dict[int, ActivityScheduled] = field(default_factory=dict[int, ActivityScheduled])
     over: set[int] = field(default_factory=set[int])
     """Activities whose outcome is recorded, or that are not wanted any more."""
+    ending: set[int] = field(default_factory=set[int])
+    """Activities that are cancelled, and whose end is waited for."""
+    left_alone: dict[int, str | None] = field(default_factory=dict[int, str | None])
+    """Activities that were abandoned, and by which process."""
     timers: dict[int, int] = field(default_factory=dict[int, int])
     closing: Closing | None = None
     cancels: int = 0
     noted: list[bytes] = field(default_factory=list[bytes])
     """Values of side effects."""
+    calls: dict[int, Event] = field(default_factory=dict[int, Event])
+    """What it has begun with other executions, by number."""
     marked: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     """(activity, attempt) to the state of its last row."""
 
@@ -82,7 +99,7 @@ class RunBook:
 class Journal:
     """The book of one seed. `broken` collects what should never have happened."""
 
-    def __init__(self) -> None:
+    def __init__(self, reached: Callable[[str], None]) -> None:
         self.runs: dict[bytes, RunBook] = {}
         self.executions: dict[bytes, list[RunBook]] = {}
         self.requests: dict[tuple[str, str], bytes] = {}
@@ -90,6 +107,12 @@ class Journal:
         self.broken: list[str] = []
         self.accepted = 0
         self.refused = 0
+        self.reached = reached
+        self.family = Family(self, reached)
+        self.desk = Desk(self, reached)
+        self.streams = Streams(self, reached)
+        self.on_ended: Callable[[RunBook, ActivityCancelled], None] = lambda book, event: None
+        """Called when the end of a cancelled activity is recorded."""
 
     def must(self, right: bool, rule: str) -> None:
         if not right:
@@ -100,17 +123,33 @@ class Journal:
     def group(
         self, process: str, now_us: int, writes: Sequence[Write], results: Sequence[WriteResult]
     ) -> None:
-        """A group that the store says it has committed: starts, then appends, then the rest."""
-        for write, result in sorted(zip(writes, results, strict=True), key=_phase):
-            match write, result:
-                case StartRun(), StartResult(created=True):
-                    self._started(process, now_us, write)
-                case Append(), AppendResult(refusal=None):
-                    self._appended(process, now_us, write)
-                case Append(), AppendResult():
+        """A group that the store says it has committed: starts, then appends, then what they send,
+        then the rest."""
+        self.family.now_us = self.desk.now_us = self.streams.now_us = now_us
+        pairs = list(zip(writes, results, strict=True))
+        accepted: dict[int, Append] = {}
+        for at in sorted(range(len(pairs)), key=lambda at: isinstance(writes[at], Append)):
+            match pairs[at]:
+                case StartRun() as start, StartResult(created=True):
+                    if self._started(process, now_us, start) and start.first is not None:
+                        accepted[at] = start.first
+                case Append() as append, AppendResult(refusal=None):
+                    if self._appended(process, now_us, append):
+                        accepted[at] = append
+                case Append(), _:
                     self.refused += 1
+                case _:
+                    pass
+        for at in sorted(accepted):
+            self.family.sent(self.runs[accepted[at].run_id], accepted[at])
+        for write, result in pairs:
+            match write, result:
                 case Terminate(), MessageResult(position=int() as seq):
                     self._terminated(result.run_id, seq, write)
+                case AnswerApproval(), ApprovalResult(accepted=True):
+                    self.desk.answered(write)
+                case Report(), ReportResult(refusal=None, duplicate=False):
+                    self.desk.reported(write)
                 case MarkAttempts(), AppendResult(refusal=None):
                     book = self.runs[write.run_id]
                     for row in write.attempts:
@@ -133,8 +172,17 @@ class Journal:
         book.owner = process
         self.must(book.closing is None, f"{row.workflow_id}: claimed, and closed")
 
-    def _book(self, start: StartRun, process: str | None, token: int) -> RunBook:
-        run = start.run
+    def begin_child(self, run: NewRun) -> RunBook:
+        """Left as mail by its parent's append."""
+        return self._book(run, None, 0)
+
+    def ended_by_another(self, book: RunBook, event: RunTerminated, at_us: int) -> None:
+        """Closed in the transaction of another execution."""
+        book.token += 1
+        book.owner = None
+        self._event(book, at_us, at_us, event)
+
+    def _book(self, run: NewRun, process: str | None, token: int) -> RunBook:
         others = self.executions.setdefault(run.execution_id, [])
         for book in self.runs.values():
             if book.workflow_id == run.workflow_id and book.closing is None:
@@ -152,23 +200,26 @@ class Journal:
         others.append(book)
         return book
 
-    def _started(self, process: str, now_us: int, start: StartRun) -> None:
+    def _started(self, process: str, now_us: int, start: StartRun) -> bool:
+        """Whether this is new."""
         if start.run.run_id in self.runs:
-            return  # Repeated after an answer that was lost, and answered as done.
+            return False  # Repeated after an answer that was lost, and answered as done.
         if start.first is None:
-            self._book(start, None, 0)
+            self._book(start.run, None, 0)
         else:
-            self._book(start, process, start.first.token)
+            self._book(start.run, process, start.first.token)
             self._appended(process, now_us, start.first)
+        return True
 
-    def _appended(self, process: str, now_us: int, append: Append) -> None:
+    def _appended(self, process: str, now_us: int, append: Append) -> bool:
+        """Whether this is new."""
         book = self.runs.get(append.run_id)
         if book is None:
             self.must(False, "an append to a run that never started was accepted")
-            return
+            return False
         name = book.workflow_id
         if append.append_id in book.append_ids:
-            return  # Repeated after an ambiguous commit, and answered as done.
+            return False  # Repeated after an ambiguous commit, and answered as done.
         book.append_ids.append(append.append_id)
         self.accepted += 1
         self.must(book.closing is None, f"{name}: an append behind the end was accepted")
@@ -183,9 +234,12 @@ class Journal:
         self.must(
             book.owner in (None, process), f"{name}: {process} appended, {book.owner} owns it"
         )
+        events: list[Event] = []
         for seq, kind, at_us, body, check in append.rows:
             self.must(check == checksum(seq, kind, body), f"{name}: a checksum is wrong")
-            self._event(book, now_us, at_us, decode_event(kind, body, append.blobs or {}))
+            events.append(decode_event(kind, body, append.blobs or {}))
+            self._event(book, now_us, at_us, events[-1])
+        self.streams.appended(book, append, events)
         if append.next_run is not None:
             following = append.next_run.run
             successor = RunBook(
@@ -198,6 +252,7 @@ class Journal:
             )
             self.runs[following.run_id] = successor
             self.executions[following.execution_id].append(successor)
+        return True
 
     def _terminated(self, run_id: bytes, seq: int, write: Terminate) -> None:
         book = self.runs[run_id]
@@ -208,6 +263,7 @@ class Journal:
         self._event(
             book, write.now_us, write.now_us, decode_event(write.row_kind, write.row_body, {})
         )
+        self.family.ended(book, write.now_us)
 
     # ------------------------------------------------------------------------- the rules of events
 
@@ -235,7 +291,20 @@ class Journal:
             case ActivityCompleted() | ActivityFailed() | ActivityTimedOut() | ActivityLost():
                 self._outcome(book, event)
             case ActivityCancelRequested():
-                book.over.add(event.activity_id)
+                self._cancelled(book, event.activity_id)
+            case ActivityCancelled():
+                number = event.activity_id
+                self.must(number in book.ending, f"{name}: an end of activity {number}, not asked")
+                book.ending.discard(number)
+                book.over.add(number)
+                self.reached(f"activity ended: {event.outcome}")
+                self.on_ended(book, event)
+            case ApprovalRequested():
+                self.desk.requested(book, event)
+            case ApprovalWithdrawn():
+                self.desk.withdrawn(book, event)
+            case ApprovalAnswered():
+                self.desk.told(book, event)
             case TimerStarted():
                 book.timers[event.timer_id] = event.due_us
             case TimerCancelled():
@@ -256,8 +325,9 @@ class Journal:
                 book.noted.append(event.value)
             case _ if type(event) in CLOSING:
                 book.closing = event  # type: ignore[assignment]
+                self.desk.closes(book, forced=type(event) in _FORCED)
             case _:
-                pass
+                self.family.recorded(book, event)
 
     def _begun_anew(self, book: RunBook, event: RunStarted) -> None:
         """A successor starts with just what its predecessor left it."""
@@ -273,6 +343,20 @@ class Journal:
         asked = before.cancels > 0 or (isinstance(started, RunStarted) and started.cancel_requested)
         self.must(event.cancel_requested == asked, f"{name}: it forgot that it was cancelled")
 
+    def _cancelled(self, book: RunBook, number: int) -> None:
+        scheduled = book.scheduled[number]
+        again = number in book.over or number in book.ending
+        self.must(not again, f"{book.workflow_id}: activity {number} is over, and cancelled")
+        on_cancel = scheduled.options.on_cancel
+        if on_cancel == "wait":
+            book.ending.add(number)
+        else:
+            book.over.add(number)
+        if on_cancel == "abandon":
+            book.left_alone[number] = book.owner
+        if on_cancel != "try":
+            self.reached(f"activity cancelled: {on_cancel}")
+
     def _outcome(
         self,
         book: RunBook,
@@ -282,7 +366,15 @@ class Journal:
         scheduled = book.scheduled.get(number)
         self.must(scheduled is not None, f"{name}: an outcome of activity {number}, not scheduled")
         self.must(number not in book.over, f"{name}: a second outcome of activity {number}")
+        self.must(number not in book.ending, f"{name}: an outcome of {number}, which is cancelled")
         book.over.add(number)
+        if (
+            scheduled is not None
+            and scheduled.activity == LATER
+            and isinstance(event, ActivityCompleted | ActivityFailed)
+        ):
+            self.desk.outcome(book, event)
+            return
         if scheduled is not None and not isinstance(event, ActivityCompleted):
             most = scheduled.options.max_attempts
             self.must(
@@ -324,20 +416,14 @@ class Journal:
             if isinstance(event, SignalReceived)
         ]
 
+    def latest(self, workflow_id: str) -> RunBook | None:
+        """The run that a workflow id means: the open one, else the newest."""
+        runs = [book for book in self.runs.values() if book.workflow_id == workflow_id]
+        return max(runs, key=lambda book: (book.closing is None, book.run_id), default=None)
+
     def last_run(self, execution_id: bytes) -> RunBook:
         return self.executions[execution_id][-1]
 
     def is_over(self, execution_id: bytes) -> bool:
         closing = self.last_run(execution_id).closing
         return closing is not None and not isinstance(closing, RunContinuedAsNew)
-
-
-def _phase(entry: tuple[Write, WriteResult]) -> int:
-    """In which order a store applies what stands in one group."""
-    match entry[0]:
-        case StartRun():
-            return 0
-        case Append():
-            return 1
-        case _:
-            return 2

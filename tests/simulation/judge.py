@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 from everlong_engine import unpack
 from everlong_engine.model.events import (
+    ActivityCompleted,
+    ActivityFailed,
+    ApprovalAnswered,
     RunCancelled,
     RunCompleted,
     RunContinuedAsNew,
@@ -24,8 +27,18 @@ from everlong_engine.model.events import (
 from everlong_engine.model.runs import LoadedRun, RunRow, RunStatus
 from everlong_engine.store.interface import RunFilter, Store
 from tests.simulation import language
+from tests.simulation.carrying import carry_out
 from tests.simulation.journal import RunBook
-from tests.simulation.language import carry_out, labels_that_ran, letters, received_by, wrong
+from tests.simulation.language import letters
+from tests.simulation.oracle import (
+    answers_of,
+    items_of,
+    labels_that_ran,
+    notes_of,
+    received_by,
+    verdicts_of,
+    wrong,
+)
 from tests.simulation.plan import POISON
 
 if TYPE_CHECKING:
@@ -97,6 +110,9 @@ class Judge:
                 journal.must(
                     recent or text in got, f"{name}: letter {text} lies there, and nobody looks"
                 )
+        running = self.running_executions()
+        journal.family.nothing_is_overdue(now_us, OVERDUE_US, running)
+        journal.desk.nothing_is_overdue(now_us, OVERDUE_US, running)
 
     # -------------------------------------------------------------------------- in the end
 
@@ -114,6 +130,10 @@ class Judge:
                 )
         for execution_id in self._journal.executions:
             self._look_at_order(execution_id)
+        family = self._journal.family
+        family.all_is_over(unpack, self.may_stay_blocked)
+        for letter in family.letters:
+            self._look_at_letter(letter.execution_id, str(unpack(letter.payload)))
 
     def _rows(self, inner: Store) -> list[RunRow]:
         rows: list[RunRow] = self._world.read(inner.list_runs(RunFilter("default"), 10_000, None))
@@ -125,6 +145,8 @@ class Judge:
             journal.must(False, f"verify: {problem.text}")
         rows = self._rows(inner)
         stored = {row.run_id for row in rows}
+        for execution_id in journal.executions:
+            self._look_at_streams(inner, execution_id)
         for run_id, book in journal.runs.items():
             journal.must(run_id in stored, f"{book.workflow_id}: an accepted run is gone")
         for row in rows:
@@ -142,6 +164,12 @@ class Judge:
                     "Nondeterminism" in (row.reason or ""),
                     f"{row.workflow_id} is blocked: {row.reason}",
                 )
+
+    def _look_at_streams(self, inner: Store, execution_id: bytes) -> None:
+        streams, book = self._journal.streams, self._journal.last_run(execution_id)
+        for channel in streams.channels_of(execution_id):
+            rows = self._world.read(inner.published(0, execution_id, channel, 0, 10_000))
+            streams.compare(book, channel, rows)
 
     def _look_at_execution(self, execution_id: bytes) -> None:
         world, journal = self._world, self._journal
@@ -203,8 +231,29 @@ class Judge:
                 f"{name}: {label} is said to be done {count} times, and was not",
             )
         noted = {unpack(value) for book in runs for value in book.noted}
-        for note in language.notes_of(result):
+        for note in notes_of(result):
             journal.must(note in noted, f"{name}: {note} is another value than was recorded")
+        self._look_at_answers(runs, result)
+
+    def _look_at_answers(self, runs: Sequence[RunBook], result: language.Result) -> None:
+        """What a result says that others have answered, and that it published, is recorded."""
+        journal, name = self._journal, runs[0].workflow_id
+        events = [event for book in runs for _, event in book.events]
+        verdicts = Counter(
+            (event.approved, event.by, str(unpack(event.comment)))
+            for event in events
+            if isinstance(event, ApprovalAnswered)
+        )
+        for verdict, count in Counter(verdicts_of(result)).items():
+            journal.must(verdicts[verdict] >= count, f"{name}: nobody has said {verdict}")
+        answers = {str(unpack(one.result)) for one in events if isinstance(one, ActivityCompleted)}
+        answers |= {one.failure.message for one in events if isinstance(one, ActivityFailed)}
+        for answer in answers_of(result):
+            journal.must(answer in answers, f"{name}: nobody has answered {answer}")
+        for channel, number, text in items_of(result):
+            items = journal.streams.items_of(runs[0].execution_id, channel)
+            right = number < len(items) and unpack(items[number]) == text
+            journal.must(right, f"{name}: item {number} of {channel} is not {text}")
 
     # ---------------------------------------------------------------- what clients were told
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from everlong import ActivityInfo
+from everlong_engine.model.events import ActivityCancelled
 from tests.simulation.journal import Journal
 
 __all__ = ["Ledger"]
@@ -19,12 +20,21 @@ class Ledger:
         self._journal = journal
         self._true_us = true_us
         self.done: Counter[str] = Counter()
+        self.at_work: dict[tuple[str, int], str] = {}
+        """Activities with an attempt whose body runs, and in which process."""
+        self.ended: set[tuple[str, int]] = set()
         self.begun: Counter[tuple[str, int]] = Counter()
         self._attempts: set[tuple[str, int, int]] = set()
         self._failed_us: dict[tuple[str, int, int], tuple[int, int]] = {}
 
     def begins(
-        self, now_us: int, run_id: bytes, about: ActivityInfo, once: bool, zombie: bool
+        self,
+        now_us: int,
+        run_id: bytes,
+        about: ActivityInfo,
+        once: bool,
+        zombie: bool,
+        process: str,
     ) -> None:
         must = self._journal.must
         key = (about.run_id, about.activity_id)
@@ -39,6 +49,8 @@ class Ledger:
         )
         must((*key, about.attempt) not in self._attempts, f"{name} began twice")
         must(about.activity_id not in book.over or zombie, f"{name} began behind its outcome")
+        must(about.activity_id not in book.ending or zombie, f"{name} began, and is cancelled")
+        self.at_work[key] = process
         self._attempts.add((*key, about.attempt))
         self.begun[key] += 1
         must(not once or self.begun[key] == 1, f"{name} began again, and is at most once")
@@ -54,6 +66,24 @@ class Ledger:
     def fails(self, now_us: int, about: ActivityInfo) -> None:
         key = (about.run_id, about.activity_id, about.attempt)
         self._failed_us[key] = now_us, self._true_us()
+        self.stops(about)
 
-    def ends(self, label: str) -> None:
+    def ends(self, about: ActivityInfo, label: str) -> None:
         self.done[label] += 1
+        self.ended.add((about.run_id, about.activity_id))
+        self.stops(about)
+
+    def stops(self, about: ActivityInfo) -> None:
+        """Its body is left, whatever for."""
+        self.at_work.pop((about.run_id, about.activity_id), None)
+
+    def end_is_recorded(self, process: str | None, run_id: str, event: ActivityCancelled) -> None:
+        """Somebody waited for the end of an activity, and goes on: it must have ended."""
+        key = run_id, event.activity_id
+        what = f"activity {event.activity_id}, {event.outcome}"
+        must = self._journal.must
+        must(self.at_work.get(key) != process, f"the end of {what}, is recorded, and it is at work")
+        if event.outcome == "not_begun" and event.attempts == 0:
+            must(not self.begun[key], f"the end of {what}, is recorded, and it has begun")
+        if event.outcome == "completed":
+            must(key in self.ended, f"the end of {what}, is recorded, and it has not completed")

@@ -15,17 +15,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
+from everlong_engine.model.exported import ExportedExecution
+from everlong_engine.model.filters import AnyField
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
     ItemRow,
     LoadedRun,
     MailRow,
+    PauseRow,
     RunRow,
+    VersionCount,
     WorkerRow,
 )
-from everlong_engine.model.writes import Target, Write, WriteResult
+from everlong_engine.model.tags import Tags
+from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
+    Counted,
     Problem,
     Question,
     RunFilter,
@@ -246,8 +253,8 @@ class FaultyStore:
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
         return await self._ask("take_over", lambda: self._inner.take_over(alive, now_us, limit))
 
-    async def resume_blocked(self, types: Sequence[str], now_us: int) -> None:
-        await self._ask("resume_blocked", lambda: self._inner.resume_blocked(types, now_us))
+    async def resume_blocked(self, wants: Wants, now_us: int) -> None:
+        await self._ask("resume_blocked", lambda: self._inner.resume_blocked(wants, now_us))
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return await self._ask("claim", lambda: self._inner.claim(wants, now_us, limit))
@@ -288,6 +295,12 @@ class FaultyStore:
             "approvals", lambda: self._inner.approvals(namespace, workflow_id, after, limit)
         )
 
+    async def pause_of(self, row: RunRow) -> list[PauseRow]:
+        return await self._ask("pause_of", lambda: self._inner.pause_of(row))
+
+    async def pauses(self, namespace: str, limit: int) -> list[PauseRow]:
+        return await self._ask("pauses", lambda: self._inner.pauses(namespace, limit))
+
     async def published(
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
     ) -> list[ItemRow]:
@@ -296,8 +309,23 @@ class FaultyStore:
             lambda: self._inner.published(shard, execution_id, channel, number, limit),
         )
 
+    async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
+        return await self._ask("export", lambda: self._inner.export(target, family=family))
+
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return await self._ask("list_runs", lambda: self._inner.list_runs(wanted, limit, after))
+
+    async def count_runs(self, wanted: RunFilter, by: AnyField | None) -> list[Counted]:
+        return await self._ask("count_runs", lambda: self._inner.count_runs(wanted, by))
+
+    async def tags(self, runs: Sequence[tuple[int, bytes]]) -> dict[bytes, Tags]:
+        return await self._ask("tags", lambda: self._inner.tags(runs))
+
+    async def versions(self, namespace: str) -> list[VersionCount]:
+        return await self._ask("versions", lambda: self._inner.versions(namespace))
+
+    async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
+        return await self._ask("pinned_of", lambda: self._inner.pinned_of(worker_id))
 
     async def workers(self) -> list[WorkerRow]:
         return await self._ask("workers", self._inner.workers)
@@ -330,6 +358,9 @@ class FaultyStore:
         self, cursor: tuple[int, bytes], horizon_us: int, limit: int
     ) -> tuple[tuple[int, bytes] | None, int]:
         return await self._ask("prune", lambda: self._inner.prune(cursor, horizon_us, limit))
+
+    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
+        await self._ask("bring", lambda: self._inner.bring(executions))
 
     async def verify(self) -> list[Problem]:
         return await self._ask("verify", self._inner.verify)

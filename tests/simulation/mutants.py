@@ -1,18 +1,11 @@
 """Defects, planted one at a time, that the simulation must find: who never finds any finds none.
 
-A mutant is one or more edits of the engine's own text: of a function's source, or of a named SQL
-statement. Where two guards stand one behind the other, taking one away changes nothing that anybody
-could see, so such a mutant takes both. An edit whose text is no longer there is an error: then the
-engine has changed, and the mutant must follow it.
+Where two guards stand one behind the other, taking one away changes nothing that anybody could see,
+so such a mutant takes both. What is between executions, and between them and the world, is in
+`mutants_between`.
 """
 
-import inspect
-import textwrap
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import CodeType
-from typing import Any, Final, TypeAlias, cast
+from typing import Final
 
 from everlong._replay import marks
 from everlong.worker._activities import ActivityRunner
@@ -25,65 +18,50 @@ from everlong.worker._loading import RunLoader
 from everlong.worker._updates import UpdateDesk
 from everlong_engine.machine import retries, takeover
 from everlong_engine.operations.group_commit import GroupCommit
-from everlong_engine.store.sqlite import appends, group, leases, messages, starts, statements
+from everlong_engine.store.sqlite import (
+    appends,
+    group,
+    leases,
+    messages,
+    starts,
+)
+from tests.simulation.mutants_between import BETWEEN
+from tests.simulation.planting import Edit, mutant
 
-__all__ = ["MUTANTS", "Mutant", "planted"]
-
-_Function: TypeAlias = Callable[..., Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """`old` becomes `new`, everywhere in a function (or a named statement), and must be there."""
-
-    where: _Function | str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    name: str
-    """What is wrong, as a sentence without a capital."""
-    edits: tuple[Edit, ...]
-
-
-def _mutant(name: str, *edits: Edit) -> Mutant:
-    return Mutant(name, edits)
-
+__all__ = ["MUTANTS"]
 
 _BASE: Final = " AND runs.next_seq = mine.base"
 _TOKEN: Final = "runs.lease_token = mine.token AND "
 
 MUTANTS: Final = (
     # ------------------------------------------------------------------ leases, compare-and-set
-    _mutant(
+    mutant(
         "an append needs no lease",
         Edit("advance_runs", _TOKEN, ""),
         Edit("close_runs", _TOKEN, ""),
     ),
-    _mutant(
+    mutant(
         "an append may be any, and writes over what is there",
         Edit("advance_runs", _BASE, ""),
         Edit("close_runs", _BASE, ""),
         Edit("insert_history", "INSERT INTO", "INSERT OR REPLACE INTO"),
     ),
-    _mutant(
+    mutant(
         "a claim leaves the lease's token as it was",
         Edit("claim_run", "lease_token = lease_token + 1", "lease_token = lease_token"),
         Edit("take_orphan", "lease_token = lease_token + 1", "lease_token = lease_token"),
     ),
-    _mutant(
+    mutant(
         "an attempt needs no lease to be marked",
         Edit("check_lease", "lease_token = ? AND status < 10", "? IS NOT NULL"),
     ),
     # ----------------------------------------------------------------------------- transactions
-    _mutant(
+    mutant(
         "a group is no transaction",
         Edit(group.transaction, 'connection.execute("BEGIN IMMEDIATE")', "pass"),
         Edit(group.transaction, 'connection.execute("COMMIT")', "pass"),
     ),
-    _mutant(
+    mutant(
         "a failed group is taken for stored",
         Edit(
             GroupCommit._repeat,  # pyright: ignore[reportPrivateUsage]
@@ -91,7 +69,7 @@ MUTANTS: Final = (
             "_hand_out([(write, on_result)], [AppendResult()])",
         ),
     ),
-    _mutant(
+    mutant(
         "an append that is repeated after a lost answer is refused",
         Edit(
             appends._was_done,  # pyright: ignore[reportPrivateUsage]
@@ -100,7 +78,7 @@ MUTANTS: Final = (
         ),
     ),
     # --------------------------------------------------------------------- durable, then visible
-    _mutant(
+    mutant(
         "a signal is acknowledged before its commit",
         Edit(
             RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
@@ -109,15 +87,15 @@ MUTANTS: Final = (
             "        one.on_done(None)\n        one.on_done = None",
         ),
     ),
-    _mutant(
+    mutant(
         "an attempt begins before its mark is stored",
         Edit(
             ActivityRunner._mark_started,  # pyright: ignore[reportPrivateUsage]
-            "self._mark(attempt, row, lambda: self._begin(attempt))",
-            "self._mark(attempt, row, None)\n    self._begin(attempt)",
+            "self._mark(attempt, row, lambda: self._begin(attempt), begins=True)",
+            "self._mark(attempt, row, None, begins=True)\n    self._begin(attempt)",
         ),
     ),
-    _mutant(
+    mutant(
         "effects begin before their commit",
         Edit(
             RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
@@ -132,7 +110,7 @@ MUTANTS: Final = (
             "type(decision) is ActivityScheduled or self._act(run, decision)",
         ),
     ),
-    _mutant(
+    mutant(
         "an end is told before its commit",
         Edit(
             RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
@@ -143,7 +121,7 @@ MUTANTS: Final = (
         ),
     ),
     # ----------------------------------------------------------------------------- timers, time
-    _mutant(
+    mutant(
         "a timer fires half a second early",
         Edit(
             Deadlines._fire,  # pyright: ignore[reportPrivateUsage]
@@ -152,15 +130,15 @@ MUTANTS: Final = (
         ),
         Edit(
             Deadlines._arm,  # pyright: ignore[reportPrivateUsage]
-            "(self._call_us - self._clock.now_us())",
-            "(self._call_us - 500_000 - self._clock.now_us())",
+            "self._alarms.at(self._call_us, self._fire)",
+            "self._alarms.at(self._call_us - 500_000, self._fire)",
         ),
     ),
-    _mutant(
+    mutant(
         "a run that sleeps forgets when to wake",
         Edit(RunReleaser.evict, "self.release(run, wake_us)", "self.release(run, None)"),
     ),
-    _mutant(
+    mutant(
         "history follows a clock that was set back",
         Edit(
             RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
@@ -168,7 +146,7 @@ MUTANTS: Final = (
             "self.engine.clock.now_us()",
         ),
     ),
-    _mutant(
+    mutant(
         "a timer that was cancelled fires",
         Edit(is_stale, "not code.is_pending(event.timer_id)", "False"),
         Edit(
@@ -178,7 +156,7 @@ MUTANTS: Final = (
         ),
     ),
     # -------------------------------------------------------------------------------- activities
-    _mutant(
+    mutant(
         "an outcome is recorded twice",
         Edit(
             ActivityRunner._finish,  # pyright: ignore[reportPrivateUsage]
@@ -187,11 +165,11 @@ MUTANTS: Final = (
         ),
         Edit(is_stale, "not code.is_open(event.activity_id)", "False"),
     ),
-    _mutant(
+    mutant(
         "an activity that begins at most once is repeated",
         Edit(retries.may_repeat_lost, "if options.at_most_once:", "if False:"),
     ),
-    _mutant(
+    mutant(
         "one attempt more than allowed",
         Edit(
             retries.retry_failed,
@@ -199,7 +177,7 @@ MUTANTS: Final = (
             "attempt > options.max_attempts",
         ),
     ),
-    _mutant(
+    mutant(
         "an attempt that may have begun on a dead worker is not counted",
         Edit(takeover._lost, "elif row.state is AttemptState.STARTED:", "elif False:"),  # pyright: ignore[reportPrivateUsage]
         Edit(
@@ -208,7 +186,7 @@ MUTANTS: Final = (
             "True",
         ),
     ),
-    _mutant(
+    mutant(
         "back-off is half as long as its policy says",
         Edit(
             retries.next_delay_us,
@@ -216,7 +194,7 @@ MUTANTS: Final = (
             "options.delay_us * options.backoff**doublings / 2",
         ),
     ),
-    _mutant(
+    mutant(
         "a takeover forgets the back-off",
         Edit(
             ActivityRunner.restore,
@@ -224,7 +202,7 @@ MUTANTS: Final = (
             "self._after_row(attempt, newest.retry_us and 0)",
         ),
     ),
-    _mutant(
+    mutant(
         "an attempt outlives its step",
         Edit(
             RunLoader._restore_activities,  # pyright: ignore[reportPrivateUsage]
@@ -237,7 +215,7 @@ MUTANTS: Final = (
             "run.loading",
         ),
     ),
-    _mutant(
+    mutant(
         "whoever is at work when a worker dies is the reason",
         Edit(
             takeover._guilt,  # pyright: ignore[reportPrivateUsage]
@@ -246,21 +224,21 @@ MUTANTS: Final = (
         ),
     ),
     # -------------------------------------------------------------------------------------- mail
-    _mutant(
+    mutant(
         "a message that was fed stays in the inbox",
         Edit("delete_mail", "WHERE position = ?", "WHERE 0 AND position = ?"),
         Edit(appends._accept, "gone.rowcount != 1", "False"),  # pyright: ignore[reportPrivateUsage]
     ),
-    _mutant(
+    mutant(
         "a request id is not looked for",
         Edit("find_request", "WHERE shard = ?", "WHERE 0 AND shard = ?"),
         Edit("insert_request", "INSERT INTO", "INSERT OR IGNORE INTO"),
     ),
-    _mutant(
+    mutant(
         "the newest mail is fed first",
         Edit("mail_of", "ORDER BY position", "ORDER BY position DESC"),
     ),
-    _mutant(
+    mutant(
         "a run that ends looks for no mail",
         Edit(
             appends._without_mail,  # pyright: ignore[reportPrivateUsage]
@@ -268,7 +246,7 @@ MUTANTS: Final = (
             "if append.mail_free and append.closed is None:",
         ),
     ),
-    _mutant(
+    mutant(
         "a direct message overtakes the inbox",
         Edit(
             Appends.of_step,
@@ -276,15 +254,15 @@ MUTANTS: Final = (
             "mail_free=closing is not None and not continued,",
         ),
     ),
-    _mutant(
+    mutant(
         "a run falls asleep on its mail",
         Edit(leases.release_all, "falls_asleep and not inbox_empty", "False"),
     ),
-    _mutant(
+    mutant(
         "mail that comes between a claim and its adoption is nobody's",
         Edit(RunLoader.keep_stray, "if self._claims:", "if False:"),
     ),
-    _mutant(
+    mutant(
         "a message wakes nobody",
         Edit(
             messages.put_message,
@@ -292,11 +270,11 @@ MUTANTS: Final = (
             "pass",
         ),
     ),
-    _mutant(
+    mutant(
         "signals that came too late are not named",
         Edit(_with_unread, "if names else closing", "if not names else closing"),
     ),
-    _mutant(
+    mutant(
         "an inbox does not outlive a checkpoint",
         Edit(
             appends._accept,  # pyright: ignore[reportPrivateUsage]
@@ -305,7 +283,7 @@ MUTANTS: Final = (
             '    tx.execute(SQL["forget_mail"], (append.shard, append.execution_id))\n',
         ),
     ),
-    _mutant(
+    mutant(
         "an attempt begins though an append on its way has called it off",
         Edit(
             ActivityRunner._go_on,  # pyright: ignore[reportPrivateUsage]
@@ -313,16 +291,16 @@ MUTANTS: Final = (
             "run.loading",
         ),
     ),
-    _mutant(
+    mutant(
         "a message puts off a run that is due",
         Edit("wake_run", "min(?1, coalesce(wake_us, ?1))", "?1"),
     ),
     # ------------------------------------------------------------------------- claims and starts
-    _mutant(
+    mutant(
         "a claim whose answer was lost is forgotten",
         Edit(RunLoader.claiming, "self.in_doubt = True", "pass"),
     ),
-    _mutant(
+    mutant(
         "an outcome is fed while its run is being loaded",
         Edit(
             RunLoader._load,  # pyright: ignore[reportPrivateUsage]
@@ -330,7 +308,7 @@ MUTANTS: Final = (
             "pass",
         ),
     ),
-    _mutant(
+    mutant(
         "a run that is over at once asks for no workflow id",
         Edit(
             starts._has_conditions,  # pyright: ignore[reportPrivateUsage]
@@ -339,7 +317,7 @@ MUTANTS: Final = (
         ),
     ),
     # -------------------------------------------------------------------------------- checkpoints
-    _mutant(
+    mutant(
         "signals that were not received yet are lost at a checkpoint",
         Edit(
             Appends._following,  # pyright: ignore[reportPrivateUsage]
@@ -347,7 +325,7 @@ MUTANTS: Final = (
             "carried=()",
         ),
     ),
-    _mutant(
+    mutant(
         "a checkpoint begins anew with the old arguments",
         Edit(
             Appends._following,  # pyright: ignore[reportPrivateUsage]
@@ -356,15 +334,15 @@ MUTANTS: Final = (
         ),
     ),
     # ------------------------------------------------------------------------------------- updates
-    _mutant(
+    mutant(
         "an update that its validator refuses is performed",
         Edit(UpdateDesk.refuses, "run.code.updates.judge(event)", "pass"),
     ),
-    _mutant(
+    mutant(
         "an update that is refused stays in the inbox",
         Edit("refuse_mail", "DELETE FROM inbox", "UPDATE inbox SET position = position"),
     ),
-    _mutant(
+    mutant(
         "the end of an update is not stored for its sender",
         Edit(
             appends._accept,  # pyright: ignore[reportPrivateUsage]
@@ -372,7 +350,7 @@ MUTANTS: Final = (
             "if False:",
         ),
     ),
-    _mutant(
+    mutant(
         "an update that is sent again is performed again",
         Edit(
             messages._was_accepted,  # pyright: ignore[reportPrivateUsage]
@@ -382,57 +360,9 @@ MUTANTS: Final = (
         Edit("insert_request", "INSERT INTO", "INSERT OR REPLACE INTO"),
     ),
     # -------------------------------------------------------------------------------------- replay
-    _mutant(
+    mutant(
         "a patch is answered anew at each replay",
-        Edit(
-            marks.patched,
-            "run.recorded is None or PatchMarked(name) in run.recorded",
-            "True",
-        ),
+        Edit(marks.patched, "marks = PatchMarked(name) in run.recorded", "marks = True"),
     ),
+    *BETWEEN,
 )
-
-
-@contextmanager
-def planted(mutant: Mutant) -> Generator[None, None, None]:
-    """The engine with this defect, in this process, until the block ends.
-
-    Raises:
-        LookupError: the text that an edit replaces is not there.
-    """
-    sql = cast("dict[str, str]", statements.SQL)
-    texts = dict(sql)
-    codes: dict[Any, CodeType] = {}
-    try:
-        for where in dict.fromkeys(edit.where for edit in mutant.edits):
-            edits = [edit for edit in mutant.edits if edit.where == where]
-            if isinstance(where, str):
-                sql[where] = _edited(sql[where], where, edits)
-            else:
-                function: Any = inspect.unwrap(where)
-                codes[function] = function.__code__
-                function.__code__ = _recompiled(function, edits)
-        statements._texts.clear()  # pyright: ignore[reportPrivateUsage]
-        yield
-    finally:
-        sql.update(texts)
-        statements._texts.clear()  # pyright: ignore[reportPrivateUsage]
-        for function, code in codes.items():
-            function.__code__ = code
-
-
-def _recompiled(function: Any, edits: list[Edit]) -> CodeType:
-    source = textwrap.dedent(inspect.getsource(function))
-    edited = _edited(source, function.__qualname__, edits)
-    made: dict[str, Any] = {}
-    exec(compile(edited, function.__code__.co_filename, "exec"), function.__globals__, made)
-    code: CodeType = inspect.unwrap(made[function.__name__]).__code__  # Also of a decorated one.
-    return code
-
-
-def _edited(text: str, where: str, edits: list[Edit]) -> str:
-    for edit in edits:
-        if edit.old not in text:
-            raise LookupError(f"{where} no longer says {edit.old!r}: let the mutant follow it")
-        text = text.replace(edit.old, edit.new)
-    return text

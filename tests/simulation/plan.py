@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields
 from random import Random
 from typing import Final, Literal, TypeAlias
 
-from tests.simulation.language import Program, random_program
+from tests.simulation.drawing import CHANNELS, FEATURES, KIDS, Feature, grown, random_program
+from tests.simulation.language import Program
 from tests.simulation.line import Rates
 
 __all__ = ["FAULT_S", "POISON", "Errand", "Mishap", "MishapKind", "Plan", "draw"]
@@ -47,6 +48,26 @@ MISHAPS: Final[tuple[MishapKind, ...]] = (
 )
 
 
+What: TypeAlias = Literal[
+    "start",
+    "poison",
+    "letter",
+    "garbage",
+    "wish",
+    "cancel",
+    "terminate",
+    "query",
+    "look",
+    "list",
+    "result",
+    "approve",
+    "answer",
+    "subscribe",
+]
+"""`wish` is an update, `answer` one by token. `poison` starts what nobody can decode; `garbage`
+is a letter that nobody can."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mishap:
     at_s: float
@@ -61,21 +82,7 @@ class Errand:
     """One thing that a client does, `after_s` behind the one before."""
 
     after_s: float
-    what: Literal[
-        "start",
-        "poison",
-        "letter",
-        "garbage",
-        "wish",
-        "cancel",
-        "terminate",
-        "query",
-        "look",
-        "list",
-        "result",
-    ]
-    """`wish` is an update. `poison` starts what nobody can decode; `garbage` is a letter that
-    nobody can."""
+    what: What
     workflow_id: str
     text: str = ""
     """What a letter says; the request id of a start that has one."""
@@ -107,6 +114,7 @@ class Plan:
     mishaps: tuple[Mishap, ...]
     bombs: frozenset[str] = field(default=frozenset())
     mistakes: frozenset[str] = field(default=frozenset())
+    features: tuple[Feature, ...] = ()
 
     def options(self) -> str:
         """The swarm options, for people."""
@@ -120,6 +128,7 @@ class Plan:
             f"store={self.store} workers={self.workers} clients={self.clients} slots={self.slots} "
             f"cache={self.cache_size} checkpoint={self.checkpoint_events} steal={self.steal} "
             f"skew={self.skew_s} fresh={self.fresh} "
+            f"features={','.join(self.features) or 'none'} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -137,6 +146,10 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         name: random_program(work, name, bomb=name in bombs, mistake=name in mistakes)
         for name in names
     }
+    features = _features(_chance(seed, "features"))
+    for name in names if features else ():
+        more = _chance(seed, f"features of {name}")
+        programs[name] = grown(programs[name], more, name, features, names)
     workers = shape.choice((1, 1, 2))
     clients = shape.choice((0, 1, 1, 2))
     senders = max(clients, 1) + shape.randrange(2)
@@ -157,11 +170,18 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         fresh=bool(needs_new_code) or steal or later.random() < 0.4,
         rates=_rates(_chance(seed, "rates")),
         programs=programs,
-        errands=tuple(_all_errands(seed, names, n) for n in range(senders)),
+        errands=tuple(_all_errands(seed, names, n, features) for n in range(senders)),
         mishaps=mishaps,
         bombs=bombs,
         mistakes=mistakes,
+        features=features,
     )
+
+
+def _features(chance: Random) -> tuple[Feature, ...]:
+    if chance.random() < 0.3:
+        return ()
+    return tuple(feature for feature in FEATURES if chance.random() < 0.4)
 
 
 def _chance(seed: int, part: str) -> Random:
@@ -199,7 +219,9 @@ def _mishaps(chance: Random) -> tuple[Mishap, ...]:
     return tuple(sorted(made, key=lambda one: one.at_s))
 
 
-def _all_errands(seed: int, names: list[str], sender: int) -> tuple[Errand, ...]:
+def _all_errands(
+    seed: int, names: list[str], sender: int, features: tuple[Feature, ...]
+) -> tuple[Errand, ...]:
     made = list(_errands(_chance(seed, f"sender {sender}"), names, sender))
     if _chance(seed, "wishes").random() < 0.5:
         chance = _chance(seed, f"wishes of {sender}")
@@ -208,7 +230,29 @@ def _all_errands(seed: int, names: list[str], sender: int) -> tuple[Errand, ...]
             after_s = chance.choice((0.0, 0.0, 0.2, 1.0))
             wish = Errand(after_s, "wish", chance.choice(names), text)
             made.insert(1 + chance.randrange(len(made)), wish)
+    for feature in features:
+        chance = _chance(seed, f"{feature} of {sender}")
+        for number in range(1 + chance.randrange(4)):
+            errand = _errand_of(feature, chance, names, f"{feature}{sender}:{number}")
+            made.insert(1 + chance.randrange(len(made)), errand)
     return tuple(made)
+
+
+def _errand_of(feature: Feature, chance: Random, names: list[str], text: str) -> Errand:
+    after_s = chance.choice((0.0, 0.2, 1.0, 4.0))
+    match feature:
+        case "children":
+            kinds: tuple[What, ...] = ("letter", "cancel", "terminate", "result")
+            return Errand(after_s, chance.choice(kinds), chance.choice(KIDS), text)
+        case "approvals":
+            return Errand(after_s, "approve", "", text, named=chance.random() < 0.7)
+        case "tokens":
+            return Errand(after_s, "answer", "", text, named=chance.random() < 0.7)
+        case "outputs":
+            return Errand(after_s, "subscribe", chance.choice(names), chance.choice(CHANNELS))
+        case "on_cancel":
+            kinds = ("cancel", "letter", "letter")
+            return Errand(after_s, chance.choice(kinds), chance.choice(names), text)
 
 
 def _errands(chance: Random, names: list[str], sender: int) -> tuple[Errand, ...]:
@@ -221,7 +265,7 @@ def _errands(chance: Random, names: list[str], sender: int) -> tuple[Errand, ...
         draw = chance.random()
         if draw < 0.5:
             text = f"{sender}:{number}"
-            what: Literal["letter", "garbage"] = "garbage" if chance.random() < 0.06 else "letter"
+            what: What = "garbage" if chance.random() < 0.06 else "letter"
             made.append(Errand(after_s, what, name, text, named=chance.random() < 0.7))
         elif draw < 0.6:
             made.append(Errand(after_s, "cancel", name, f"c{sender}:{number}"))

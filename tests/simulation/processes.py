@@ -28,8 +28,10 @@ from everlong import (
     WorkflowTimedOut,
 )
 from everlong_engine import Engine, RunStarted, SignalReceived
-from tests.simulation.language import act, carry_out, letters, position, wishes
+from tests.simulation.carrying import act, carry_out, later
+from tests.simulation.language import letters, position, wishes
 from tests.simulation.plan import Errand
+from tests.simulation.visitors import VISITS, Visitor
 
 if TYPE_CHECKING:
     from tests.simulation.world import Process, World
@@ -99,7 +101,7 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
     worker = SimulatedWorker(
         client,
         workflows=[carry_out],
-        activities=[act],
+        activities=[act, later],
         activity_slots=world.plan.slots,
         cache_size=world.plan.cache_size,
         name=process.name,
@@ -135,6 +137,7 @@ async def _serve(process: "Process", worker: SimulatedWorker) -> None:
 
 async def stop_in_order(process: "Process", worker: Worker) -> None:
     """What SIGTERM does."""
+    process.stopping = True
     try:
         await worker.stop()
     except StoreError:
@@ -160,6 +163,7 @@ class Sender:
         self.done = False
         self.acknowledged: list[Acknowledged] = []
         self.seen: list[Seen] = []
+        self.visitor = Visitor(world, number)
         self._sent_us = 0
         self._sending = -1
 
@@ -203,6 +207,9 @@ class Sender:
             return
         if errand.what == "poison":
             await self._poison(process, client, errand, request)
+            return
+        if errand.what in VISITS:
+            await self.visitor.go(process, client, errand, request)
             return
         handle = client.get_handle(errand.workflow_id, carry_out)
         if errand.what == "result":

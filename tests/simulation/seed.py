@@ -29,6 +29,7 @@ from tests.simulation.processes import (
     stop_in_order,
     worker_process,
 )
+from tests.simulation.visitors import answer_all
 from tests.simulation.world import Process, World
 
 __all__ = ["Verdict", "run_plan"]
@@ -192,8 +193,12 @@ class Scenario:
 
     def _again(self, bear: Any, number: int) -> None:
         """A supervisor: what died is begun anew."""
-        if not (self.healing and self.plan.fresh):
-            self.world.later(_BIRTH_US, lambda: bear(number))
+
+        def born() -> None:
+            if not (self.healing and self.plan.fresh):  # Then new ones are there already.
+                bear(number)
+
+        self.world.later(_BIRTH_US, born)
 
     # --------------------------------------------------------------------------------- mishaps
 
@@ -256,6 +261,7 @@ class Scenario:
         live go on: then nothing that they have lost sight of is found by a restart."""
         world = self.world
         self.healing = True
+        world.healed_us = world.schedule.now_us
         world.rates = Rates()
         world.disk_is_full = False
         world.bombs_are_live = False
@@ -306,6 +312,11 @@ async def _operate(scenario: Scenario, process: Process) -> None:
         number += 1
         if number == _PATIENCE:
             judge.nothing_is_forgotten()
+        if number >= _PATIENCE:
+            try:
+                await answer_all(scenario.world, process, client, number)
+            except Exception as error:
+                scenario.world.told(process, f"answers: {error}")
         for execution_id in judge.open_executions():
             name = journal.last_run(execution_id).workflow_id
             if name.startswith(POISON):

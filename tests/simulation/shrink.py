@@ -97,6 +97,7 @@ def _simpler(program: Program) -> Iterator[Program]:
     """With one of its steps replaced by what is inside it."""
     for at, step in enumerate(program):
         inner: list[Program] = [*getattr(step, "branches", ())]
-        inner += [getattr(step, name) for name in ("body", "old", "new") if hasattr(step, name)]
+        parts = ("body", "old", "new", "program")
+        inner += [getattr(step, name) for name in parts if hasattr(step, name)]
         for body in inner:
             yield (*program[:at], *body, *program[at + 1 :])

@@ -13,8 +13,9 @@ import pytest
 
 from tests.simulation.batch import run_seeds
 from tests.simulation.hunt import hunt_all
-from tests.simulation.mutants import MUTANTS, Edit, Mutant, planted
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.plan import draw
+from tests.simulation.planting import Edit, Mutant, planted
 from tests.simulation.seed import Verdict
 from tests.simulation.shrink import shrink
 
@@ -26,6 +27,9 @@ _PLANTED = (
     "a request id is not looked for",
     "an activity that begins at most once is repeated",
     "a checkpoint begins anew with the old arguments",
+    "a child that should end with its parent lives on",
+    "an attempt that is over is answered",
+    "who waits for the end of an attempt goes on before",
 )
 
 
@@ -39,7 +43,7 @@ def test_no_seed_breaks_an_invariant_and_all_faults_are_met() -> None:
     assert batch.accepted > 18 * len(_SEEDS)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_planted_defects_are_found() -> None:
     chosen = [mutant for mutant in MUTANTS if mutant.name in _PLANTED]
     assert len(chosen) == len(_PLANTED)
@@ -99,11 +103,10 @@ def _simulated(seed: int, hash_seed: str) -> str:
     ).stdout
 
 
-# Seeds that break a rule without the fix that they led to, and what they found:
-# 37 appends refused that were stored; 63 a claim whose answer was lost; 231 a message that puts off
-# the run that it is to wake; 629 mail between a claim and its adoption; 715 an attempt that is
-# called off; 1635 a start that is over at once, beside an open execution; 1739 an outcome that is
-# fed while its run is being loaded; 4280 and 9296 mail that nobody waits for any more.
-@pytest.mark.parametrize("seed", [37, 63, 231, 629, 715, 1635, 1739, 4280, 9296])
+# Seeds that break a rule without the fix that they led to, and what they found: 37 appends refused
+# that were stored; 63 a claim whose answer was lost; 715 an attempt that is called off; 1635 a
+# start that is over at once, beside an open execution; 1739 an outcome that is fed while its run is
+# loaded. The others have children, approvals, tokens, outputs and cancellations.
+@pytest.mark.parametrize("seed", [37, 63, 715, 1635, 1739, 4280, 9296])
 def test_a_seed_is_right_and_the_same_whatever_the_hash_seed(seed: int) -> None:
     assert _simulated(seed, "1") == _simulated(seed, "2")

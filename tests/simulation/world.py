@@ -3,31 +3,26 @@
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
+from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
 from typing import Any, Final
 
-from everlong import ActivityInfo, Worker
-from everlong_engine.model.events import KINDS
-from everlong_engine.model.ids import id_from_text
+from everlong import ActivityInfo, OpenApproval, Worker
+from everlong_engine.model.events import KINDS, ActivityCancelled
+from everlong_engine.model.ids import id_from_text, id_text
 from everlong_engine.model.runs import LoadedRun
-from everlong_engine.model.writes import (
-    Append,
-    MarkAttempts,
-    Message,
-    Release,
-    StartRun,
-    Write,
-)
+from everlong_engine.model.writes import Append, MarkAttempts, Message, Release, StartRun, Write
 from everlong_engine.store.interface import RunFilter, Store
-from tests.simulation.journal import Journal
+from tests.simulation.desk import LATER
+from tests.simulation.journal import Journal, RunBook
 from tests.simulation.ledger import Ledger
 from tests.simulation.line import FaultyStore, Rates
 from tests.simulation.loop import Call, ProcessLoop, Schedule
 from tests.simulation.plan import POISON, Plan
 from tests.simulation.shared import SharedStore, shared_store
 
-__all__ = ["Process", "World"]
+__all__ = ["Handed", "Process", "World"]
 
 START_US: Final = 1_700_000_000_000_000
 _EMPTY: Final = Context()
@@ -37,6 +32,16 @@ _TOLD: Final = frozenset({"register", "bury", "resume_blocked", "forget_question
 
 class Dead(BaseException):
     """Raised in a process that has just been killed by what it runs, to leave its line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """A token that an activity has given to the world."""
+
+    about: ActivityInfo
+    label: str
+    due_us: int | None
+    """When its time is over."""
 
 
 class Process:
@@ -50,6 +55,8 @@ class Process:
         self.cut_off = False
         self.version = world.code_version
         self.worker: Worker | None = None
+        self.stopping = False
+        """It hands back what it has."""
         self.store: Store = FaultyStore(
             world, self, world.shared.open(), Random(f"{world.plan.seed}/{name}/line")
         )
@@ -95,10 +102,16 @@ class World:
         self.plan = plan
         self.schedule = Schedule(Random(f"{plan.seed}/schedule"), START_US)
         self.rates: Rates = plan.rates
-        self.journal = Journal()
+        self.counters: Counter[str] = Counter()
+        self.journal = Journal(self.reached)
+        self.journal.on_ended = self._end_recorded
+        self.tokens: list[Handed] = []
+        self.approvals: list[OpenApproval] = []
+        """All that anybody has found open."""
+        self.healed_us: int | None = None
+        """When the last fault was over."""
         self.ledger = Ledger(self.journal, lambda: self.schedule.now_us)
         self.shared: SharedStore = shared_store(plan.store)
-        self.counters: Counter[str] = Counter()
         self.owner: Process | None = None
         self.disk_is_full = False
         self.clock_us = 0
@@ -193,6 +206,10 @@ class World:
         elif verb in _TOLD:
             self.told(process, verb)
 
+    def was_well_since(self, true_us: int) -> bool:
+        """Whether nothing has stood in anybody's way since."""
+        return self.healed_us is not None and self.healed_us < true_us and not self.was_set_back
+
     def clock_reads(self, skew_us: int = 0) -> int:
         """The machine's clock, which may have been set; of a process whose clock differs."""
         now = self.schedule.now_us + self.clock_us + skew_us
@@ -283,13 +300,41 @@ class World:
         process = self.running
         self.told(process, f"attempt {about.attempt} of {label}")
         zombie = process in self.stolen_from
-        self.ledger.begins(process.clock.now_us(), id_from_text(about.run_id), about, once, zombie)
+        run_id = id_from_text(about.run_id)
+        now_us = process.clock.now_us()
+        self.ledger.begins(now_us, run_id, about, once, zombie, process.name)
 
     def attempt_fails(self, about: ActivityInfo) -> None:
         self.ledger.fails(self.running.clock.now_us(), about)
 
-    def attempt_ends(self, label: str) -> None:
-        self.ledger.ends(label)
+    def attempt_ends(self, about: ActivityInfo, label: str) -> None:
+        self.ledger.ends(about, label)
+
+    def attempt_stops(self, about: ActivityInfo) -> None:
+        """Of its own, or because it was told to: what was abandoned is told nothing."""
+        process = self.running
+        book = self.journal.runs[id_from_text(about.run_id)]
+        stopping = process.worker is None or process.worker._keeper is None or process.stopping  # pyright: ignore[reportPrivateUsage]
+        if not stopping and book.left_alone.get(about.activity_id) == process.name:
+            began_here = self.ledger.at_work.get((about.run_id, about.activity_id)) == process.name
+            self.journal.must(
+                not began_here,
+                f"{book.workflow_id}: activity {about.activity_id} was abandoned, and stopped",
+            )
+        self.ledger.stops(about)
+
+    def hand_out(self, about: ActivityInfo, label: str, limit_s: float | None) -> None:
+        self.told(self.running, f"token of {label}")
+        due_us = None if limit_s is None else self.clock_reads() + round(limit_s * 1e6)
+        self.tokens.append(Handed(about, label, due_us))
+
+    def _end_recorded(self, book: RunBook, event: ActivityCancelled) -> None:
+        process = book.owner
+        if event.outcome == "completed" and book.scheduled[event.activity_id].activity == LATER:
+            report = self.journal.desk.report_of(book.run_id, event.activity_id)
+            self.journal.must(report is not None, f"{book.workflow_id}: nobody has answered")
+            return
+        self.ledger.end_is_recorded(process, id_text(book.run_id), event)
 
     def version(self) -> int:
         return self.running.version

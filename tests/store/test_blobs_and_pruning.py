@@ -1,7 +1,14 @@
 """Large payloads, and the end of everything: what is kept, and for how long."""
 
-from everlong_engine.model.events import ActivityCompleted, RunCompleted, RunContinuedAsNew
-from everlong_engine.model.runs import AttemptRow, AttemptState, RunRow
+from typing import Any
+
+from everlong_engine.model.events import (
+    ActivityCompleted,
+    RunCompleted,
+    RunContinuedAsNew,
+    TagsSet,
+)
+from everlong_engine.model.runs import AttemptRow, AttemptState, RunRow, Trim
 from everlong_engine.model.writes import Ask, MarkAttempts, MessageResult, StartResult
 from everlong_engine.store.interface import RunFilter
 from tests.support.store_rig import SECOND_US, Rig, item, signal
@@ -168,6 +175,42 @@ async def test_items_outlive_the_run_that_published_them(rig: Rig) -> None:
     assert await rig.published(last) == []
 
 
+async def test_tags_go_with_their_run_and_its_successor_has_its_own(rig: Rig) -> None:
+    first = await rig.owned("w", tags=(("customer", "c1"), ("n", 1)))
+    changed = TagsSet((("n", None), ("urgent", True)), "")
+    rolling = RunContinuedAsNew(b"", (), 1)
+    following = rig.successor(first, (("customer", "c1"), ("urgent", True)))
+    await rig.one(rig.append(first, changed, rolling, next_run=following))
+    began_us = rig.now_us
+    assert await rig.tags(first) == await rig.tags() == {"customer": "c1", "urgent": True}
+    later(rig)
+    await rig.one(rig.terminate())
+    assert (await rig.store.prune(START, began_us + SECOND_US, 100))[1] == 1
+    assert (await rig.tags(first), len(await rig.tags())) == ({}, 2)
+    assert await rig.problems() == []
+    later(rig)
+    last = await rig.row()
+    assert await sweep(rig) == 1
+    assert await rig.tags(last) == {}
+    assert await rig.problems() == []
+
+
+async def test_the_oldest_items_of_a_channel_go_up_to_a_bound(rig: Rig) -> None:
+    row = await rig.owned("w", *(item(number) for number in range(9)), item(0, channel="other"))
+    trims = (Trim("told", 8, 5), Trim("unknown", 8, 5))
+    await rig.one(rig.append(row, item(9), trims=trims))
+    kept = [(number, b"item") for number in range(5, 10)]
+    for start in (0, 4, 5):
+        assert await rig.published(number=start) == kept
+    assert await rig.published(number=7) == kept[2:]
+    assert await rig.published(number=10) == []
+    assert await rig.published(channel="other") == [(0, b"item")]
+    assert await rig.problems() == []
+    # One that is refused takes nothing away.
+    await rig.one(rig.append(row, item(10), trims=(Trim("told", 10, 5),)))
+    assert await rig.published() == kept
+
+
 async def test_items_are_read_in_bounded_parts(rig: Rig) -> None:
     huge = bytes(2_000_000)
     row = await rig.owned("w", *(item(number, huge) for number in range(5)))
@@ -260,5 +303,5 @@ async def test_a_run_is_found_by_its_id_alone(rig: Rig) -> None:
     assert await rig.store.run_by_id(b"x" * 16) is None
 
 
-def _all(**wanted: str) -> RunFilter:
+def _all(**wanted: Any) -> RunFilter:
     return RunFilter("default", **wanted)

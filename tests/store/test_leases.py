@@ -5,8 +5,15 @@ from dataclasses import replace
 from everlong_engine.model.codec import encode_event
 from everlong_engine.model.events import ActivityCompleted
 from everlong_engine.model.limits import ATTEMPTS_KEPT
-from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunRow, RunStatus
-from everlong_engine.model.writes import MarkAttempts, Refusal
+from everlong_engine.model.runs import (
+    AttemptRow,
+    AttemptState,
+    Probation,
+    RunRow,
+    RunStatus,
+    VersionCount,
+)
+from everlong_engine.model.writes import MarkAttempts, MessageResult, Pin, Refusal
 from tests.support.store_rig import SECOND_US, Rig, refusal
 
 
@@ -237,3 +244,85 @@ async def test_probation_is_a_mark_that_stays(rig: Rig) -> None:
     assert (await rig.row()).probation is Probation.ON_TRIAL
     await rig.one(mark(row, probation=Probation.OUTLIVED))
     assert (await rig.row()).probation is Probation.OUTLIVED
+
+
+# ------------------------------------------------------------------------------------ versions
+
+
+async def test_a_claim_takes_pinned_runs_of_its_version_only(rig: Rig) -> None:
+    await rig.started("follows")
+    rig.now_us += 1
+    await rig.started("first", version="1")
+    await rig.started("second", version="2")
+    wants = replace(rig.wants(), pinned=(("flow", "1"), ("other", "2")))
+    assert await rig.store.next_wake(replace(wants, types=())) == rig.now_us
+    claimed = await rig.store.claim(wants, rig.now_us, 10)
+    assert [one.row.workflow_id for one in claimed] == ["follows", "first"]
+    older = replace(rig.wants(), types=(), pinned=(("flow", "2"),))
+    claimed = await rig.store.claim(older, rig.now_us, 10)
+    assert [(one.row.workflow_id, one.row.version) for one in claimed] == [("second", "2")]
+
+
+async def test_a_run_is_pinned_with_its_first_append_or_not_at_all(rig: Rig) -> None:
+    await rig.started()
+    row = (await rig.claim_one()).row
+    append = rig.append(row)
+    append.pin, append.token = "1", row.lease_token - 1
+    assert refusal(await rig.one(append)) is Refusal.FENCED
+    assert (await rig.row()).version is None
+    append = rig.append(row)
+    append.pin = "1"
+    assert refusal(await rig.one(append)) is None
+    assert (await rig.row()).version == "1"
+    assert await rig.store.pinned_of(rig.worker_id) == [(row.run_id, "1")]
+
+
+async def test_pinning_leaves_owner_and_token_alone(rig: Rig) -> None:
+    row = await rig.owned(version="1")
+    await rig.one(Pin(rig.target(), "2"))
+    assert await rig.row() == replace(row, version="2")
+    assert refusal(await rig.one(rig.append(row))) is None
+    await rig.one(Pin(rig.target(), None))
+    assert (await rig.row()).version is None
+
+
+async def test_a_closed_run_keeps_its_version(rig: Rig) -> None:
+    row = await rig.owned(version="1")
+    await rig.one(rig.terminate())
+    result = await rig.one(Pin(rig.target(), "2"))
+    assert isinstance(result, MessageResult)
+    assert result.status is RunStatus.TERMINATED
+    assert (await rig.row()).version == row.version == "1"
+
+
+async def test_open_runs_are_counted_by_type_and_version(rig: Rig) -> None:
+    await rig.owned("a", version="1")
+    blocked = await rig.owned("b", version="1")
+    await rig.one(rig.release(blocked, None, blocked=True))
+    await rig.owned("c")
+    await rig.owned("d", type="another", version="1")
+    await rig.one(rig.start("e", namespace="elsewhere"))
+    assert await rig.store.versions("default") == [
+        VersionCount("another", "1", 1, 0),
+        VersionCount("flow", None, 1, 0),
+        VersionCount("flow", "1", 1, 1),
+    ]
+
+
+async def test_other_code_resumes_blocked_runs_of_its_version(rig: Rig) -> None:
+    for name, version in (("follows", None), ("first", "1"), ("second", "2")):
+        row = await rig.owned(name, version=version)
+        await rig.one(rig.release(row, None, blocked=True))
+    await rig.store.resume_blocked(replace(rig.wants(), pinned=(("flow", "1"),)), rig.now_us)
+    statuses = [(await rig.row(name)).status for name in ("follows", "first", "second")]
+    assert statuses == [RunStatus.RUNNING, RunStatus.RUNNING, RunStatus.BLOCKED]
+
+
+async def test_a_worker_tells_its_versions(rig: Rig) -> None:
+    await rig.register(types=("flow", "other"), versions=("1", "2"))
+    (worker,) = await rig.store.workers()
+    assert (worker.version_of("flow"), worker.version_of("other")) == ("1", "2")
+    assert worker.may_drive("flow", "1")
+    assert worker.may_drive("flow", None)
+    assert not worker.may_drive("flow", "2")
+    assert not worker.may_drive("gone", None)

@@ -180,7 +180,7 @@ class StoreMachine(RuleBasedStateMachine):
         self, name: str, known: Execution, append: Append, payloads: list[bytes], end: str, at: bool
     ) -> None:
         left = [one for one in known.mail if one not in append.consumed]
-        right = at and append.token == known.token and known.status.is_open
+        right = at and append.token == known.token and known.status is RunStatus.RUNNING
         if right and not (end == "close" and left):
             if len(left) + len(append.consumed) != len(known.mail):
                 with pytest.raises(MailGone):

@@ -8,32 +8,39 @@ is told by the tests of each verb, and by `test_random_operations`; here the two
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from everlong_engine.model.events import ApprovalWithdrawn, RunCompleted, RunContinuedAsNew
-from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunRow
+from everlong_engine.model.events import (
+    ApprovalWithdrawn,
+    RunCompleted,
+    RunContinuedAsNew,
+    TagsSet,
+)
+from everlong_engine.model.outgoing import AwaitEnd, CancelChild, Outgoing, SendTo
+from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunRow, Trim
 from everlong_engine.model.writes import (
     Answer,
     Append,
     Ask,
-    AwaitEnd,
     Beat,
-    CancelChild,
     ForgetMail,
     MarkAttempts,
     Message,
-    Outgoing,
+    Pause,
+    PauseMany,
+    Pin,
     Release,
     Report,
     Resume,
-    SendTo,
+    ResumeMany,
     StartRun,
     Write,
 )
-from everlong_engine.store.interface import MailGone, RunFilter, Store
+from everlong_engine.store.interface import MailGone, RunFilter, Store, Wants
 from everlong_engine.store.memory.data import MemoryData
 from everlong_engine.store.memory.store import MemoryStore
 from everlong_engine.store.sqlite.inline import InlineDatabase
@@ -49,7 +56,10 @@ LARGE = bytes(range(256)) * 300  # 75 KB: over what stays in an event.
 QUESTIONS = [b"p" * 16, b"q" * 16]
 requests = st.sampled_from([None, None, "r1", "r2"])
 whose = st.integers(0, 1)
+versions = st.sampled_from([None, None, "1", "2"])
 seldom = st.sampled_from([False, False, False, True])
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+tag_values = st.sampled_from(["c1", "", 7, -7, 7.0, 0.5, True, False, NOVEMBER])
 
 
 class BothStores(RuleBasedStateMachine):
@@ -99,7 +109,9 @@ class BothStores(RuleBasedStateMachine):
     def they_show_the_same(self) -> None:
         async def shown(store: Store) -> list[object]:
             runs = await store.list_runs(RunFilter("default"), 1000, None)
-            found: list[object] = [runs]
+            every = await store.tags([(run.shard, run.run_id) for run in runs])
+            kinds = {run: [type(value) for _, value in tags] for run, tags in every.items()}
+            found: list[object] = [runs, every, kinds]
             for run in runs:
                 found.append(await store.load(run.shard, run.run_id))
                 found.append(await store.last_event(run.shard, run.run_id))
@@ -109,9 +121,14 @@ class BothStores(RuleBasedStateMachine):
                     for number in range(self.asked + 1)
                 ]
             found += await store.approvals("default", None, (b"", 0), 100)
+            found += await store.pauses("default", 100)
+            found += [await store.pause_of(run) for run in runs]
             found += [await store.latest(self.rigs[0].target(name)) for name in EVERYBODY]
             found += [await store.answer(question) for question in QUESTIONS]
             found += [await store.open_questions(10), await store.workers()]
+            found += [await store.versions("default")]
+            found += [await store.pinned_of(rig.worker_id) for rig in self.rigs]
+            found += [await store.next_wake(one) for one in self.wanted("1", "2")]
             found += [await store.next_wake(self.rigs[0].wants()), store.mail_since(0, 1000)]
             return [*found, await store.newest_run(), store.changed()]
 
@@ -145,12 +162,16 @@ class BothStores(RuleBasedStateMachine):
         if_open=st.sampled_from(["use", "use", "fail", "terminate"]),
         if_closed=st.sampled_from(["allow", "allow", "fail", "allow_failed"]),
         request_id=requests,
+        tags=st.dictionaries(st.sampled_from("ab"), tag_values),
+        version=versions,
     )
     def start(self, name: str, who: int, here: bool, ends: bool, large: bool, **how: Any) -> None:
         rig = self.rigs[who]
+        how["tags"] = tuple(how["tags"].items())
         if here:
             ending = (RunCompleted(b"done"),) if ends else ()
-            start: StartRun = rig.start_here(name, *ending, **how)
+            setting = (TagsSet((("a", 3), ("b", None)), ""),) if large else ()
+            start: StartRun = rig.start_here(name, *setting, *ending, **how)
         else:
             start = rig.start(name, arguments=LARGE if large else b"", **how)
         self.add(start)
@@ -166,12 +187,15 @@ class BothStores(RuleBasedStateMachine):
         healthy=st.booleans(),
         large=seldom,
         publishes=seldom,
+        trims=st.sampled_from([None, (1, 1), (2, 9), (5, 2)]),
         sends=st.lists(st.sampled_from(["child", "cancel", "signal", "end"]), max_size=2),
         to=any_name,
         policy=st.sampled_from(["terminate", "cancel", "abandon"]),
         if_open=st.sampled_from(["use", "fail", "terminate"]),
         wants_start=st.booleans(),
         asks=st.sampled_from(["no", "no", "ask", "withdraw"]),
+        tags=st.lists(st.tuples(st.sampled_from("ab"), st.none() | tag_values), max_size=2),
+        pin=versions,
     )
     def append(self, name: str, count: int, consume: str, end: str, **how: Any) -> None:
         row = self.row(name)
@@ -190,13 +214,20 @@ class BothStores(RuleBasedStateMachine):
             events.append(question(self.asked))
         elif how["asks"] == "withdraw":
             events.append(ApprovalWithdrawn(max(self.asked, 1)))
+        if how["tags"]:
+            events.append(TagsSet(tuple(how["tags"]), ""))
+        trims = how["trims"] if how["publishes"] else None
         options: dict[str, Any] = {"consumed": tuple(consumed), "healthy": how["healthy"]}
+        if trims is not None:  # All but so many of the items before, up to a bound.
+            options["trims"] = (Trim("told", max(self.items - trims[0], 0), trims[1]),)
+        options["pin"] = how["pin"]
         options["outgoing"] = tuple(self.sent(one, row, **how) for one in how["sends"])
         if end == "close":
             events.append(RunCompleted(b""))
         elif end == "roll":
             events.append(RunContinuedAsNew(b"", (), 1))
-            options |= {"next_run": self.rigs[0].successor(row), "mail_free": False}
+            tags = tuple((name, value) for name, value in how["tags"] if value is not None)
+            options |= {"next_run": self.rigs[0].successor(row, tags), "mail_free": False}
         else:
             options["mail_free"] = how["mail_free"]
         before = [one for one in self.group if isinstance(one, Append) and one.run_id == row.run_id]
@@ -239,6 +270,8 @@ class BothStores(RuleBasedStateMachine):
         start = replace(start, first=replace(start.first, outgoing=tuple(outgoing)))
         for _ in range(1 + self.lossy):
             self.both(lambda store: store.submit([start]))
+        if self.row("parent") is None:
+            return  # Its type is paused.
         if not asleep:
             self.claim(3, False, set())
         for what in then:
@@ -327,9 +360,31 @@ class BothStores(RuleBasedStateMachine):
     def terminate(self, name: str) -> None:
         self.add(self.rigs[0].terminate(name))
 
-    @rule(name=names)
-    def resume(self, name: str) -> None:
-        self.add(Resume(self.rigs[0].target(name), self.rigs[0].now_us))
+    @rule(name=names, who=whose, request=requests, sent=st.booleans(), goes_on=st.booleans())
+    def pause_or_resume(
+        self, name: str, who: int, request: str | None, sent: bool, goes_on: bool
+    ) -> None:
+        rig = self.rigs[who]
+        marks = (request, rig.sent(f"sender {who}") if sent and request is None else None)
+        if goes_on:
+            self.add(Resume(rig.target(name), rig.now_us, *marks))
+        else:
+            self.add(Pause(rig.target(name), rig.now_us, f"{who}", "why", *marks))
+
+    @rule(
+        kind=st.sampled_from(["", "flow", "other"]),
+        request=requests,
+        goes_on=st.booleans(),
+        blocked=st.booleans(),
+    )
+    def pause_or_resume_many(
+        self, kind: str, request: str | None, goes_on: bool, blocked: bool
+    ) -> None:
+        now_us = self.rigs[0].now_us
+        if goes_on:
+            self.add(ResumeMany("default", kind, now_us, blocked, request))
+        else:
+            self.add(PauseMany("default", kind, now_us, "somebody", "why", request))
 
     @rule(
         name=names,
@@ -345,6 +400,10 @@ class BothStores(RuleBasedStateMachine):
         row = self.row(name)
         if row is None:
             return
+        if any(isinstance(one, Release) and one.run_id == row.run_id for one in self.group):
+            self.flush()  # Whoever hands a run back waits for the answer before it does so again.
+            row = self.row(name)
+            assert row is not None
         rig = self.rigs[0]
         wake_us = rig.now_us + sleep * SECOND_US if sleep else sleep
         outcome = rig.message(name)
@@ -365,6 +424,8 @@ class BothStores(RuleBasedStateMachine):
         state=st.sampled_from(AttemptState),
         stale=seldom,
         probation=st.sampled_from([None, *Probation]),
+        begins=st.booleans(),
+        outcome=seldom,
     )
     def mark(
         self,
@@ -374,12 +435,17 @@ class BothStores(RuleBasedStateMachine):
         state: AttemptState,
         stale: bool,
         probation: Probation | None,
+        begins: bool,
+        outcome: bool,
     ) -> None:
         row = self.row(name)
         if row is not None:
             attempts = (self._attempt(activity, attempt, state),)
             token = row.lease_token - stale
-            mark = MarkAttempts(row.shard, row.run_id, token, attempts, probation)
+            mark = MarkAttempts(row.shard, row.run_id, token, attempts, probation, begins)
+            if outcome:
+                mail: Message = self.rigs[0].message(name, b"an outcome")
+                mark = replace(mark, mail=((mail.kind, mail.body),))
             self.add(mark)
 
     @rule(
@@ -472,11 +538,35 @@ class BothStores(RuleBasedStateMachine):
     def a_clock_is_set_back(self, seconds: int) -> None:
         self.rigs[1].now_us -= seconds * SECOND_US
 
-    @rule(limit=st.integers(0, 3), doubt=st.booleans(), held=st.sets(names))
-    def claim(self, limit: int, doubt: bool, held: set[str]) -> None:
+    def wanted(self, *versions: str) -> list[Wants]:
+        """What a worker of each version wants, beside what follows."""
+        wants = self.rigs[0].wants()
+        return [replace(wants, pinned=(("flow", version),)) for version in versions]
+
+    @rule(name=names, version=versions)
+    def pin(self, name: str, version: str | None) -> None:
+        self.add(Pin(self.rigs[0].target(name), version))
+
+    @rule(
+        limit=st.integers(0, 3),
+        doubt=st.booleans(),
+        held=st.sets(names),
+        version=versions,
+        follows=st.booleans(),
+    )
+    def claim(
+        self,
+        limit: int,
+        doubt: bool,
+        held: set[str],
+        version: str | None = None,
+        follows: bool = True,
+    ) -> None:
         self.flush()
         rig = self.rigs[0]
-        wants = rig.wants()
+        wants = rig.wants() if version is None else self.wanted(version)[0]
+        if not follows:
+            wants = replace(wants, types=())
         if doubt:
             rows = [row for name in sorted(held) if (row := self.row(name)) is not None]
             wants = replace(wants, held=frozenset(row.execution_id for row in rows))
@@ -518,7 +608,8 @@ class BothStores(RuleBasedStateMachine):
     @rule()
     def resume_blocked(self) -> None:
         self.flush()
-        self.both(lambda store: store.resume_blocked(("flow",), self.rigs[0].now_us))
+        wants = self.wanted("1")[0]
+        self.both(lambda store: store.resume_blocked(wants, self.rigs[0].now_us))
 
     @rule(which=st.sampled_from(QUESTIONS))
     def forget_question(self, which: bytes) -> None:

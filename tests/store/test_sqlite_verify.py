@@ -34,7 +34,7 @@ async def rig(tmp_path: Path) -> Rig:
     await rig.started("waiting", arguments=LARGE[1:])
     rolled = await rig.owned("rolled")
     await rig.one(rig.append(rolled, RunContinuedAsNew(b"", (), 1), next_run=rig.successor(rolled)))
-    await rig.owned("told", item(0), item(1), item(2, LARGE))
+    await rig.owned("told", item(0), item(1), item(2, LARGE), tags=(("n", 7), ("c", "c1")))
     await rig.owned("ended")
     await rig.one(rig.terminate("ended"))
     return rig
@@ -137,6 +137,17 @@ DAMAGE: dict[str, tuple[str, str]] = {
         "DELETE FROM runs WHERE workflow_id = 'told'",
         "rows in published without a run",
     ),
+    "a missing tag": (
+        "DELETE FROM tags WHERE name = 'n'",
+        "it is found by other tags than its history has",
+    ),
+    "a tag that nobody set": (
+        "UPDATE tags SET value = 8 WHERE name = 'n'",
+        "it is found by other tags than its history has",
+    ),
+    "a tag of no kind": ("UPDATE tags SET kind = 9", "kind holds 9"),
+    "a tag of another kind": ("UPDATE tags SET kind = 3, value = 'x'", "its tags cannot be read"),
+    "tags without a run": ("DELETE FROM runs WHERE workflow_id = 'told'", "rows in tags without"),
     "a missing start": (
         "DELETE FROM inbox WHERE execution_id ="
         " (SELECT execution_id FROM runs WHERE workflow_id = 'waiting')",

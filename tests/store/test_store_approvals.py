@@ -89,6 +89,15 @@ async def test_open_ones_go_with_their_run(rig: Rig, how: str) -> None:
     assert await rig.problems() == []
 
 
+async def test_one_that_outlives_its_run_is_named(rig: Rig) -> None:
+    row = await rig.owned("w", question(1))
+    forgetful = rig.append(row, RunCompleted(b""), approvals=Approvals(), mail_free=False)
+    assert refusal(await rig.one(forgetful)) is None
+    (problem,) = await rig.problems()
+    assert problem.startswith("approval 1 of "), problem
+    assert problem.endswith("is open, and its run is not"), problem
+
+
 async def test_who_was_first_is_told_as_long_as_the_run_is_kept(rig: Rig) -> None:
     row = await rig.owned("w", question(1))
     await rig.answered(row, 1, "ann", "a")

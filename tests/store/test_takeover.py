@@ -206,7 +206,7 @@ async def test_poison_stays_parked_when_other_code_comes(rig: Rig) -> None:
     await test_deaths_in_its_trials_park_a_run(rig)
     changed = await rig.owned("changed")
     await rig.one(rig.release(changed, None, blocked=True, reason="its code changed"))
-    await rig.store.resume_blocked(["flow"], rig.now_us)
+    await rig.store.resume_blocked(rig.wants("flow"), rig.now_us)
     assert [one.row.workflow_id for one in await rig.claim()] == ["changed"]
 
 
@@ -215,12 +215,12 @@ async def test_a_suspect_that_a_fault_has_blocked_goes_on_when_other_code_comes(
     await at_work(rig, "w", Probation.ON_TRIAL)
     await again(rig)
     await rig.one(rig.release(await rig.row(), None, blocked=True, reason="its code changed"))
-    await rig.store.resume_blocked(["flow"], rig.now_us)
+    await rig.store.resume_blocked(rig.wants("flow"), rig.now_us)
     assert [one.row.strikes for one in await rig.claim()] == [1]
 
 
 async def test_code_of_other_types_resumes_nothing(rig: Rig) -> None:
     row = await rig.owned()
     await rig.one(rig.release(row, None, blocked=True, reason="its code changed"))
-    await rig.store.resume_blocked(["other"], rig.now_us)
+    await rig.store.resume_blocked(rig.wants("other"), rig.now_us)
     assert await rig.claim() == []

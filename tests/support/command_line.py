@@ -63,13 +63,19 @@ def begin(
 def worker(*files: str, folder: Path) -> Generator[dict[str, Any]]:
     """`everlong worker --json`, ready; ended by SIGTERM."""
     process = begin("worker", *files, "--json", folder=folder)
-    assert process.stdout is not None
     try:
-        yield json.loads(_document(process.stdout))
+        yield worker_ready(process)
     finally:
         process.terminate()
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def worker_ready(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    """What a worker with `--json` says once it claims."""
+    assert process.stdout is not None
+    found: dict[str, Any] = json.loads(_document(process.stdout))
+    return found
 
 
 def _document(lines: Iterator[str]) -> str:

@@ -4,15 +4,18 @@ A field of a type that is not listed here fails at import, so a new kind cannot 
 """
 
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any, Final, get_type_hints
 
 from hypothesis import strategies as st
 
 from everlong_engine.model.events import KINDS, Carried, Event, Numbers
 from everlong_engine.model.failure import Failure
+from everlong_engine.model.lineage import CopiedPart, Reset
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.tags import TagChanges, Tags
 
-__all__ = ["any_event", "event_of", "failures", "options"]
+__all__ = ["any_event", "event_of", "failures", "options", "tag_names", "tag_values"]
 
 ints: Final = st.integers(0, 2**53)
 """What a number, an instant or a duration may be."""
@@ -43,6 +46,26 @@ options: Final = st.just(ActivityOptions()) | st.builds(
     heartbeat_us=st.none() | ints,
     at_most_once=st.booleans(),
 )
+_ids: Final = st.binary(min_size=16, max_size=16)
+
+
+@st.composite
+def _resets(draw: st.DrawFn) -> Reset:
+    ends = sorted(draw(st.lists(ints, min_size=1, max_size=3)))
+    numbers = st.lists(st.tuples(texts, ints), max_size=3).map(tuple)
+    parts = [CopiedPart(draw(_ids), draw(texts), end, draw(numbers)) for end in ends]
+    return Reset(tuple(parts), draw(st.integers(0, 2**50)), draw(texts))
+
+
+resets: Final = _resets()
+tag_names: Final = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", fullmatch=True)
+tag_values: Final = (
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+    | st.datetimes(datetime(1970, 1, 1), datetime(4000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+)
 _BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
     int: ints,
     str: texts,
@@ -54,6 +77,9 @@ _BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
     tuple[str, ...]: st.lists(texts, max_size=3).map(tuple),
     Carried: st.lists(st.tuples(texts, payloads), max_size=3).map(tuple),
     Numbers: st.lists(st.tuples(texts, ints), max_size=3).map(tuple),
+    Reset | None: st.none() | resets,
+    Tags: st.lists(st.tuples(tag_names, tag_values), max_size=3).map(tuple),
+    TagChanges: st.lists(st.tuples(tag_names, st.none() | tag_values), max_size=3).map(tuple),
     Failure: failures,
     Failure | None: st.none() | failures,
     ActivityOptions: options,

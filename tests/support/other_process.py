@@ -153,6 +153,15 @@ class _Servant:
     async def terminate(self, id: str, reason: str) -> None:
         await self._client.get_handle(id).terminate(reason)
 
+    async def pause(self, id: str, reason: str) -> None:
+        await self._client.get_handle(id).pause(reason=reason)
+
+    async def pause_type(self, type: str) -> int:
+        return await self._client.pause(type=type)
+
+    async def resume(self, id: str) -> None:
+        await self._client.get_handle(id).resume()
+
     async def status(self, id: str) -> str:
         return (await self._client.get_handle(id).describe()).status
 

@@ -48,6 +48,8 @@ from everlong import (
     publish,
     random,
     saga,
+    set_memo,
+    set_tags,
     side_effect,
     uuid4,
     wait_condition,
@@ -113,11 +115,21 @@ class SideEffect:
 
 
 @dataclass(frozen=True, slots=True)
+class Label:
+    """Change a tag, or take it away, and tell how far it has come."""
+
+    name: str
+    value: str | int | bool | None
+    kind: Literal["label"] = "label"
+
+
+@dataclass(frozen=True, slots=True)
 class Beget:
-    """A child: called, or begun and then waited for, or begun and left alone."""
+    """A child: called in the three ways to be cancelled, or begun and then waited for, or begun and
+    left alone."""
 
     label: str
-    how: Literal["call", "start", "leave"]
+    how: Literal["wait", "try", "abandon", "start", "leave"]
     kind: Literal["beget"] = "beget"
 
 
@@ -271,6 +283,7 @@ Step: TypeAlias = Annotated[
     | SideEffect
     | Publish
     | AskPeople
+    | Label
     | Beget
     | Meet
     | Fail
@@ -386,6 +399,10 @@ class _Playing:
                 await self._ask_people(step)
             case Publish():
                 self._note(str(await publish(step.channel, [step.label, len(self.trace)])))
+            case Label():
+                set_tags({step.name: step.value})
+                set_memo([step.name, len(self.trace)])
+                self._note(sorted(info(WorkflowInfo).tags.items()))
             case Fail():
                 raise Broken(step.label)
             case Patched():
@@ -433,8 +450,8 @@ class _Playing:
 
     async def _beget(self, step: Beget) -> None:
         try:
-            if step.how == "call":
-                self._note(await offspring(step.label))
+            if step.how == "wait" or step.how == "try" or step.how == "abandon":
+                self._note(await offspring.options(on_cancel=step.how)(step.label))
                 return
             child = await offspring.start(step.label)
             self._note("has a child")
@@ -630,7 +647,7 @@ class _Making:
         return kind(depth - 1)
 
     def leaf(self) -> Step:
-        match self._below(21):
+        match self._below(22):
             case 0 | 1 | 2 | 3 | 4 | 5:
                 outcomes = *["ok"] * 7, "fail", "hang"
                 return Call(self._of("abcdef"), self._of(outcomes))
@@ -647,9 +664,13 @@ class _Making:
             case 16:
                 return Publish(self._of("uv"), self._of("abc"))
             case 18:
-                return Beget(self._of("mn"), self._of(("call", "call", "start", "leave")))
+                return Beget(
+                    self._of("mn"), self._of(("wait", "try", "abandon", "start", "start", "leave"))
+                )
             case 19:
                 return Meet(self._of("op"), self._of(("signal", "cancel", "wait")))
+            case 20:
+                return Label(self._of("ij"), self._of(("c1", 7, True, None)))
             case 17:
                 return AskPeople(self._of("st"), self._seconds())
             case _:

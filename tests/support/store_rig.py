@@ -19,14 +19,18 @@ from everlong_engine.model.events import (
     ItemPublished,
     RunCompleted,
     RunContinuedAsNew,
+    RunFailed,
     RunStarted,
     RunTerminated,
     SignalReceived,
+    TagsSet,
 )
 from everlong_engine.model.ids import IdSource
+from everlong_engine.model.outgoing import StartChild, Target
 from everlong_engine.model.policies import IfClosed, IfOpen
 from everlong_engine.model.requests import Sent, child_request_id
 from everlong_engine.model.runs import ItemRow, LoadedRun, NewRun, RunRow, RunStatus, WorkerRow
+from everlong_engine.model.tags import Tags, TagValue
 from everlong_engine.model.writes import (
     AnswerApproval,
     Append,
@@ -39,10 +43,8 @@ from everlong_engine.model.writes import (
     NextRun,
     Refusal,
     Release,
-    StartChild,
     StartResult,
     StartRun,
-    Target,
     Terminate,
     Write,
     WriteResult,
@@ -55,6 +57,7 @@ SECOND_US: Final = 1_000_000
 _BEGINNING_US: Final = 1_800_000_000 * SECOND_US
 _STATUS: Final[dict[type[Event], RunStatus]] = {
     RunCompleted: RunStatus.COMPLETED,
+    RunFailed: RunStatus.FAILED,
     RunContinuedAsNew: RunStatus.CONTINUED_AS_NEW,
 }
 
@@ -101,18 +104,20 @@ class Rig:
         if_open: IfOpen = "use",
         if_closed: IfClosed = "allow",
         arguments: bytes = b"",
+        tags: Tags = (),
         **other: Any,
     ) -> StartRun:
         """A start that lies in the inbox until somebody claims it."""
         blobs: Blobs = {}
-        kind, body = encode_event(started(workflow_id, arguments), blobs)
-        new = self.new(workflow_id, request_id, **other)
+        kind, body = encode_event(started(workflow_id, arguments, tags), blobs)
+        new = replace(self.new(workflow_id, request_id, **other), tags=tags)
         return StartRun(new, if_open, if_closed, kind, body, blobs=blobs, wake_us=self.now_us)
 
     def start_here(self, workflow_id: str = "w", *events: Event, **options: Any) -> StartRun:
         """A start that its owner has driven already, to its end if an event closes it."""
         start = self.start(workflow_id, **options)
-        first = self.events(start.run, 1, started(workflow_id), *events, token=1, blobs=start.blobs)
+        begins = started(workflow_id, tags=start.run.tags)
+        first = self.events(start.run, 1, begins, *events, token=1, blobs=start.blobs)
         return StartRun(
             start.run, start.if_open, start.if_closed, 0, b"", owner=self.worker_id, first=first
         )
@@ -176,6 +181,7 @@ class Rig:
             self._append_id,
             blobs=blobs or None,
             items=tuple(items),
+            tags=tuple(tag for one in events if isinstance(one, TagsSet) for tag in one.tags),
             **options,
         )
 
@@ -204,7 +210,7 @@ class Rig:
         base = options.pop("base", row.next_seq)
         return self.events(row, base, *(events or (signal(),)), **options)
 
-    def successor(self, row: RunRow) -> NextRun:
+    def successor(self, row: RunRow, tags: Tags = ()) -> NextRun:
         new = self.new(row.workflow_id)
         following = NewRun(
             shard=0,
@@ -215,8 +221,9 @@ class Rig:
             type=row.type,
             queue=row.queue,
             started_us=self.now_us,
+            tags=tags,
         )
-        kind, body = encode_event(started(row.workflow_id), {})
+        kind, body = encode_event(started(row.workflow_id, tags=tags), {})
         return NextRun(following, self.worker_id, kind, body, {})
 
     # -------------------------------------------------------------------------------- sending
@@ -283,7 +290,12 @@ class Rig:
         (found,) = await self.claim()
         return found
 
-    async def register(self, name: str = "worker") -> None:
+    async def register(
+        self,
+        name: str = "worker",
+        types: tuple[str, ...] = ("flow",),
+        versions: tuple[str, ...] = (),
+    ) -> None:
         """Let the store know this rig's worker."""
         row = WorkerRow(
             worker_id=self.worker_id,
@@ -293,7 +305,8 @@ class Rig:
             started_us=self.now_us,
             beat_us=self.now_us,
             dead=False,
-            types=("flow",),
+            types=types,
+            versions=versions,
         )
         await self.store.register(row, "default")
 
@@ -340,12 +353,17 @@ class Rig:
         found = await self.store.published(row.shard, row.execution_id, channel, number, limit)
         return [(one.number, one.payload) for one in found]
 
+    async def tags(self, run: RunRow | str = "w") -> dict[str, TagValue]:
+        row = await self.row(run) if isinstance(run, str) else run
+        found = await self.store.tags([(row.shard, row.run_id)])
+        return dict(found.get(row.run_id, ()))
+
     async def problems(self) -> list[str]:
         return [problem.text for problem in await self.store.verify()]
 
 
-def started(workflow_id: str = "w", arguments: bytes = b"") -> RunStarted:
-    return RunStarted("flow", arguments, workflow_id, 1, "code", "3.11")
+def started(workflow_id: str = "w", arguments: bytes = b"", tags: Tags = ()) -> RunStarted:
+    return RunStarted("flow", arguments, workflow_id, 1, "code", "3.11", tags=tags)
 
 
 def question(number: int, title: str = "Ship it?") -> ApprovalRequested:

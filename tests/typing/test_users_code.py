@@ -25,6 +25,7 @@ from everlong import (
     publish,
     workflow,
 )
+from everlong.testing import ActivityCall, Environment
 
 
 class Verdict(BaseModel):
@@ -86,6 +87,53 @@ async def simple(number: int) -> int:
     return number + 1
 
 
+@workflow(name="typed-many")
+async def many(first: int, second: str = "", *, third: float = 0.0) -> int:
+    return first
+
+
+@workflow(name="typed-rest")
+async def rest(*numbers: int) -> int:
+    return sum(numbers)
+
+
+async def test_starts_take_options_and_arguments_in_any_way(tmp_path: Path) -> None:
+    async with Client.connect(tmp_path / "typed.db") as client, Worker(client):
+        handle = await client.start(many, 1, "two", id="a", if_open="fail")
+        assert_type(handle, WorkflowHandle[int])
+        assert_type(await client.start(many, 1, request_id="r"), WorkflowHandle[int])
+        assert_type(await client.start(many, 1, "two", third=3), WorkflowHandle[int])
+        assert_type(await client.start(many, 1, "two", third=3, id="b"), WorkflowHandle[int])
+        assert_type(await client.start(many, 1, second="two", id="c"), WorkflowHandle[int])
+        assert_type(await client.start(many, first=1, id=None), WorkflowHandle[int])
+        assert_type(await client.start(many, first=1, id="d"), WorkflowHandle[int])
+        assert_type(await client.start(rest, id="e"), WorkflowHandle[int])
+        assert_type(await client.start(rest, 1, 2, id="f"), WorkflowHandle[int])
+        assert_type(await client.start("typed-many", first=1, id="g"), WorkflowHandle[Any])
+        assert_type(await client.run(rest, 1, 2, id="h"), int)
+
+
+def test_scripts_are_inferred(tmp_path: Path) -> None:
+    db = tmp_path / "typed.db"
+    assert_type(everlong.run(many, 1, "two", db=db), int)
+    assert_type(everlong.run(many, first=1, db=db), int)
+    assert_type(everlong.run(many, 1, third=3, db=db, id="x"), int)
+
+
+async def test_fakes_are_typed_like_their_activities() -> None:
+    async def slow(number: int) -> int:
+        await env.sleep(minutes=5)
+        return number
+
+    async with Environment() as env:
+        env.fake(double, slow)
+        env.fake(double, lambda number: number + 1)
+        env.fake(double, returns=4)
+        env.fail(double, ValueError, times=2)
+        assert_type(await env.client.run(simple, 2), int)
+        assert_type(env.calls(double), list[ActivityCall])
+
+
 async def test_types_are_inferred_from_plain_functions(tmp_path: Path) -> None:
     assert_type(verdict, Signal[Verdict])
     assert_type(status, Query[str])
@@ -108,5 +156,8 @@ async def test_types_are_inferred_from_plain_functions(tmp_path: Path) -> None:
         assert_type(client.get_handle("typed", typed), WorkflowHandle[str])
         assert_type(await client.run(simple, 2), int)
         assert_type(await client.run(simple, 2, id="simple"), int)
+        assert_type(await client.run(simple, number=2), int)
+        assert_type(await client.run(simple, id="simple", number=2), int)
+        assert_type(await client.run("simple", number=2, request_id="by-name"), Any)
         anything_goes: object = await handle.query(status)  # As in print(await …).
         assert anything_goes

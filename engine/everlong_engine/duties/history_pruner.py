@@ -8,7 +8,8 @@ import asyncio
 import logging
 from typing import Final
 
-from everlong_engine.model.clock import Clock
+from everlong_engine.clock import LoopAlarms
+from everlong_engine.model.clock import Alarms, Clock
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.limits import PRUNE_RUNS_MAX
 from everlong_engine.store.interface import Store
@@ -25,9 +26,12 @@ _START: Final = (-1, b"")
 class HistoryPruner:
     """Sweeps while a worker is here; other processes never delete."""
 
-    def __init__(self, store: Store, clock: Clock, retention_us: int) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, retention_us: int, alarms: Alarms | None = None
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._alarms = alarms or LoopAlarms(clock)
         self._retention_us = retention_us
         self._cursor: tuple[int, bytes] = _START
         self._task: asyncio.Task[None] | None = None
@@ -59,4 +63,4 @@ class HistoryPruner:
                 logger.exception("a sweep failed; the next one begins anew")
                 self._cursor = _START
             at_start = self._cursor == _START
-            await asyncio.sleep(_ROUND_S if at_start else _SWEEP_S)
+            await self._alarms.pause(_ROUND_S if at_start else _SWEEP_S)

@@ -30,6 +30,7 @@ class Host(Protocol):
     def deliver(self, mail: MailRow) -> bool: ...
     def wake(self) -> None: ...
     def ask(self, question: Question) -> None: ...
+    def others_committed(self) -> None: ...
 
 
 class Watched(Protocol):
@@ -102,6 +103,8 @@ class InboxWatcher:
             if not (self._engine.store.changed() or self._behind):
                 return False
             self._hand_out_mail()
+            for host in self._engine.hosts:
+                host.others_committed()
             if self._engine.hosts:
                 await self._hand_out_questions()
         except EverlongError as error:

@@ -25,11 +25,13 @@ __all__ = [
     "Letter",
     "answer",
     "cancellation",
+    "cancellation_by_reset",
     "end",
     "refused",
     "replacement",
     "started",
     "termination",
+    "termination_by_reset",
 ]
 
 NOT_FOUND: Final = "not_found"
@@ -52,6 +54,20 @@ def termination(parent: RunRow, kind: int) -> tuple[int, bytes]:
 def cancellation(parent: RunRow, kind: int) -> tuple[int, bytes]:
     """What asks a child to end behind its parent."""
     return _plain(CancelRequested(_reason(parent, kind)))
+
+
+def termination_by_reset(parent: RunRow) -> tuple[int, bytes]:
+    """What ends a child that its parent knows nothing of any more."""
+    return _plain(RunTerminated(_reset(parent)))
+
+
+def cancellation_by_reset(parent: RunRow) -> tuple[int, bytes]:
+    """What asks it to end."""
+    return _plain(CancelRequested(_reset(parent)))
+
+
+def _reset(parent: RunRow) -> str:
+    return f"its parent {parent.workflow_id} was reset to before it began"
 
 
 def replacement() -> tuple[int, bytes]:

@@ -26,8 +26,10 @@ from everlong_engine.model.events import (
     ChildStartFailed,
     Closing,
     Event,
+    MemoSet,
     Recorded,
     RunStarted,
+    TagsSet,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -35,8 +37,9 @@ from everlong_engine.model.events import (
     UpdateFailed,
     UpdateReceived,
 )
+from everlong_engine.model.tags import Tags, changed_tags
 
-__all__ = ["OpenActivity", "OpenChild", "RunState", "fold"]
+__all__ = ["OpenActivity", "OpenChild", "RunState", "fold", "tags_behind"]
 
 
 @dataclass(slots=True)
@@ -73,6 +76,8 @@ class RunState:
     """Those whose handlers are at work, by their ids."""
     children: dict[int, OpenChild] = field(default_factory=dict[int, OpenChild])
     cancel_requested: bool = False
+    tags: Tags = ()
+    memo: bytes = b""
     closing: Closing | None = None
 
     def apply(self, recorded: Recorded) -> None:
@@ -105,7 +110,11 @@ class RunState:
                 self.updates.pop(event.update_id, None)
             case ChildScheduled():
                 self.children[event.child_id] = OpenChild(event, at_us)
-            case ChildStartFailed() | ChildClosed() | ChildCancelRequested():
+            case ChildCancelRequested():
+                child = self.children.get(event.child_id)
+                if child is not None and child.scheduled.on_cancel != "wait":
+                    del self.children[event.child_id]
+            case ChildStartFailed() | ChildClosed():
                 self.children.pop(event.child_id, None)
             case ApprovalRequested():
                 self.approvals[event.approval_id] = event, at_us
@@ -114,6 +123,11 @@ class RunState:
             case RunStarted():
                 self.started, self.started_us = event, at_us
                 self.cancel_requested = event.cancel_requested
+                self.tags, self.memo = event.tags, event.memo
+            case TagsSet():
+                self.tags = changed_tags(self.tags, event.tags)
+            case MemoSet():
+                self.memo = event.memo
             case CancelRequested():
                 self.cancel_requested = True
             case _ if type(event) in CLOSING:
@@ -129,9 +143,30 @@ class RunState:
             self.activities.pop(activity_id, None)
 
 
+def tags_behind(tags: Tags | None, event: Event) -> Tags | None:
+    """The tags of a run that had these before the event; None of one that has not begun."""
+    match event:
+        case RunStarted():
+            return event.tags
+        case TagsSet():
+            return changed_tags(tags or (), event.tags)
+        case _:
+            return tags
+
+
 def fold(history: Iterable[Recorded]) -> RunState:
     """The state behind a whole history."""
     state = RunState()
     for recorded in history:
         state.apply(recorded)
+    started = state.started
+    if started is not None and started.reset is not None:
+        _begin_anew(state, started.reset.at_us)
     return state
+
+
+def _begin_anew(state: RunState, reset_us: int) -> None:
+    """What a reset run repeats is older than the run: limits count from its beginning."""
+    state.started_us = max(state.started_us, reset_us)
+    for activity in state.activities.values():
+        activity.at_us = max(activity.at_us, reset_us)

@@ -17,11 +17,22 @@ from everlong_engine.machine.elsewhere import elsewhere_limit
 from everlong_engine.machine.probation import is_suspect
 from everlong_engine.machine.retries import may_repeat_lost
 from everlong_engine.machine.state import RunState, fold
+from everlong_engine.model.codec import decode_event
+from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.events import (
+    CODES,
+    ActivityCancelled,
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityLost,
+    ActivityTimedOut,
+)
 from everlong_engine.model.limits import LOSSES_TO_PROBATION, STRIKES_TO_POISON
 from everlong_engine.model.runs import (
     AttemptRow,
     AttemptState,
     LoadedRun,
+    MailRow,
     Probation,
     RunRow,
     RunStatus,
@@ -32,6 +43,16 @@ __all__ = ["Verdict", "judge", "latest_attempts", "next_deadline_us"]
 CLEARED: Final = LOSSES_TO_PROBATION - 1
 """The losses of a run that is suspected no more: driven at once by the next worker, as any other,
 and a suspect again if that one dies as well."""
+
+
+_OUTCOMES: Final = (
+    ActivityCompleted,
+    ActivityFailed,
+    ActivityTimedOut,
+    ActivityLost,
+    ActivityCancelled,
+)
+_OUTCOME_CODES: Final = frozenset(CODES[kind] for kind in _OUTCOMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +78,10 @@ def judge(run: LoadedRun, worker: str, now_us: int, *, explained: bool = False) 
         explained: whether any suspect was driven when the worker died.
     """
     state = fold(run.history)
+    for mail in run.mail:
+        # An outcome that waits to be fed, as that of a paused run does: its attempt has ended.
+        if mail.kind in _OUTCOME_CODES:
+            state.activities.pop(_activity_of(mail, run), None)
     lost = _lost(state, run.attempts, worker, now_us)
     deadline = next_deadline_us(state, run.attempts)
     at_work = bool(lost) or bool(run.mail) or (deadline is not None and deadline <= now_us)
@@ -70,9 +95,24 @@ def judge(run: LoadedRun, worker: str, now_us: int, *, explained: bool = False) 
         return Verdict(RunStatus.BLOCKED, None, losses, strikes, reason, lost)
     status = row.status if row.status.is_open else RunStatus.RUNNING
     wake_us: int | None = now_us if at_work or deadline is None else deadline
-    if status is RunStatus.BLOCKED:
+    if status is not RunStatus.RUNNING:
         wake_us = None  # Until somebody resumes it.
     return Verdict(status, wake_us, losses, strikes, row.reason, lost)
+
+
+def _activity_of(mail: MailRow, run: LoadedRun) -> int:
+    """Whose outcome a message is; -1: none of this run's."""
+    try:
+        event = decode_event(mail.kind, mail.body, run.blobs)
+    except UndecodablePayload:
+        return -1  # Whoever loads the run is told.
+    if not isinstance(event, _OUTCOMES):
+        return -1
+    of_another = isinstance(event, ActivityCompleted | ActivityFailed) and event.run not in (
+        None,
+        run.row.run_id,
+    )
+    return -1 if of_another else event.activity_id
 
 
 def _guilt(row: RunRow, *, at_work: bool, explained: bool) -> tuple[int, int]:

@@ -13,6 +13,7 @@ memory out of proportion is refused before it is built, and every field must hav
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 from zlib import crc32
@@ -53,6 +54,7 @@ from everlong_engine.model.events import (
     RunFailed,
     RunStarted,
     SignalReceived,
+    TagsSet,
     TimerFired,
     TimerStarted,
     UpdateFailed,
@@ -60,8 +62,10 @@ from everlong_engine.model.events import (
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.ids import ID_BYTES
 from everlong_engine.model.limits import EVENT_ELEMENTS_MAX, PAYLOAD_INLINE_BYTES_MAX
+from everlong_engine.model.lineage import Reset
 from everlong_engine.model.payload_limits import count_elements
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.tags import instant_us, tag_changes_of, tags_of
 
 __all__ = ["Blobs", "blob_references", "checksum", "decode_event", "encode_event"]
 
@@ -115,14 +119,42 @@ def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
     if len(names) == 1:
         only = attrgetter(names[0])
         return lambda event: (only(event),)
-    return attrgetter(*names)
+    every: Callable[[Event], tuple[Any, ...]] = attrgetter(*names)
+    return _started(every) if kind is RunStarted else every
+
+
+_RESET: Final = [field.name for field in fields(RunStarted)].index("reset")
+
+
+def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
+    """Wire fields of a start: what it repeats is nearly always absent."""
+
+    def fields_of(event: Event) -> tuple[Any, ...]:
+        found = every(event)
+        reset = found[_RESET]
+        if reset is None:
+            return found
+        return *found[:_RESET], reset.to_wire(), *found[_RESET + 1 :]
+
+    return fields_of
 
 
 _GETTERS: Final = {kind: _getter(kind) for kind in CODES}
 _TEXT: Final = "surrogatepass"
 """Python's texts may hold half surrogate pairs; a reason or a file's name must not stop a run."""
 _unpackb: Final[Callable[..., Any]] = msgpack.unpackb
-_pack: Final = msgpack.Packer(use_bin_type=True, autoreset=True, unicode_errors=_TEXT).pack
+
+
+def _instant(value: object) -> list[int]:
+    """The one type of a tag that msgpack does not know."""
+    if isinstance(value, datetime):
+        return [instant_us(value)]
+    raise TypeError(f"an event cannot hold a {type(value).__name__}")
+
+
+_pack: Final = msgpack.Packer(
+    use_bin_type=True, autoreset=True, unicode_errors=_TEXT, default=_instant
+).pack
 
 
 def encode_event(event: Event, blobs: Blobs) -> tuple[int, bytes]:
@@ -316,6 +348,10 @@ def _build_started(*wire: Any) -> RunStarted:
         values[9] = carried_of(values[9])
     if len(values) > 11:
         values[11] = numbers_of(values[11])
+    if len(values) > 13 and values[13] is not None:
+        values[13] = Reset.from_wire(values[13])
+    if len(values) > 14:
+        values[14] = tags_of(values[14])
     started = RunStarted(*values)
     if started.previous_run is not None and len(started.previous_run) != ID_BYTES:
         raise UndecodablePayload(reason="previous_run holds no id")
@@ -358,13 +394,20 @@ def _build_published(channel: str, number: int, payload: bytes, where: str) -> I
     return ItemPublished(channel, number, payload, where)
 
 
+def _build_tags(tags: Any, where: str) -> TagsSet:
+    return TagsSet(tag_changes_of(tags), where)
+
+
 def _require_id(value: bytes | None, what: str) -> None:
     if value is not None and len(value) != ID_BYTES:
         raise UndecodablePayload(reason=f"{what} holds no id")
 
 
 def _build_child_scheduled(*wire: Any) -> ChildScheduled:
-    scheduled = ChildScheduled(*wire)
+    values = list(wire)
+    if len(values) > 11:
+        values[11] = tags_of(values[11])
+    scheduled = ChildScheduled(*values)
     require_instant(scheduled.run_timeout_us, "run_timeout_us")
     require_instant(scheduled.execution_timeout_us, "execution_timeout_us")
     return scheduled
@@ -447,6 +490,7 @@ _COMPOSED: Final[Mapping[type[Event], _Builder]] = {
     RunStarted: _build_started,
     RunContinuedAsNew: _build_continued,
     ItemPublished: _build_published,
+    TagsSet: _build_tags,
     ChildScheduled: _build_child_scheduled,
     ChildStarted: _build_child_started,
     ChildStartFailed: _build_start_failed,

@@ -5,6 +5,8 @@ facts are attributes, so a handler reads `error.workflow_id` and never parses a 
 what to do.
 
     EverlongError
+    ├── InvalidFilter (also ValueError)
+    ├── InvalidTag (also ValueError)
     ├── PayloadError
     │   ├── NotSerializable (also TypeError)
     │   ├── PayloadTooLarge
@@ -16,6 +18,8 @@ what to do.
     │   ├── NetworkFileSystem
     │   ├── StoreFull
     │   └── StoreFailed
+    ├── UnreadableExport
+    ├── ImportRefused
     ├── WorkflowAlreadyStarted
     ├── WorkflowNotFound
     └── WorkflowClosed
@@ -26,6 +30,9 @@ import inspect
 __all__ = [
     "EverlongError",
     "ForeignFile",
+    "ImportRefused",
+    "InvalidFilter",
+    "InvalidTag",
     "NetworkFileSystem",
     "NewerSchema",
     "NotSerializable",
@@ -36,6 +43,7 @@ __all__ = [
     "StoreFull",
     "StoreOwned",
     "UndecodablePayload",
+    "UnreadableExport",
     "WorkflowAlreadyStarted",
     "WorkflowClosed",
     "WorkflowNotFound",
@@ -94,6 +102,17 @@ class PayloadTooLarge(PayloadError):
     unit: str = "bytes"
 
 
+class InvalidFilter(EverlongError, ValueError):
+    """A filter cannot be read. The message tells where, and what would do there."""
+
+    position: int = 0
+    """Of the first character that does not fit, from 0."""
+
+
+class InvalidTag(EverlongError, ValueError):
+    """A tag or a memo will not do. The message names it, and what would do."""
+
+
 class UndecodablePayload(PayloadError):
     """Stored bytes could not be read back: {reason}. They are damaged, or were written by a
     newer version or for other type hints."""
@@ -144,6 +163,21 @@ class StoreFailed(StoreError):
     check the disk and the file's permissions."""
 
     reason: str = "unknown"
+
+
+class UnreadableExport(EverlongError):
+    """Line {line} of the export cannot be read: {reason}. Nothing was stored; export it again, or
+    take another copy of the file."""
+
+    line: int = 0
+    reason: str = "it is damaged"
+
+
+class ImportRefused(EverlongError):
+    """{workflow_id!r} cannot be imported: {reason}. Nothing was stored."""
+
+    workflow_id: str | None = None
+    reason: str = "it is there already"
 
 
 class WorkflowAlreadyStarted(EverlongError):

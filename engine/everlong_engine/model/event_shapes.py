@@ -15,7 +15,9 @@ from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import KINDS, Carried, Event, Numbers
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.limits import INSTANT_US_MAX
+from everlong_engine.model.lineage import Reset
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.tags import TagChanges, Tags
 
 __all__ = [
     "NUMBERED",
@@ -50,8 +52,11 @@ _WRITTEN: Final[Mapping[Any, tuple[type, ...]]] = {
     tuple[str, ...]: (list,),
     Carried: (list,),
     Numbers: (list,),
+    Tags: (list,),
+    TagChanges: (list,),
     Failure: (list,),
     Failure | None: (list, _NONE),
+    Reset | None: (list, _NONE),
     ActivityOptions: (list, _NONE),
 }
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from everlong_engine.model.failure import Failure
+from everlong_engine.model.lineage import Numbers, Reset
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.tags import TagChanges, Tags
 
 __all__ = [
     "CLOSING",
@@ -49,6 +51,7 @@ __all__ = [
     "ExternalSignalSent",
     "Input",
     "ItemPublished",
+    "MemoSet",
     "Numbers",
     "PatchMarked",
     "Recorded",
@@ -62,6 +65,7 @@ __all__ = [
     "SideEffectRecorded",
     "SignalReceived",
     "SignalRejected",
+    "TagsSet",
     "TimerCancelled",
     "TimerFired",
     "TimerStarted",
@@ -72,9 +76,6 @@ __all__ = [
 
 Carried: TypeAlias = tuple[tuple[str, bytes], ...]
 """Signals that were accepted but not yet received: (name, payload), oldest first."""
-
-Numbers: TypeAlias = tuple[tuple[str, int], ...]
-"""Output channels with the number that the next item of each will have."""
 
 
 # ---------------------------------------------------------------------------------- inputs
@@ -101,6 +102,13 @@ class RunStarted:
     """How far the output channels of the execution had come in its earlier runs."""
     parent: str | None = None
     """The workflow id of the execution whose child this is."""
+    reset: Reset | None = None
+    """What it repeats, if it was reset or forked."""
+    tags: Tags = ()
+    memo: bytes = b""
+    """Of the execution, as they stood when the run began; the memo is a payload, or nothing."""
+    cancel_reason: str | None = None
+    """Why it was asked; None where nobody asked, or before it was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +325,20 @@ class ItemPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class TagsSet:
+    """Only what changes; None takes a tag away."""
+
+    tags: TagChanges
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoSet:
+    memo: bytes
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
 class ChildScheduled:
     """`target` is the child's workflow id."""
 
@@ -332,11 +354,16 @@ class ChildScheduled:
     execution_timeout_us: int | None = None
     wants_start: bool = False
     """The code waits for the start, and will be told of it."""
+    tags: Tags = ()
+    memo: bytes = b""
+    on_cancel: str = "try"
+    """What cancelling the call does: "wait" for the child's end, "try", or "abandon" it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildCancelRequested:
-    """Nobody waits for the child any more: it is asked to stop, and no outcome is recorded."""
+    """The child is asked to stop. Nobody waits for it any more, and no outcome is recorded, unless
+    its `on_cancel` is "wait"."""
 
     child_id: int
     target: str
@@ -468,6 +495,8 @@ Decision: TypeAlias = (
     | ApprovalRequested
     | ApprovalWithdrawn
     | ItemPublished
+    | TagsSet
+    | MemoSet
     | ChildScheduled
     | ChildCancelRequested
     | ExternalSignalSent
@@ -510,6 +539,8 @@ KINDS: Final[Mapping[int, type[Event]]] = {
     77: ExternalSignalSent,
     78: ExternalCancelSent,
     79: ExternalAwaited,
+    80: TagsSet,
+    81: MemoSet,
     96: RunCompleted,
     97: RunFailed,
     98: RunCancelled,

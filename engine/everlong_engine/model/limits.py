@@ -21,11 +21,26 @@ INSTANT_US_MAX: Final = 1 << 56
 
 OUTPUT_CHANNELS_MAX: Final = 100
 """Of one execution: how far each has come is carried from run to run."""
+OUTPUT_ITEMS_KEPT: Final = 10_000
+"""Of each channel, unless its `Output` says otherwise."""
+OUTPUT_TRIM_ITEMS: Final = 1_000
+"""What may be there beyond that: the oldest go in such portions, or in a tenth of what is kept."""
+OUTPUT_TRIM_MAX: Final = 5_000
+"""Items that go with one append, beside as many as it publishes."""
 PUBLISHED_MAX: Final = 10_000
 """Items of one drive: more were published without waiting for anything."""
 PUBLISHED_READ_MAX: Final = 100
 PUBLISHED_READ_BYTES_MAX: Final = 4_000_000
 """What a subscriber reads at once: the first of both that is reached."""
+
+TAGS_MAX: Final = 32
+"""Of one execution."""
+TAG_CHARS_MAX: Final = 512
+FILTER_CHARS_MAX: Final = 10_000
+FILTER_DEPTH_MAX: Final = 40
+FILTER_VALUES_MAX: Final = 500
+MEMO_BYTES_MAX: Final = 64 * 1024
+"""It is carried from run to run, and shown with every look at the execution."""
 
 PAYLOAD_BYTES_MAX: Final = 2_000_000
 PAYLOAD_INLINE_BYTES_MAX: Final = 64 * 1024

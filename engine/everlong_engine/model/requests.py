@@ -9,6 +9,7 @@ Several kinds of answers stand side by side in `requests`, each under its execut
     \\x01update ID         "accepted" while the update with this id lies in the inbox; then what its
                          sender waits for, opaque here
     \\x01with RUN          "accepted": the message that came with the start of this run
+    \\x01reset ID           the run that a reset with this request id has begun
     \\x01report RUN N      what knows the answer again that was given to activity N by its token
 
 No user's id begins like the last ones, nor like the request id of a child's start: control
@@ -27,6 +28,7 @@ __all__ = [
     "mark_of",
     "name_of_attached",
     "name_of_report",
+    "name_of_reset",
     "name_of_start",
     "name_of_update",
 ]
@@ -40,6 +42,7 @@ SENT_BEHIND: Final = "\x01sender!"
 _UPDATE: Final = "\x01update "
 _ATTACHED: Final = "\x01with "
 _REPORT: Final = "\x01report "
+_RESET: Final = "\x01reset "
 
 _CHARS_MAX: Final = 512
 
@@ -75,6 +78,11 @@ def child_request_id(parent_run: bytes, number: int) -> str:
 def name_of_report(run_id: bytes, activity_id: int) -> str:
     """The name of what somebody answered in an activity's place."""
     return f"{_REPORT}{run_id.hex()} {activity_id}"
+
+
+def name_of_reset(request_id: str) -> str:
+    """The name of a reset, apart from that of a message with the same request id."""
+    return _RESET + request_id
 
 
 @dataclass(frozen=True, slots=True)

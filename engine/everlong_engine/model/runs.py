@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from everlong_engine.model.events import Recorded
+from everlong_engine.model.tags import Tags
 
 __all__ = [
     "ApprovalRow",
@@ -20,9 +21,12 @@ __all__ = [
     "LoadedRun",
     "MailRow",
     "NewRun",
+    "PauseRow",
     "Probation",
     "RunRow",
     "RunStatus",
+    "Trim",
+    "VersionCount",
     "WorkerRow",
 ]
 
@@ -33,20 +37,44 @@ class RunStatus(IntEnum):
     RUNNING = 0
     BLOCKED = 1
     """Parked: a fault that the engine found, or poison; visible, goes on after a fix."""
+    PAUSED = 2
+    """Held by somebody's wish: an owner may still have attempts of it at work, but nothing is fed
+    and nothing begins."""
     COMPLETED = 10
     FAILED = 11
     CANCELLED = 12
     TERMINATED = 13
     TIMED_OUT = 14
     CONTINUED_AS_NEW = 15
+    RESET = 16
+    """Closed because another run of its execution began from an earlier event of its history."""
 
     @property
     def is_open(self) -> bool:
         return self < 10
 
     @property
+    def is_followed(self) -> bool:
+        """Whether another run of the same execution has taken its place."""
+        return self in (RunStatus.CONTINUED_AS_NEW, RunStatus.RESET)
+
+    @property
     def text(self) -> str:
         return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseRow:
+    """Who holds what, since when, and why. Without a workflow id it is a whole type of workflow,
+    and with neither everything in the namespace."""
+
+    namespace: str
+    workflow_id: str | None = None
+    execution_id: bytes | None = None
+    type: str | None = None
+    since_us: int
+    by: str
+    reason: str
 
 
 class AttemptState(IntEnum):
@@ -92,6 +120,9 @@ class NewRun:
     queue: str
     started_us: int
     request_id: str | None = None
+    tags: Tags = ()
+    version: str | None = None
+    """The one version that may drive it: it is pinned. None: it follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +147,8 @@ class RunRow:
     reason: str | None
     """Why it is blocked or was handed back."""
     request_id: str | None
+    version: str | None = None
+    """As in `NewRun`. Like the owner it says who may drive the run, and no code is ever fed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +170,16 @@ class ItemRow(NamedTuple):
     at_us: int
     payload: bytes
     checksum: int
+
+
+class Trim(NamedTuple):
+    """The oldest items of an output channel are no longer kept."""
+
+    channel: str
+    below: int
+    """Those with lower numbers go."""
+    items_max: int
+    """So many of them at most, the oldest: the rest goes with the next trims."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +262,29 @@ class WorkerRow:
     dead: bool
     """Buried: stopped in order, or taken over from."""
     types: tuple[str, ...] = field(default=())
+    versions: tuple[str, ...] = field(default=())
+    """Of its types, in their order; none for a worker of before there were versions."""
     gone: bool = False
     """Its process is not there any more, and nobody has buried it yet."""
 
     @property
     def is_there(self) -> bool:
         return not (self.dead or self.gone)
+
+    def version_of(self, kind: str) -> str | None:
+        """Its version of a type of workflow; None if it does not host it, or has not said."""
+        return dict(zip(self.types, self.versions, strict=False)).get(kind)
+
+    def may_drive(self, kind: str, version: str | None) -> bool:
+        """Whether it hosts the type, in this version if the run is pinned to one."""
+        return kind in self.types and version in (None, self.version_of(kind))
+
+
+@dataclass(frozen=True, slots=True)
+class VersionCount:
+    """How many open runs of a type are pinned to a version, or to none."""
+
+    type: str
+    version: str | None
+    running: int
+    blocked: int

@@ -10,9 +10,11 @@ from enum import Enum
 from typing import TypeAlias
 
 from everlong_engine.model.codec import Blobs
+from everlong_engine.model.outgoing import Outgoing, Target
 from everlong_engine.model.policies import IfClosed, IfOpen, OnParentClose
 from everlong_engine.model.requests import Sent
-from everlong_engine.model.runs import AttemptRow, ItemRow, NewRun, Probation, RunStatus
+from everlong_engine.model.runs import AttemptRow, ItemRow, NewRun, Probation, RunStatus, Trim
+from everlong_engine.model.tags import TagChanges
 
 __all__ = [
     "Answer",
@@ -24,27 +26,30 @@ __all__ = [
     "Approvals",
     "Ask",
     "Attached",
-    "AwaitEnd",
     "Beat",
-    "CancelChild",
     "ForgetMail",
     "HistoryRow",
+    "ManyResult",
     "MarkAttempts",
     "Message",
     "MessageResult",
     "NextRun",
     "NotTaken",
-    "Outgoing",
+    "Pause",
+    "PauseMany",
+    "Pin",
     "Refusal",
     "Release",
     "Report",
     "ReportResult",
+    "ResetRefusal",
+    "ResetResult",
+    "ResetRun",
     "Resume",
-    "SendTo",
-    "StartChild",
+    "ResumeMany",
+    "Reunion",
     "StartResult",
     "StartRun",
-    "Target",
     "Terminate",
     "Write",
     "WriteResult",
@@ -88,10 +93,15 @@ class Append:
     """What senders wait for: (request name, answer), in place of the answer before."""
     items: tuple[ItemRow, ...] = ()
     """What its events publish, for subscribers."""
-    outgoing: "tuple[Outgoing, ...]" = ()
+    outgoing: tuple[Outgoing, ...] = ()
     """What goes to other executions, each under this run and a number of its own. An append that
     is known again has sent it already."""
     approvals: "Approvals | None" = None
+    tags: TagChanges = ()
+    trims: tuple[Trim, ...] = ()
+    """What goes from the beginnings of the channels that it publishes on."""
+    pin: str | None = None
+    """The version that the run is pinned to with its first append."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +127,7 @@ class Approvals:
     """(number, sequence number of its event)."""
     withdrawn: tuple[int, ...] = ()
     forced: bool = False
-    """The run is closed whatever it waits for."""
+    """The run is closed whatever it waits for, or an earlier answer led to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,67 +186,9 @@ class StartResult:
     refused: bool = False
     delivered: bool = False
     """As in `AppendResult`, for the first drive."""
+    held: bool = False
+    """Nothing was stored: its type is paused, so it cannot begin with a first drive."""
     repeated: bool = field(default=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """An execution by workflow id; a given `execution_id` must be the one that has it now."""
-
-    shard: int
-    namespace: str
-    workflow_id: str
-    execution_id: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StartChild:
-    """A child, as a start that is left as mail. Its request id is made of the parent's run and the
-    number, so that one decision never begins two."""
-
-    number: int
-    run: NewRun
-    kind: int
-    body: bytes
-    blobs: Blobs
-    on_parent_close: OnParentClose
-    if_open: IfOpen
-    if_closed: IfClosed
-    wants_start: bool
-    wake_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class CancelChild:
-    """A request to cancel, for the child with this number."""
-
-    number: int
-    kind: int
-    body: bytes
-    now_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class SendTo:
-    """A message to any execution; the sender is told what came of it."""
-
-    number: int
-    target: Target
-    kind: int
-    body: bytes
-    blobs: Blobs
-    now_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitEnd:
-    """Tell the sender when an execution has ended, at once if it has already."""
-
-    number: int
-    target: Target
-
-
-Outgoing: TypeAlias = StartChild | CancelChild | SendTo | AwaitEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,11 +253,145 @@ class ApprovalResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Resume:
-    """Let a blocked run be tried again: clears its suspicion and wakes it."""
+class Pause:
+    """Hold an execution: nothing is appended behind this, no attempt begins. The first counts."""
 
     target: Target
     now_us: int
+    by: str
+    reason: str
+    request_id: str | None = None
+    sent: Sent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Take an execution's own pause away, and let a blocked run be tried again, unsuspected."""
+
+    target: Target
+    now_us: int
+    request_id: str | None = None
+    sent: Sent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PauseMany:
+    """Hold all executions of a type, or of the namespace (type ""), also those to come."""
+
+    namespace: str
+    type: str
+    now_us: int
+    by: str
+    reason: str
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeMany:
+    """Take such a pause away; with `blocked`, also let blocked runs be tried again."""
+
+    namespace: str
+    type: str
+    now_us: int
+    blocked: bool = False
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManyResult:
+    """How many executions were held, or go on. `owned` are those that somebody has in hand."""
+
+    executions: int
+    owned: tuple[bytes, ...] = ()
+    found: bool = True
+    """Whether there was such a pause to take away."""
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reunion:
+    """What the new run waits for from another execution, if no answer is at hand."""
+
+    number: int
+    origin: bytes
+    """The run that asked for it."""
+    target: Target
+    policy: OnParentClose | None = None
+    """Of a child; None for one that is no child."""
+    awaits_end: bool = True
+    """False for a message, of which only the fate is told."""
+    wants_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResetRun:
+    """A new run with the beginning of another one's history; of the same execution, or (a fork) of
+    a new one. Closes the other run if it is open, needs no lease, and begins no code.
+
+    Refused where a message lies in the other history that its sender has not seen.
+    """
+
+    source: NewRun
+    """The run whose history is repeated, as it was begun."""
+    seen: int
+    """Up to before this event the sender knows its history."""
+    run: NewRun
+    rows: tuple[HistoryRow, ...]
+    """The copy. The store completes its first event by how far the output channels have come."""
+    start: tuple[int, bytes] | None
+    """In place of a copy: the start as mail."""
+    mail: tuple[tuple[int, bytes], ...]
+    """What is fed first, in order: inputs that are kept, messages that came behind the point."""
+    dropped: tuple[int, ...]
+    """Messages in the inbox that go with what was done behind the point."""
+    blobs: Blobs
+    mail_blobs: Blobs
+    reunions: tuple[Reunion, ...]
+    settled: tuple[int, ...]
+    """Numbers of what waits for others at the point, with the answers in `mail`."""
+    approvals: tuple[tuple[int, int], ...]
+    """(number, sequence number) of those that are open at the point."""
+    answers: tuple[tuple[str, bytes], ...]
+    """What senders of updates are told from now on."""
+    closing: tuple[int, bytes]
+    """(kind, body) that closes the other run."""
+    append_id: int
+    now_us: int
+    request_id: str | None = None
+    items: tuple[ItemRow, ...] = ()
+    """What a fork has published, for its own subscribers."""
+
+    @property
+    def is_fork(self) -> bool:
+        return self.run.execution_id != self.source.execution_id
+
+
+class ResetRefusal(Enum):
+    """Why there is no new run."""
+
+    GONE = "the run is not in the store any more"
+    MOVED_ON = "the run, or its inbox, has moved on meanwhile: look again"
+    TAKEN = "another execution has the workflow id"
+
+
+@dataclass(frozen=True, slots=True)
+class ResetResult:
+    refusal: ResetRefusal | None = None
+    run_id: bytes = b""
+    execution_id: bytes = b""
+    status: RunStatus | None = None
+    """Of whoever has the workflow id."""
+    same_request: bool = False
+    repeated: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Say which version may drive an open run; None: whichever is here. Whoever has it in hand
+    notices, and hands it back when nothing goes on in it."""
+
+    target: Target
+    version: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +422,11 @@ class MarkAttempts:
     token: int
     attempts: tuple[AttemptRow, ...]
     probation: Probation | None = None
+    begins: bool = False
+    """An attempt begins behind it: refused while the run is paused."""
+    mail: tuple[tuple[int, bytes], ...] = ()
+    """Outcomes that cannot be fed now, as (kind, body)."""
+    blobs: Blobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,7 +524,12 @@ Write: TypeAlias = (
     | ForgetMail
     | Terminate
     | AnswerApproval
+    | Pause
+    | PauseMany
     | Resume
+    | ResetRun
+    | ResumeMany
+    | Pin
     | Release
     | MarkAttempts
     | Ask
@@ -442,5 +538,12 @@ Write: TypeAlias = (
     | Beat
 )
 WriteResult: TypeAlias = (
-    AppendResult | ApprovalResult | StartResult | MessageResult | ReportResult | None
+    AppendResult
+    | ApprovalResult
+    | ManyResult
+    | StartResult
+    | MessageResult
+    | ReportResult
+    | ResetResult
+    | None
 )

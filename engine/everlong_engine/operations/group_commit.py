@@ -76,6 +76,11 @@ class GroupCommit:
         self.add(write, settle)
         return await future
 
+    @property
+    def is_idle(self) -> bool:
+        """Everything queued has its result."""
+        return self._idle.is_set()
+
     async def drain(self) -> None:
         """Wait until everything queued has its result."""
         await self._idle.wait()

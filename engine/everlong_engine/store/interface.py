@@ -12,22 +12,29 @@ from asyncio import Future
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
+from everlong_engine.model.exported import ExportedExecution
+from everlong_engine.model.filters import AnyField, Filter
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
     ItemRow,
     LoadedRun,
     MailRow,
+    PauseRow,
     RunRow,
+    VersionCount,
     WorkerRow,
 )
-from everlong_engine.model.writes import Target, Write, WriteResult
+from everlong_engine.model.tags import Tags, TagValue
+from everlong_engine.model.writes import Write, WriteResult
 
 __all__ = [
+    "Counted",
     "MailGone",
     "Problem",
     "Question",
@@ -60,6 +67,9 @@ class Wants:
     worker_id: bytes
     queue: str
     types: tuple[str, ...]
+    """Whose runs it takes if they are pinned to no version."""
+    pinned: tuple[tuple[str, str], ...] = ()
+    """(type, version): of these it also takes what is pinned to the version."""
     held: frozenset[bytes] | None = None
     """The executions in its hands, after a claim whose answer it did not get: what else bears its
     name was claimed then, and is claimed anew."""
@@ -71,6 +81,13 @@ class RunFilter:
     status: str | None = None
     type: str | None = None
     workflow_id: str | None = None
+    where: Filter | None = None
+    behind: bytes | None = None
+    """Only runs with greater ids: that began later."""
+
+
+Counted: TypeAlias = tuple[TagValue | None, int]
+"""A value, and how many have it; None for those that have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +156,9 @@ class Ownership(Protocol):
         """Judge up to `limit` runs of dead workers and free them; how many there were."""
         ...
 
-    async def resume_blocked(self, types: Sequence[str], now_us: int) -> None: ...
+    async def resume_blocked(self, wants: Wants, now_us: int) -> None:
+        """Other code has come: what it may drive, and is blocked, is tried again."""
+        ...
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         """Take up to `limit` runs that are due, the longest due first, behind all that bear this
@@ -178,16 +197,41 @@ class Reads(Protocol):
         out."""
         ...
 
+    async def pause_of(self, row: RunRow) -> list[PauseRow]:
+        """All that holds an execution."""
+        ...
+
+    async def pauses(self, namespace: str, limit: int) -> list[PauseRow]:
+        """Who holds what: whole types first, then single executions, the oldest first."""
+        ...
+
     async def published(
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
     ) -> list[ItemRow]:
-        """Items of an output channel, one after the other from a number on; fewer than `limit` if
-        they are large."""
+        """Items of an output channel, one after the other from a number on, or from the oldest that
+        is kept, if that is later; fewer than `limit` if they are large."""
         ...
 
     async def list_runs(
         self, wanted: RunFilter, limit: int, after: bytes | None
     ) -> list[RunRow]: ...
+
+    async def count_runs(self, wanted: RunFilter, by: AnyField | None) -> list[Counted]:
+        """How many runs there are, by their values of a field; in no order."""
+        ...
+
+    async def tags(self, runs: Sequence[tuple[int, bytes]]) -> dict[bytes, Tags]:
+        """Those of runs, by (shard, run id). Runs without any are left out, and so are those with a
+        damaged one."""
+        ...
+
+    async def versions(self, namespace: str) -> list[VersionCount]:
+        """The open runs by type and version, in that order."""
+        ...
+
+    async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
+        """(run id, version) of all that bears a worker's name and is pinned."""
+        ...
 
     async def workers(self) -> list[WorkerRow]:
         """Who has registered, and whether it is there: killed ones say nothing themselves."""
@@ -202,6 +246,11 @@ class Reads(Protocol):
 
     async def open_questions(self, limit: int) -> list[Question]: ...
 
+    async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
+        """A whole execution, as one moment saw it; with `family`, those that it waits for, too.
+        Empty if there is none."""
+        ...
+
     def changed(self) -> bool:
         """Whether another connection has committed since the last look. Cheap; for polling."""
         ...
@@ -214,6 +263,12 @@ class Upkeep(Protocol):
         self, cursor: tuple[int, bytes], horizon_us: int, limit: int
     ) -> tuple[tuple[int, bytes] | None, int]:
         """One bounded sweep of closed runs: (where to go on or None at the end, how many went)."""
+        ...
+
+    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
+        """Store executions that have arrived (`machine.arrivals`): all, or none.
+
+        Raises WorkflowAlreadyStarted or ImportRefused when something here is in the way."""
         ...
 
     async def verify(self) -> list[Problem]: ...

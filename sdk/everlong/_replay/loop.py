@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from everlong._context import source_line
 from everlong._replay.anyio_adapter import is_cancel_retry
+from everlong.exceptions import WorkflowFault
 
 __all__ = [
     "Discarded",
@@ -31,6 +32,7 @@ __all__ = [
     "WorkflowLoop",
     "WorkflowTask",
     "WorkflowTimer",
+    "fault_of",
 ]
 
 T = TypeVar("T")
@@ -48,6 +50,15 @@ class Discarded(BaseException):
 
 class Fault(BaseException):
     """Private: leaves workflow code at once. The run is flagged and never driven again."""
+
+
+def fault_of(error: BaseException) -> BaseException:
+    """What a `BaseException` out of workflow code means: a fault, unless it is one already."""
+    if isinstance(error, Fault):
+        return WorkflowFault(str(error))
+    if isinstance(error, WorkflowFault):
+        return error
+    return WorkflowFault(f"{type(error).__name__} left the workflow's code: {error!r}")
 
 
 class LoopOwner(Protocol):

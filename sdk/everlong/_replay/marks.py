@@ -39,12 +39,18 @@ def _call(run: Ledger, function: Callable[[], Any], where: str) -> bytes:
         run.stop_with(fault)
 
 
-def patched(run: Ledger, known: dict[str, bool], name: str) -> bool:
-    """Memoised per run: the first answer is recorded, and is the answer for ever."""
+def patched(run: Ledger, known: dict[str, bool], name: str, *, deprecated: bool) -> bool:
+    """Memoised per run: the first answer is recorded, and is the answer for ever.
+
+    A deprecated one makes no new mark, and takes those that older code has made.
+    """
     run.require_live()
     if name not in known:
-        answer = run.recorded is None or PatchMarked(name) in run.recorded
-        if answer:
+        if run.recorded is None:
+            marks, known[name] = not deprecated, True
+        else:
+            marks = PatchMarked(name) in run.recorded
+            known[name] = marks or deprecated
+        if marks:
             run.made.append(PatchMarked(name))
-        known[name] = answer
     return known[name]

@@ -23,6 +23,7 @@ from everlong_engine import (
     ExternalCancelSent,
     ExternalSignalSent,
     ItemPublished,
+    MemoSet,
     PatchMarked,
     RunCancelled,
     RunCompleted,
@@ -31,10 +32,12 @@ from everlong_engine import (
     RunTerminated,
     RunTimedOut,
     SideEffectRecorded,
+    TagsSet,
     TimerCancelled,
     TimerStarted,
     UpdateCompleted,
     UpdateFailed,
+    same_tags,
     unpack,
 )
 
@@ -49,6 +52,7 @@ Sent: TypeAlias = (
     | ExternalCancelSent
     | ExternalAwaited
 )
+ToPeople: TypeAlias = ApprovalRequested | ApprovalWithdrawn | ItemPublished | TagsSet | MemoSet
 _WITH_ARGUMENTS: Final = (ActivityScheduled, ChildScheduled)
 
 Canonical = Callable[[Decision, bytes], bytes]
@@ -74,9 +78,9 @@ def _same(old: Decision, new: Decision, canonical: Canonical) -> bool:
     if isinstance(old, Sent) and isinstance(new, Sent):
         return _same_sent(old, new, canonical)
     # What has few parts is told here: more kinds in one match than these no type checker follows.
-    if isinstance(old, ApprovalRequested | ApprovalWithdrawn | ItemPublished):
+    if isinstance(old, ToPeople):
         return _same_to_people(old, new, canonical)
-    if isinstance(new, ApprovalRequested | ApprovalWithdrawn | ItemPublished):
+    if isinstance(new, ToPeople):
         return False
     match old, new:
         case ActivityScheduled(), ActivityScheduled():
@@ -148,15 +152,17 @@ def _same_sent(old: Sent, new: Sent, canonical: Canonical) -> bool:
             return False
 
 
-def _same_to_people(
-    old: ApprovalRequested | ApprovalWithdrawn | ItemPublished, new: Decision, canonical: Canonical
-) -> bool:
-    """What is meant for somebody outside: asked, taken back, or published."""
+def _same_to_people(old: ToPeople, new: Decision, canonical: Canonical) -> bool:
+    """What is meant for somebody outside: asked, taken back, published, or set beside the run."""
     if isinstance(old, ApprovalRequested) and isinstance(new, ApprovalRequested):
         return replace(old, where=new.where) == new
     if isinstance(old, ItemPublished) and isinstance(new, ItemPublished):
         same_place = (old.channel, old.number) == (new.channel, new.number)
         return same_place and _same_bytes(old.payload, new.payload, new, canonical)
+    if isinstance(old, TagsSet) and isinstance(new, TagsSet):
+        return same_tags(old.tags, new.tags)
+    if isinstance(old, MemoSet) and isinstance(new, MemoSet):
+        return old.memo == new.memo
     return old == new
 
 
@@ -232,12 +238,21 @@ def describe(decision: Decision) -> str:
             what = f"withdrawing approval {decision.approval_id}"
         case ItemPublished():
             what = f"item {decision.number} of output {decision.channel!r}"
+        case TagsSet():
+            what = f"tags {_listed(decision)}"
+        case MemoSet():
+            what = f"memo {_shown(decision.memo)}"
         case RunFailed():
             what = f"the workflow failed with {decision.failure.type}"
         case _:
             what = _ENDS[type(decision)]
     where: Any = getattr(decision, "where", "")
     return f"{what} at {where}" if where else what
+
+
+def _listed(decision: TagsSet) -> str:
+    text = ", ".join(f"{name}={value!r}" for name, value in decision.tags)
+    return text if len(text) <= SHOWN_LENGTH_MAX else f"{text[:SHOWN_LENGTH_MAX]}…"
 
 
 _ENDS: dict[type[Decision], str] = {

@@ -1,8 +1,8 @@
 """Other executions inside a run: children, messages to others, and waits for their end.
 
 Each has a number of the run, like an activity. What comes back bears it. A child that is called is
-its caller's: cancelling the caller asks the child to stop, and its outcome is recorded no more. One
-that was started has a handle, and goes on whoever waits for it.
+its caller's: cancelling the caller asks the child to stop, and its `on_cancel` says whether its end
+is waited for. One that was started has a handle, and goes on whoever waits for it.
 """
 
 import asyncio
@@ -13,8 +13,10 @@ from typing import Any, Final, TypeAlias
 from everlong._context import user_line
 from everlong._definitions import WorkflowDefinition
 from everlong._failures import ExceptionRegistry, decode_failure
-from everlong._replay.ledger import Ledger
-from everlong.children import ID_CHARS_MAX, ChildOptions
+from everlong._replay.identity import Named, naming_seed_of, workflow_id_of
+from everlong._replay.loop import WorkflowFuture
+from everlong._texts import ID_CHARS_MAX
+from everlong.children import ChildOptions
 from everlong.exceptions import (
     EverlongError,
     InvalidArguments,
@@ -64,7 +66,7 @@ class _Awaited:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def wait(self, create_future: Callable[[], asyncio.Future[None]]) -> Any:
+    async def until_over(self, create_future: Callable[[], asyncio.Future[None]]) -> None:
         while not self.is_over:
             waiter = create_future()
             self.waiters.append(waiter)
@@ -72,9 +74,19 @@ class _Awaited:
                 await waiter
             finally:
                 self.waiters.remove(waiter)
+
+    async def wait(self, create_future: Callable[[], asyncio.Future[None]]) -> Any:
+        await self.until_over(create_future)
         if self._error is not None:
             raise self._error
         return self._value
+
+
+class _Patient(WorkflowFuture[None]):
+    """Whoever awaits it was cancelled already, and stays suspended until it is done."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        return not self.done()
 
 
 class Child:
@@ -109,7 +121,7 @@ class _Call(_Awaited):
 class Others:
     """All of them for one run."""
 
-    def __init__(self, run: Ledger) -> None:
+    def __init__(self, run: Named) -> None:
         self._run = run
         self._children: dict[int, Child] = {}
         self._endings: dict[int, _Ending] = {}
@@ -125,7 +137,9 @@ class Others:
         try:
             return await child.end.wait(self._run.loop.create_future)
         except asyncio.CancelledError as error:
-            self._ask_to_cancel(child, error)
+            if self._ask_to_cancel(child, error):
+                # Whatever comes of the child, the cancellation stands (decision 0010).
+                await child.end.until_over(lambda: _Patient(self._run.loop))
             raise
 
     async def start_child(
@@ -156,7 +170,7 @@ class Others:
         run = self._run
         run.require_live()
         assert run.started is not None
-        if options.id == run.started.workflow_id:
+        if options.id == workflow_id_of(run):
             raise InvalidArguments(
                 f"id={options.id!r} is the workflow id of this very execution: give its child "
                 "another one"
@@ -174,6 +188,9 @@ class Others:
             options.run_timeout_us,
             options.execution_timeout_us,
             wants_start,
+            options.tags,
+            options.memo,
+            "try" if wants_start else options.on_cancel,
         )
         run.made.append(decision)
         child = self._children[number] = Child(decision, definition)
@@ -182,25 +199,38 @@ class Others:
     def _id_of(self, definition: WorkflowDefinition, number: int) -> str:
         """By the run's seed: numbers begin anew in each run, and an abandoned child may outlive the
         execution that bore the same workflow id."""
-        assert self._run.started is not None
-        started = self._run.started
-        chosen = f"{started.workflow_id}/{started.seed & 0xFFFF_FFFF:08x}-{number}"
+        seed = naming_seed_of(self._run) & 0xFFFF_FFFF
+        chosen = f"{workflow_id_of(self._run)}/{seed:08x}-{number}"
         if len(chosen) <= ID_CHARS_MAX:
             return chosen
         # Children of children of children: their names would grow without end.
         return f"{definition.name:.400}/{sha256(chosen.encode()).hexdigest()[:32]}"
 
-    def _ask_to_cancel(self, child: Child, error: asyncio.CancelledError) -> None:
-        run = self._run
-        number = child.decision.child_id
+    def _ask_to_cancel(self, child: Child, error: asyncio.CancelledError) -> bool:
+        """What a cancellation means for a child; whether its end is to be waited for."""
+        run, decision = self._run, child.decision
+        number = decision.child_id
         if self._children.get(number) is not child:
-            return  # It is over.
+            return False  # It is over.
         run.require_live()
+        if run.net_out(decision):
+            del self._children[number]
+            return False
+        if decision.on_cancel == "abandon":
+            return False
+        reason = str(error.args[0]) if error.args and error.args[0] else ""
+        words = reason or "its parent does not wait for it any more"
+        run.made.append(ChildCancelRequested(number, child.workflow_id, words))
+        if decision.on_cancel == "wait":
+            return True
         del self._children[number]
-        if not run.net_out(child.decision):
-            reason = str(error.args[0]) if error.args and error.args[0] else ""
-            words = reason or "its parent does not wait for it any more"
-            run.made.append(ChildCancelRequested(number, child.workflow_id, words))
+        return False
+
+    def keep_options(self, recorded: ChildScheduled) -> None:
+        """What was in force when a child was scheduled stays so, whatever the code says now."""
+        child = self._children.get(recorded.child_id)
+        if child is not None:
+            child.decision = recorded
 
     # ---------------------------------------------------------------------------------- others
 
@@ -236,7 +266,7 @@ class Others:
         run = self._run
         run.require_live()
         assert run.started is not None
-        if target == run.started.workflow_id:
+        if target == workflow_id_of(run):
             raise EverlongError(f"{target!r} is this very execution: it would wait for itself")
         ending = self._ending(target, definition)
         try:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol
 
 from everlong._replay.ledger import Ledger
 from everlong._replay.loop import Fault
+from everlong._replay.updates import Updates
 from everlong.exceptions import EverlongError, WorkflowFault
 from everlong_engine import RunContinuedAsNew, limits
 
@@ -24,9 +25,16 @@ class Rolling(Ledger, Protocol):
 
     history_events: int
     history_bytes: int
+    forgets: bool
+    moves_on: bool
+    """Newer code waits for it to begin anew."""
 
     @property
     def main(self) -> "asyncio.Task[None] | None": ...
+    @property
+    def has_updates(self) -> bool: ...
+    @property
+    def updates(self) -> Updates: ...
     def in_flight(self) -> Sequence[str]:
         """What would be lost if the run ended now, as words for people."""
         ...
@@ -54,6 +62,13 @@ class RollOver:
     async def checkpoint(self, changed: dict[str, Any]) -> None:
         run = self._run
         run.require_live()
+        task = asyncio.current_task(run.loop)
+        if task is not run.main:
+            words = "checkpoint() belongs in the workflow's main task"
+            if run.has_updates and run.updates.perform(task):
+                # What one sender asks for must not stop the workflow for all.
+                raise EverlongError(f"{words}, and not in the handler of an update")
+            run.stop_with(WorkflowFault(words))
         self._checkpoints += 1
         unknown = changed.keys() - set(run.definition.parameters.names)
         if unknown:
@@ -63,15 +78,13 @@ class RollOver:
                     "such parameter. Carried state must be a parameter of the workflow"
                 )
             )
-        if asyncio.current_task(run.loop) is not run.main:
-            run.stop_with(WorkflowFault("checkpoint() belongs in the workflow's main task"))
         if run.recorded is not None:
             begin_anew = any(
                 type(decision) is RunContinuedAsNew and decision.checkpoints == self._checkpoints
                 for decision in run.recorded
             )
         else:
-            begin_anew = self._past_threshold() and self._nothing_in_flight()
+            begin_anew = self._may_begin_anew()
         if begin_anew:
             self._begin_anew(changed, self._checkpoints)
             await run.loop.create_future()  # Never resumes: the run is discarded here.
@@ -81,9 +94,18 @@ class RollOver:
         self._begin_anew(changed, 0)
         raise Fault("the run begins anew")
 
+    def _may_begin_anew(self) -> bool:
+        run = self._run
+        if run.forgets and run.history_events > 0 and not run.in_flight():
+            # Not in a run's first drive: it has met nothing that it could forget, and a checkpoint
+            # at the head of a loop would begin it anew without end.
+            return True
+        return self._past_threshold() and self._nothing_in_flight()
+
     def _past_threshold(self) -> bool:
         events, size = self._run.history_events, self._run.history_bytes
-        return events >= limits.CHECKPOINT_EVENTS or size >= limits.CHECKPOINT_BYTES
+        long = events >= limits.CHECKPOINT_EVENTS or size >= limits.CHECKPOINT_BYTES
+        return long or self._run.moves_on
 
     def _nothing_in_flight(self) -> bool:
         in_flight = self._run.in_flight()

@@ -17,7 +17,7 @@ A fault found by the engine flags the run and stops its loop for good, whatever 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from random import Random
@@ -34,6 +34,8 @@ from everlong._replay.cancelling import Cancellation
 from everlong._replay.canonical import canonical
 from everlong._replay.conditions import Conditions
 from everlong._replay.discard import discard
+from everlong._replay.identity import Identity, arrive, begin, info_of
+from everlong._replay.labels import Labels
 from everlong._replay.live_only import answer_query
 from everlong._replay.loop import (
     Discarded,
@@ -42,6 +44,7 @@ from everlong._replay.loop import (
     WorkflowLoop,
     WorkflowTask,
     WorkflowTimer,
+    fault_of,
 )
 from everlong._replay.marks import patched, side_effect
 from everlong._replay.matching import check, forgotten
@@ -70,6 +73,7 @@ from everlong_engine import (
     ActivityTimedOut,
     ApprovalAnswered,
     CancelRequested,
+    ChildScheduled,
     Decision,
     Event,
     Input,
@@ -96,7 +100,7 @@ class WorkflowRun:
         self,
         definition: WorkflowDefinition,
         run_id: str,
-        signal_types: dict[str, Any],
+        signal_types: Mapping[str, Any],
     ) -> None:
         self.definition = definition
         self.run_id = run_id
@@ -107,6 +111,7 @@ class WorkflowRun:
         self.queries: dict[str, QueryHandler] = {}
         self.history_events = 0
         self.history_bytes = 0
+        self.forgets = False  # Begins anew at every checkpoint, to show what is not carried.
         self.closed = False
         self._signals = Signals(signal_types)
         self._conditions: Conditions | None = None
@@ -116,14 +121,18 @@ class WorkflowRun:
         self.main: WorkflowTask[None] | None = None
         self.made: list[Decision] = []
         self.recorded: Sequence[Decision] | None = None
-        self._next_id = 0
+        self.last_id = 0
         self._activities: dict[int, ActivityFuture] = {}
         self._timers: dict[int, WorkflowTimer] = {}
         self._outputs: Outputs | None = None
         self._approvals: Approvals | None = None
+        self._labels: Labels | None = None
         self._patches: dict[str, bool] = {}
         self._roll_over: RollOver | None = None
+        self.moves_on = False
         self._cancellation = Cancellation()
+        self.identity: Identity | None = None
+        """Whom the code takes itself for, in a run that was reset."""
 
     # ------------------------------------------------------------------------------ the feed
 
@@ -162,6 +171,8 @@ class WorkflowRun:
             except NondeterminismError as error:
                 self._flag(error)
                 raise
+            if self.identity is not None:
+                arrive(self, seq + len(recorded) + 1)
         return made
 
     def _keep_options(self, recorded: Sequence[Decision]) -> None:
@@ -171,6 +182,8 @@ class WorkflowRun:
                 future = self._activities.get(decision.activity_id)
                 if future is not None:
                     future.decision = decision
+            elif type(decision) is ChildScheduled:
+                self.others.keep_options(decision)
 
     def _drive(self) -> None:
         loop = self.loop
@@ -184,7 +197,7 @@ class WorkflowRun:
             self._flag(EndlessDrive(callbacks=limits.DRIVE_CALLBACKS_MAX, stack=str(endless)))
         except BaseException as error:
             # SystemExit and KeyboardInterrupt leave asyncio's tasks; so may a callback's exception.
-            self._flag(_left_the_code(error))
+            self._flag(fault_of(error))
         finally:
             asyncio_adapter.leave(outside)
 
@@ -222,8 +235,10 @@ class WorkflowRun:
             self._signals.accept(name, payload)
         if event.published:
             self._outputs = Outputs(event.published)
+        if event.reset is not None:
+            begin(self, event, None if self.recorded is None else 1)
         if event.cancel_requested:
-            self._cancellation.reason = "asked in an earlier run"
+            self._cancellation.reason = event.cancel_reason or "asked in an earlier run"
         args, kwargs = self.definition.parameters.decode(event.arguments)
         main = self._run_main(args, kwargs)
         task = WorkflowTask(main, loop=self.loop, name="main", context=Context())
@@ -323,7 +338,7 @@ class WorkflowRun:
     def left_the_code(self, error: BaseException) -> None:
         """A task would keep it, and nobody would ever look: the run would stand still for good."""
         if not (self.closed or self.loop.discarded):
-            self._flag(_left_the_code(error))
+            self._flag(fault_of(error))
 
     def close(self, decision: Decision) -> None:
         # Code that swallowed a fault, the end or the discard may still return.
@@ -343,8 +358,8 @@ class WorkflowRun:
             raise Fault("the run has ended: nothing may follow its last decision")
 
     def new_id(self) -> int:
-        self._next_id += 1
-        return self._next_id
+        self.last_id += 1
+        return self.last_id
 
     def call_activity(
         self, definition: ActivityDefinition, options: ActivityOptions, arguments: bytes, where: str
@@ -432,6 +447,17 @@ class WorkflowRun:
         return self._approvals is not None
 
     @property
+    def labels(self) -> Labels:
+        if self._labels is None:
+            assert self.started is not None, "nobody asks before"
+            self._labels = Labels(self.started)
+        return self._labels
+
+    @property
+    def is_labelled(self) -> bool:
+        return self._labels is not None
+
+    @property
     def updates(self) -> Updates:
         self._updates = self._updates or Updates(self)
         return self._updates
@@ -468,8 +494,8 @@ class WorkflowRun:
     async def side_effect(self, function: Callable[[], Any], where: str) -> Any:
         return side_effect(self, function, where)
 
-    def patched(self, name: str) -> bool:
-        return patched(self, self._patches, name)
+    def patched(self, name: str, *, deprecated: bool = False) -> bool:
+        return patched(self, self._patches, name, deprecated=deprecated)
 
     async def checkpoint(self, changed: dict[str, Any]) -> None:
         await self._rolling.checkpoint(changed)
@@ -501,21 +527,11 @@ class WorkflowRun:
     # -------------------------------------------------------------------------- what others ask
 
     def info(self) -> WorkflowInfo:
-        assert self.started is not None
-        return WorkflowInfo(
-            workflow_id=self.started.workflow_id,
-            run_id=self.run_id,
-            type=self.definition.name,
-            started_us=self.loop.start_us,
-            replaying=self.recorded is not None,
-            cancel_reason=self._cancellation.reason,
-            history_events=self.history_events,
-            parent=self.started.parent,
-        )
+        return info_of(self, self._cancellation.reason)
 
     @property
-    def cancel_requested(self) -> bool:
-        return self._cancellation.reason is not None
+    def cancel_reason(self) -> str | None:
+        return self._cancellation.reason
 
     def canonical_signal(self, name: str, recorded: bytes) -> bytes:
         """A recorded value as today's type writes it."""
@@ -563,13 +579,6 @@ class WorkflowRun:
         discard(self.loop)
         # They know the run: nothing goes in circles.
         self._roll_over = self._conditions = self._updates = self._others = None
-
-
-def _left_the_code(error: BaseException) -> BaseException:
-    """What a `BaseException` out of workflow code means: a fault, unless it is one already."""
-    if isinstance(error, Fault):
-        return WorkflowFault(str(error))
-    return WorkflowFault(f"{type(error).__name__} left the workflow's code: {error!r}")
 
 
 _FEEDERS: Final[dict[type[Event], Callable[[WorkflowRun, Any], None]]] = {

@@ -19,8 +19,8 @@ Waiter = asyncio.Future[None]
 
 @dataclass(slots=True)
 class _Channel:
-    values: deque[tuple[bytes, Any]] = field(default_factory=deque[tuple[bytes, Any]])
-    waiters: deque[Waiter] = field(default_factory=deque[Waiter])
+    values: deque[tuple[bytes, Any]] = field(default_factory=deque)
+    waiters: deque[Waiter] = field(default_factory=deque)
 
     def wake_next(self) -> None:
         while self.waiters:

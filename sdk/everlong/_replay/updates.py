@@ -40,6 +40,7 @@ class Updates:
         self._run = run
         self._handlers: dict[str, UpdateHandler] = {}
         self._open: dict[str, UpdateReceived] = {}
+        self._tasks: dict[str, WorkflowTask[None]] = {}
         self._replayed: dict[str, Value] = {}
         """The types of results that were made on replay."""
 
@@ -93,6 +94,7 @@ class Updates:
             work, loop=run.loop, name=f"update {event.update} {event.update_id}", context=Context()
         )
         run.loop.tasks.append(task)
+        self._tasks[event.update_id] = task
 
     async def _perform(
         self, handler: UpdateHandler, event: UpdateReceived, args: Any, kwargs: Any
@@ -102,9 +104,15 @@ class Updates:
             value = handler.function(*args, **kwargs)
             if asyncio.iscoroutine(value):
                 value = await value
-        except (Exception, asyncio.CancelledError) as error:
+        except asyncio.CancelledError as error:
+            # Of the handler's own making: nobody cancels handlers from outside.
+            words = "".join(f": {one}" for one in error.args[:1] if one)
+            self._fail(event, EverlongError(f"its handler was cancelled{words}"))
+        except Exception as error:
             self._fail(event, error)
         except BaseException as error:
+            # SystemExit and KeyboardInterrupt as well. They may come of a signal, and not come
+            # again on replay: a decision must not follow from them.
             run.left_the_code(error)
             raise
         else:
@@ -127,10 +135,14 @@ class Updates:
 
     def _end(self, event: UpdateReceived, decision: UpdateCompleted | UpdateFailed) -> None:
         self._run.require_live()
-        del self._open[event.update_id]
+        del self._open[event.update_id], self._tasks[event.update_id]
         self._run.made.append(decision)
 
     # ---------------------------------------------------------------------------- what others ask
+
+    def perform(self, task: object) -> bool:
+        """Whether a task is one of the handlers at work."""
+        return any(one is task for one in self._tasks.values())
 
     def unfinished(self) -> tuple[UpdateReceived, ...]:
         """Those whose handlers are still at work, in the order in which they came."""

@@ -8,33 +8,47 @@ import typer
 
 from everlong.cli._answers import complete, fail
 from everlong.cli._approvals import approvals, approve, reject
+from everlong.cli._count import count
+from everlong.cli._debug import debug
 from everlong.cli._doctor import doctor, installed
 from everlong.cli._errors import report
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._history import history
+from everlong.cli._lint import lint
 from everlong.cli._list import list_
-from everlong.cli._messages import cancel, query, resume, signal, terminate, update
+from everlong.cli._messages import cancel, query, signal, terminate, update
+from everlong.cli._pausing import pause, paused, resume
+from everlong.cli._replay import replay
+from everlong.cli._reset import fork, reset
 from everlong.cli._run import run
 from everlong.cli._screen import out
 from everlong.cli._show import show
 from everlong.cli._start import start
 from everlong.cli._subscribe import subscribe
+from everlong.cli._transfers import export, import_
 from everlong.cli._verify import verify
+from everlong.cli._versions import pin, unpin, versions
 from everlong.cli._worker import worker
 
 __all__ = ["COMMANDS", "app", "main"]
 
 _RUN, _LOOK, _TALK, _CARE = "Run", "Look", "Talk to an execution", "Take care of the store"
+_CODE = "Look at code"
 
 COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "run": (run, _RUN),
     "worker": (worker, _RUN),
     "start": (start, _RUN),
+    "replay": (replay, _LOOK),
+    "debug": (debug, _LOOK),
     "list": (list_, _LOOK),
+    "count": (count, _LOOK),
     "show": (show, _LOOK),
     "history": (history, _LOOK),
     "subscribe": (subscribe, _LOOK),
     "approvals": (approvals, _LOOK),
+    "paused": (paused, _LOOK),
+    "versions": (versions, _LOOK),
     "approve": (approve, _TALK),
     "reject": (reject, _TALK),
     "signal": (signal, _TALK),
@@ -44,9 +58,17 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "fail": (fail, _TALK),
     "cancel": (cancel, _TALK),
     "terminate": (terminate, _TALK),
+    "pause": (pause, _TALK),
     "resume": (resume, _TALK),
+    "export": (export, _CARE),
+    "import": (import_, _CARE),
+    "reset": (reset, _TALK),
+    "fork": (fork, _TALK),
+    "pin": (pin, _CARE),
+    "unpin": (unpin, _CARE),
     "verify": (verify, _CARE),
     "doctor": (doctor, _CARE),
+    "lint": (lint, _CODE),
 }
 
 app = typer.Typer(

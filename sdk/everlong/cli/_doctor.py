@@ -20,6 +20,7 @@ from everlong.cli._exits import ExitCode, exit_code_of
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import Cell, Screen, out, write
 from everlong.cli._sources import load
+from everlong.cli._workers import hosting
 from everlong.client import Client
 from everlong.client._views import instant
 from everlong.exceptions import StoreError
@@ -122,11 +123,14 @@ async def _examine_store(client: Client, findings: _Findings) -> None:
 async def _unhosted(client: Client, workers: Sequence[WorkerRow]) -> list[str]:
     """Workflows with open runs that nobody could drive: perhaps their code is gone."""
     newest = await client.list(status="running", limit=_RUNS_LOOKED_AT_MAX)
-    hosted = {kind for one in workers for kind in one.types}
-    waiting = Counter(run.type for run in newest.items if run.type not in hosted)
+    waiting = Counter(
+        run.type if run.version is None else f"version {run.version} of {run.type}"
+        for run in newest.items
+        if not hosting(workers, run)
+    )
     return [
-        f"no worker is here for {kind}: {'1 run waits' if count == 1 else f'{count} runs wait'}"
-        for kind, count in sorted(waiting.items())[:_UNHOSTED_SHOWN_MAX]
+        f"no worker is here for {what}: {'1 run waits' if count == 1 else f'{count} runs wait'}"
+        for what, count in sorted(waiting.items())[:_UNHOSTED_SHOWN_MAX]
     ]
 
 
@@ -148,6 +152,7 @@ def _worker_facts(one: WorkerRow) -> dict[str, Any]:
         "pid": one.pid,
         "started_at": instant(one.started_us),
         "workflows": list(one.types),
+        "versions": dict(zip(one.types, one.versions, strict=False)),
     }
 
 

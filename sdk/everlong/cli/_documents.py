@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import Enum
 from typing import Any, cast
 
-__all__ = ["as_plain", "document", "document_line", "for_people", "one_line"]
+__all__ = ["as_plain", "document", "document_line", "for_people", "named", "one_line"]
 
 
 def document(value: object) -> str:
@@ -29,6 +29,11 @@ def document_line(value: object) -> str:
 def one_line(value: object) -> str:
     """A value for people: short JSON, not yet made harmless (see `_neutral`)."""
     return json.dumps(as_plain(value), ensure_ascii=False, allow_nan=False)
+
+
+def named(values: Mapping[str, object]) -> str:
+    """Values by their names in one line, for people."""
+    return "  ".join(f"{name}={one_line(value)}" for name, value in sorted(values.items()))
 
 
 def for_people(value: object) -> str:

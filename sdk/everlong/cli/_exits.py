@@ -8,12 +8,16 @@ from everlong.exceptions import (
     ApprovalNotFound,
     DefinitionError,
     EverlongError,
+    ImportRefused,
     InvalidArguments,
+    InvalidFilter,
+    InvalidTag,
     NoAnswer,
     NotSerializable,
     PayloadTooLarge,
     StoreError,
     UndecodablePayload,
+    UnreadableExport,
     WorkflowAlreadyStarted,
     WorkflowClosed,
     WorkflowNotFound,
@@ -46,7 +50,7 @@ _MEANINGS: Final = {
     ExitCode.OK: "done; what was asked for is so",
     ExitCode.PROBLEM: (
         "a problem was found: the workflow failed, was cancelled, terminated or timed out, or is "
-        "blocked; a query or an update failed; `verify` found damage"
+        "blocked; a query or an update failed; `verify` found damage; `lint` found a mistake"
     ),
     ExitCode.USAGE: (
         "the command is wrong: an unknown option, arguments that do not fit the workflow, a file "
@@ -77,14 +81,33 @@ class Mistake(Exception):
         """Several lines for below the message, such as the traceback of a user's module."""
 
 
+_WRONG: Final = (
+    InvalidArguments,
+    DefinitionError,
+    NotSerializable,
+    PayloadTooLarge,
+    UnreadableExport,
+)
 # The first that fits.
 _CODES: Final[tuple[tuple[tuple[type[Exception], ...], ExitCode], ...]] = (
-    ((InvalidArguments, DefinitionError, NotSerializable, PayloadTooLarge), ExitCode.USAGE),
+    (
+        (
+            InvalidArguments,
+            InvalidFilter,
+            InvalidTag,
+            DefinitionError,
+            NotSerializable,
+            PayloadTooLarge,
+            UnreadableExport,
+        ),
+        ExitCode.USAGE,
+    ),
     (
         (
             WorkflowNotFound,
             WorkflowClosed,
             WorkflowAlreadyStarted,
+            ImportRefused,
             ApprovalNotFound,
             AlreadyAnswered,
         ),

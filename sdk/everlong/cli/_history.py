@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from everlong.cli._documents import document, one_line
+from everlong.cli._documents import document, named, one_line
 from everlong.cli._durations import clock_time, instant, span
 from everlong.cli._exits import ExitCode
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
@@ -72,7 +72,8 @@ def history(
         screen.say((workflow_id, "bold"), ("  no events; its start waits in the inbox", "dim"))
         return ExitCode.OK
     screen.say((workflow_id, "bold"), (f"  {len(every)} events from {instant(every[0].at)}", "dim"))
-    _Drawing(screen, every[0].at, len(str(len(every))), tracebacks=traceback).draw(events)
+    drawing = _Drawing(screen, every[0].at, len(str(len(every))), tracebacks=traceback)
+    drawing.draw(events, every[0].fields.get("reset"))
     return ExitCode.OK
 
 
@@ -84,9 +85,10 @@ class _Drawing:
         self._tracebacks = tracebacks
         self._columns = digits + 2 + _TIME_COLUMNS + 4
 
-    def draw(self, events: Sequence[HistoryEvent]) -> None:
+    def draw(self, events: Sequence[HistoryEvent], reset: dict[str, Any] | None) -> None:
         for event in events:
             facts = dict(event.fields)
+            facts.pop("reset", None)
             trace = str(facts.pop("traceback", ""))
             self._screen.say(
                 (f"{event.seq:>{self._digits}}  {clock_time(event.at, self._began)}  ", "dim"),
@@ -97,6 +99,17 @@ class _Drawing:
             self._trace(trace)
             for attempt in event.attempts:
                 self._attempt(attempt)
+            if reset is not None and event.seq == max(reset["events"], 1):
+                self._repeated(reset)
+
+    def _repeated(self, reset: dict[str, Any]) -> None:
+        """Behind the last event of the copy, or the first one of a run that has none."""
+        at, of = clock_time(reset["at"], self._began), f"run {reset['run_id']}"
+        kept = f"events 1 to {reset['events']} of {of}" if reset["events"] else f"the start of {of}"
+        reason = f": {reset['reason']}" if reset["reason"] else ""
+        text = f"↺ reset to {kept}{reason}"
+        before = f"{'':{self._digits}}  {at}  "
+        self._screen.say((before, "dim"), (text, "cyan"), hang=self._columns)
 
     def _attempt(self, one: Attempt) -> None:
         if one.state == "started":
@@ -150,6 +163,8 @@ def _word(name: str, value: Any, facts: dict[str, Any], began: datetime) -> str:
             return f"due {clock_time(value, began)}"
         case "where":
             return f"at {value}"
+        case "tags":
+            return named(value)
         case "options":
             return "  ".join(_options(value))
         case _ if name in _UNTOLD or value is False:

@@ -1,25 +1,42 @@
 """`everlong list`: runs, newest first, a page at a time."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from everlong.cli._documents import document
+from everlong.cli._documents import document, named
 from everlong.cli._durations import ago, now, span
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import STATUS, Cell, cropped, out, write
+from everlong.cli._workers import hosting, missing
 from everlong.client import Client, ExecutionSummary, Page
+from everlong.exceptions import InvalidFilter
+from everlong_engine import WorkerRow
 
-__all__ = ["list_"]
+__all__ = ["Filter", "list_"]
 
 _REASON_CHARS_MAX = 60
+_TAGS_CHARS_MAX = 60
 _NAME_CHARS_MAX = 512
 """As many as an id may have: one that is cut off cannot be pasted."""
 
 
+Filter = Annotated[
+    str | None,
+    typer.Option(
+        "--filter",
+        "-f",
+        metavar="FILTER",
+        help="Such as \"status = 'failed' and tag.customer = 'c1'\".",
+    ),
+]
+
+
 def list_(
+    filter: Filter = None,
     status: Annotated[
         str | None,
         typer.Option(metavar="STATUS", help="Only these: " + ", ".join(STATUS) + "."),
@@ -41,37 +58,46 @@ def list_(
 ) -> int:
     """List runs, newest first."""
 
-    async def look(client: Client) -> Page[ExecutionSummary]:
+    async def look(client: Client) -> tuple[Page[ExecutionSummary], Sequence[WorkerRow]]:
         async with client:
             try:
-                return await client.list(
-                    status=status, type=type, workflow_id=id, limit=limit, after=after
+                page = await client.list(
+                    filter=filter,
+                    status=status,
+                    type=type,
+                    workflow_id=id,
+                    limit=limit,
+                    after=after,
                 )
+            except InvalidFilter:
+                raise
             except ValueError as error:
                 raise Mistake(str(error)) from error
+            pinned = any(run.version is not None for run in page.items)
+            return page, await client.workers() if pinned else ()
 
-    page = asyncio.run(look(connect(db, namespace, codecs)))
+    page, workers = asyncio.run(look(connect(db, namespace, codecs)))
     if as_json:
         write(document(page))
     else:
-        _show(page)
+        _show(page, workers)
     return ExitCode.OK
 
 
-def _show(page: Page[ExecutionSummary]) -> None:
+def _show(page: Page[ExecutionSummary], workers: Sequence[WorkerRow]) -> None:
     screen = out()
     if not page.items:
         screen.say(("no runs", "dim"))
         return
     screen.table(
-        [_row(one) for one in page.items],
-        header=("", "ID", "WORKFLOW", "STATUS", "STARTED", "TOOK", "EVENTS", ""),
+        [_row(one, workers) for one in page.items],
+        header=("", "ID", "WORKFLOW", "STATUS", "STARTED", "TOOK", "EVENTS", "", ""),
     )
     if page.next is not None:
         screen.say((f"more: --after {page.next}", "dim"))
 
 
-def _row(run: ExecutionSummary) -> list[Cell]:
+def _row(run: ExecutionSummary, workers: Sequence[WorkerRow]) -> list[Cell]:
     mark, style = STATUS[run.status]
     took = "" if run.closed_at is None else span((run.closed_at - run.started_at).total_seconds())
     return [
@@ -82,12 +108,18 @@ def _row(run: ExecutionSummary) -> list[Cell]:
         (ago(run.started_at, now()), "dim"),
         (took, "dim"),
         (str(run.history_events), "dim"),
-        (_reason(run), "yellow"),
+        (named(run.tags) and cropped(named(run.tags), _TAGS_CHARS_MAX), "cyan"),
+        (_reason(run, workers), "yellow"),
     ]
 
 
-def _reason(run: ExecutionSummary) -> str:
+def _reason(run: ExecutionSummary, workers: Sequence[WorkerRow]) -> str:
     """The beginning of it; `show` has it all."""
+    if run.status == "paused" and run.paused is not None:
+        who = f" ({run.paused.by})" if run.paused.by else ""
+        return cropped(run.paused.reason.partition("\n")[0], _REASON_CHARS_MAX) + who
+    if run.status == "running" and run.version is not None and not hosting(workers, run):
+        return cropped(missing(run), _REASON_CHARS_MAX)
     if run.status != "blocked" or not run.reason:
         return ""
     return cropped(run.reason.partition("\n")[0], _REASON_CHARS_MAX)

@@ -1,4 +1,4 @@
-"""What is said to an execution: signal, query, update, cancel, terminate, resume.
+"""What is said to an execution: signal, query, update, cancel, terminate.
 
 They work from any process; what needs a worker goes to it through the store.
 """
@@ -19,7 +19,7 @@ from everlong.cli._screen import out, write
 from everlong.client import WorkflowHandle
 from everlong.exceptions import NoAnswer
 
-__all__ = ["cancel", "query", "resume", "signal", "terminate", "update"]
+__all__ = ["cancel", "query", "signal", "terminate", "update"]
 
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Recorded with it.")]
 RequestId = Annotated[
@@ -184,18 +184,6 @@ def terminate(
     """Close an execution at once, without clean-up. Needs no worker."""
     _with_handle(db, namespace, codecs, workflow_id, lambda handle: handle.terminate(reason))
     return _done(as_json, workflow_id, "terminated", action="terminate")
-
-
-def resume(
-    workflow_id: WorkflowId,
-    db: Db = DEFAULT_STORE,
-    codecs: Codecs = None,
-    namespace: Namespace = "default",
-    as_json: Json = False,
-) -> int:
-    """Let a blocked run be tried again."""
-    _with_handle(db, namespace, codecs, workflow_id, lambda handle: handle.resume())
-    return _done(as_json, workflow_id, "will be tried again:", action="resume")
 
 
 def _with_handle(

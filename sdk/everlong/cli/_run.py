@@ -21,7 +21,16 @@ from everlong.cli._progress import Progress
 from everlong.cli._screen import STATUS, Screen, err, out, output_kept_for_document, write
 from everlong.cli._signals import Interrupted, until_signalled
 from everlong.cli._sources import load_workflow
-from everlong.cli._starting import ExecutionTimeout, IfClosed, IfOpen, RunTimeout, Start
+from everlong.cli._starting import (
+    ExecutionTimeout,
+    IfClosed,
+    IfOpen,
+    Memo,
+    RunTimeout,
+    Start,
+    Tag,
+    labels,
+)
 from everlong.client import Client, ExecutionDescription, ExecutionSummary
 from everlong.exceptions import WorkflowNotFound
 from everlong.worker import Worker
@@ -47,6 +56,8 @@ def run(
     if_closed: IfClosed = "allow",
     run_timeout: RunTimeout = None,
     execution_timeout: ExecutionTimeout = None,
+    tag: Tag = None,
+    memo: Memo = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
@@ -65,6 +76,7 @@ def run(
         "if_closed": if_closed,
         "run_timeout": run_timeout,
         "execution_timeout": execution_timeout,
+        **labels(tag, memo),
     }
     start = Start(workflow, *call_of(workflow.definition, values), options)
     command = _Run(

@@ -43,12 +43,14 @@ _STDERR: Final = 2
 STATUS: Final = {
     "running": ("●", "cyan"),
     "blocked": ("■", "yellow"),
+    "paused": ("‖", "yellow"),
     "completed": ("✓", "green"),
     "failed": ("✗", "red"),
     "cancelled": ("○", "dim"),
     "terminated": ("○", "red"),
     "timed_out": ("✗", "red"),
     "continued_as_new": ("↻", "dim"),
+    "reset": ("↺", "dim"),
 }
 
 

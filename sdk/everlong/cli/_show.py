@@ -7,22 +7,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from everlong.cli._documents import as_plain, document, for_people, one_line
+from everlong.cli._documents import as_plain, document, for_people, named, one_line
 from everlong.cli._durations import ago, instant, now, span
 from everlong.cli._exits import ExitCode
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
 from everlong.cli._outcomes import Outcome, outcome_of
+from everlong.cli._pausing import held
 from everlong.cli._screen import STATUS, Cell, Part, Screen, cropped, out, write
-from everlong.cli._workers import hosting
+from everlong.cli._workers import hosting, missing
 from everlong.client import (
     Client,
     ExecutionDescription,
+    Pause,
     PendingActivity,
     PendingChild,
     PendingTimer,
+    Repeated,
 )
 
-__all__ = ["show"]
+__all__ = ["origin_of", "show"]
 
 _INPUT_CHARS_MAX: Final = 300
 _ERROR_CHARS_MAX: Final = 300
@@ -52,7 +55,7 @@ async def _look(client: Client, workflow_id: str) -> "_View":
         outcome = None
         if found.closed_at is not None or found.status == "blocked":
             outcome = outcome_of(found, await handle.history(found.run_id))
-        return _View(found, outcome, hosting(await client.workers(), found.type), now())
+        return _View(found, outcome, hosting(await client.workers(), found), now())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,8 @@ class _View:
             screen.say(("activities", "dim"), indent=2)
             self._draw_table(screen, [self._activity(one) for one in found.activities])
             self._draw_errors(screen)
+        if found.approvals:
+            self._draw_approvals(screen)
         if found.children:
             screen.say(("children", "dim"), indent=2)
             self._draw_table(screen, [self._child(one) for one in found.children])
@@ -104,12 +109,22 @@ class _View:
             ("input", self._input()),
             ("run", f"{found.run_id}, {found.history_events} events"),
         ]
+        if found.tags:
+            facts.append(("tags", named(found.tags)))
+        if found.memo is not None:
+            facts.append(("memo", cropped(one_line(found.memo), _INPUT_CHARS_MAX)))
         if found.parent is not None:
             facts.append(("parent", found.parent))
+        if found.reset is not None:
+            facts.append(("reset", origin_of(found.reset, found.workflow_id)))
         if found.code:
             facts.append(("code", f"{found.code}, Python {found.python}"))
+        if found.version is not None:
+            facts.append(("version", f"{found.version}, to which it is pinned"))
         if self._is_open:
             facts.append(("worker", self._worker()))
+        if found.paused is not None and self._is_open:
+            facts.append(("paused", self._pause(found.paused)))
         if found.lost_in_a_row:
             facts.append(("lost", (f"{found.lost_in_a_row} workers in a row died with it", "red")))
         signals, waiting = self._signals()
@@ -137,7 +152,13 @@ class _View:
             return f"{found.owner} has it"
         if self.hosts:
             return f"{', '.join(self.hosts)} takes it up when there is something to do"
-        return (f"none is here for {found.type}: everlong worker FILE", "yellow")
+        hint = ": everlong worker FILE" if found.version is None else ""
+        return (f"{missing(found)}{hint}", "yellow")
+
+    def _pause(self, one: Pause) -> Part:
+        """Who holds it, and why."""
+        words = "".join(part if isinstance(part, str) else part[0] for part in held(one))
+        return (words, "yellow")
 
     def _signals(self) -> tuple[str, int]:
         """Those that the journal has, by name; how many messages the inbox still has."""
@@ -186,6 +207,18 @@ class _View:
                 error = cropped(one.last_error, _ERROR_CHARS_MAX)
                 screen.say((f"{one.name}: ", "dim"), (error, "yellow"), indent=4)
 
+    def _draw_approvals(self, screen: Screen) -> None:
+        screen.say(("approvals", "dim"), indent=2)
+        for one in self.found.approvals[:_OPEN_SHOWN_MAX]:
+            waited = span((self.today - one.opened_at).total_seconds())
+            who = ", ".join(one.approvers) or "anybody"
+            screen.say((one.title, "cyan"), f"  by {who}", (f"  for {waited}", "dim"), indent=4)
+            if one.data is not None:
+                screen.say(cropped(one_line(one.data), _INPUT_CHARS_MAX), indent=6)
+            screen.say((f"everlong approve {one.id} --by NAME", "bold"), ", or reject", indent=6)
+        if len(self.found.approvals) > _OPEN_SHOWN_MAX:
+            screen.say((f"and {len(self.found.approvals) - _OPEN_SHOWN_MAX} more", "dim"), indent=4)
+
     def _child(self, one: PendingChild) -> list[Cell]:
         waited = span((self.today - one.scheduled_at).total_seconds())
         return [
@@ -202,6 +235,14 @@ class _View:
             instant(one.due_at),
             (one.where, "dim"),
         ]
+
+
+def origin_of(one: Repeated, workflow_id: str) -> str:
+    """Where a run comes from that was reset or forked, for people."""
+    kept = f"keeps events 1 to {one.events} of" if one.events else "begins as"
+    whose = "" if one.workflow_id == workflow_id else f" ({one.workflow_id})"
+    reason = f": {one.reason}" if one.reason else ""
+    return f"{kept} run {one.run_id}{whose}, since {instant(one.at)}{reason}"
 
 
 def _counted(names: Iterable[str]) -> str:

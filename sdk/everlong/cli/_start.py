@@ -11,7 +11,16 @@ from everlong.cli._exits import ExitCode
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import err, out, write
 from everlong.cli._sources import load_workflow, names_a_source
-from everlong.cli._starting import ExecutionTimeout, IfClosed, IfOpen, RunTimeout, Start
+from everlong.cli._starting import (
+    ExecutionTimeout,
+    IfClosed,
+    IfOpen,
+    Memo,
+    RunTimeout,
+    Start,
+    Tag,
+    labels,
+)
 from everlong.cli._workers import hosting
 from everlong.client import Client, ExecutionDescription
 
@@ -35,6 +44,8 @@ def start(
     if_closed: IfClosed = "allow",
     run_timeout: RunTimeout = None,
     execution_timeout: ExecutionTimeout = None,
+    tag: Tag = None,
+    memo: Memo = None,
     request_id: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Repeating the same start has one effect."),
@@ -51,6 +62,7 @@ def start(
         "if_closed": if_closed,
         "run_timeout": run_timeout,
         "execution_timeout": execution_timeout,
+        **labels(tag, memo),
         "request_id": request_id,
     }
     wanted = _wanted(target, given(arg, json_args), options)
@@ -78,4 +90,4 @@ async def _start(client: Client, wanted: Start) -> tuple[ExecutionDescription, l
     async with client:
         handle = await wanted.begin(client)
         described = await handle.describe()
-        return described, hosting(await client.workers(), described.type)
+        return described, hosting(await client.workers(), described)

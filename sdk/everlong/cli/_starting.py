@@ -1,16 +1,19 @@
 """Starting an execution: what `run` and `start` have in common."""
 
+import re
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
+from everlong.cli._arguments import loose
 from everlong.cli._exits import Mistake
 from everlong.client import Client, WorkflowHandle
 from everlong.exceptions import EverlongError
 from everlong.workflow import Workflow
+from everlong_engine import read_instant
 
-__all__ = ["ExecutionTimeout", "IfClosed", "IfOpen", "RunTimeout", "Start"]
+__all__ = ["ExecutionTimeout", "IfClosed", "IfOpen", "Memo", "RunTimeout", "Start", "Tag", "labels"]
 
 IfOpen = Annotated[
     str,
@@ -30,6 +33,53 @@ RunTimeout = Annotated[
 ExecutionTimeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="The same over all its runs.")
 ]
+
+
+Tag = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="What it is found by; may be repeated."),
+]
+Memo = Annotated[
+    str | None,
+    typer.Option(metavar="VALUE", help="Put beside it; what begins with { or [ is JSON."),
+]
+
+_WHOLE: Final = re.compile(r"[+-]?\d+", re.ASCII)
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def labels(tags: list[str] | None, memo: str | None) -> dict[str, Any]:
+    """Keywords of `Client.start`. Raises Mistake."""
+    found: dict[str, Any] = {}
+    for one in tags or ():
+        name, equals, text = one.partition("=")
+        if not equals or not name:
+            raise Mistake(f"--tag {one}: write NAME=VALUE")
+        if name in found:
+            raise Mistake(f"--tag {name}=… is given twice; a tag has one value")
+        found[name] = tag_of(text)
+    return {"tags": found or None, "memo": None if memo is None else loose(memo)}
+
+
+def tag_of(text: str) -> Any:
+    """A tag's value as it is typed: `true` and `false`, numbers, and instants with their time zone
+    are just that, anything else is a text; and so is all that stands in double quotes."""
+    instant = read_instant(text)
+    if text in ("true", "false"):
+        return text == "true"
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        return text[1:-1]
+    if instant is not None and instant[1]:
+        return instant[0]
+    if len(text) > _NUMBER_CHARS_MAX:
+        return text
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+_NUMBER_CHARS_MAX: Final = 400
+"""Python itself reads no longer ones; what is too large for a tag is refused as that."""
 
 
 @dataclass(frozen=True, slots=True)

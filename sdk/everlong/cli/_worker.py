@@ -2,18 +2,21 @@
 
 import asyncio
 import os
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
 import typer
 
 from everlong import registry
+from everlong._definitions import Versioning
 from everlong.cli._documents import document
-from everlong.cli._exits import ExitCode
+from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._logs import log_to
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import Part, err, out, write
 from everlong.cli._sources import load
 from everlong.client import Client
+from everlong.registry import Definitions
 from everlong.worker import Worker
 
 __all__ = ["worker"]
@@ -29,6 +32,25 @@ def worker(
     activity_slots: Annotated[
         int, typer.Option(min=1, metavar="N", help="Attempts of activities at once.")
     ] = 200,
+    version_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VERSION", help="Of its code, for pinned runs; a digest of each unless given."
+        ),
+    ] = None,
+    versioning: Annotated[
+        str, typer.Option(metavar="POLICY", help="auto, pinned or pinned_run.")
+    ] = "auto",
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VERSION=FILE", help="An older version to host beside it; repeatable."
+        ),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="For a worker that has the file to stop."),
+    ] = 0.0,
     stop_timeout: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="What running activities get when it stops."),
@@ -44,22 +66,48 @@ def worker(
 
     With --json the document is printed when it is ready.
     """
+    older = [_older(one) for one in also or ()]
     for file in files:
         load(file)
     log_to(err(), retries=True)
     client = connect(db, namespace, codecs, create=True)
-    asyncio.run(
-        _serve(
+
+    def hosting(version: str | None, definitions: Definitions | None = None) -> Worker:
+        return Worker(
             client,
-            Worker(client, name=name, activity_slots=activity_slots, stop_timeout=stop_timeout),
-            db,
-            as_json=as_json,
+            workflows=None if definitions is None else definitions.workflows,
+            name=name,
+            activity_slots=activity_slots,
+            stop_timeout=stop_timeout,
+            version=version,
+            versioning=cast("Versioning", versioning),
+            wait=wait,
         )
-    )
+
+    beside = [hosting(version, definitions) for version, definitions in older]
+    asyncio.run(_serve(client, hosting(version_name), beside, db, as_json=as_json))
     return ExitCode.OK
 
 
-async def _serve(client: Client, worker: Worker, db: str, *, as_json: bool) -> None:
+def _older(given: str) -> tuple[str, Definitions]:
+    """Of VERSION=FILE."""
+    version, equals, file = given.partition("=")
+    if not (version and equals and file):
+        raise Mistake(f"--also {given}: write VERSION=FILE, such as --also 2026-10=shop_2026_10.py")
+    definitions = Definitions()
+    with definitions:
+        load(file)
+    if not definitions.workflows:
+        raise Mistake(
+            f"--also {given}: it brings no workflow of its own; the older version must be another "
+            "module, such as a copy of the file under another name"
+        )
+    return version, definitions
+
+
+async def _serve(
+    client: Client, worker: Worker, beside: Sequence[Worker], db: str, *, as_json: bool
+) -> None:
     def ready() -> None:
         facts: dict[str, Any] = {
             "name": worker.name,
@@ -67,6 +115,7 @@ async def _serve(client: Client, worker: Worker, db: str, *, as_json: bool) -> N
             "store": db,
             "namespace": client.namespace,
             "workflows": sorted(registry.workflows),
+            "versions": worker.versions,
             "activities": sorted(registry.activities),
         }
         if as_json:
@@ -75,7 +124,7 @@ async def _serve(client: Client, worker: Worker, db: str, *, as_json: bool) -> N
             _tell_ready(facts)
 
     async with client:
-        await worker.run(on_ready=ready)
+        await worker.run(on_ready=ready, beside=beside)
     if not as_json:
         out().say(("stopped", "dim"))
 

@@ -1,19 +1,23 @@
 """The client: starts executions and talks to them, from any process."""
 
-from everlong.client._approvals import OpenApproval
 from everlong.client._client import Client
 from everlong.client._handle import WorkflowHandle
+from everlong.client._resetting import Reapply
 from everlong.client._subscribing import PublishedItem
 from everlong.client._updates import UpdateHandle
+from everlong.client._versions import VersionSummary
 from everlong.client._views import (
     Attempt,
     ExecutionDescription,
     ExecutionSummary,
     HistoryEvent,
+    OpenApproval,
     Page,
+    Pause,
     PendingActivity,
     PendingChild,
     PendingTimer,
+    Repeated,
 )
 
 __all__ = [
@@ -24,10 +28,14 @@ __all__ = [
     "HistoryEvent",
     "OpenApproval",
     "Page",
+    "Pause",
     "PendingActivity",
     "PendingChild",
     "PendingTimer",
     "PublishedItem",
+    "Reapply",
+    "Repeated",
     "UpdateHandle",
+    "VersionSummary",
     "WorkflowHandle",
 ]

@@ -1,13 +1,9 @@
 """Approvals, seen from outside: who is asked what, and the one answer."""
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
-
 from everlong._records import Records
+from everlong._texts import storable
 from everlong.client._handle import check_request_id
-from everlong.client._texts import storable
-from everlong.client._views import Page, instant, plain
+from everlong.client._views import OpenApproval, Page, instant, plain
 from everlong.exceptions import (
     AlreadyAnswered,
     ApprovalNotFound,
@@ -22,34 +18,19 @@ from everlong_engine import (
     ApprovalResult,
     ApprovalRow,
     Engine,
+    RunRow,
     id_from_text,
     id_text,
     pack,
     unpack,
 )
 
-__all__ = ["Approving", "OpenApproval"]
+__all__ = ["Approving"]
 
 _COMMENT_CHARS_MAX = 4_000
 _BY_CHARS_MAX = 200
+_SHOWN_MAX = 1_000
 _NUMBER_MAX = 1 << 53
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenApproval:
-    """An approval that waits for an answer: a row of `client.approvals()`."""
-
-    id: str
-    """For `client.approve` and `client.reject`."""
-    title: str
-    data: Any
-    """Plain data, without types."""
-    approvers: tuple[str, ...]
-    """Who may answer; empty: anybody."""
-    workflow_id: str
-    opened_at: datetime
-    due_at: datetime | None
-    """When the workflow stops waiting."""
 
 
 class Approving:
@@ -146,6 +127,13 @@ class Approving:
             raise ApprovalNotFound(id=id)
         else:
             raise _already(self.records.verdict(row.run, result.answer), id)
+
+    async def open_of(self, row: RunRow) -> tuple[OpenApproval, ...]:
+        """Not public: those of one run that wait for an answer."""
+        rows = await self.engine.store.approvals(
+            self.namespace, row.workflow_id, (row.run_id, -1), _SHOWN_MAX
+        )
+        return tuple(_shown(self.records, one) for one in rows if one.run.run_id == row.run_id)
 
     async def _approval(self, id: str) -> ApprovalRow:
         place = _place(id)

@@ -3,30 +3,32 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from everlong import registry
 from everlong._failures import ExceptionRegistry, decode_failure
+from everlong._texts import check_request_id, storable
 from everlong._values import Value, within_limit
-from everlong.channels import Output, Query, Signal, Update, output_of
+from everlong.channels import Output, Query, Signal, Update, name_of, output_of, sent
+from everlong.client._lifecycle import Lifecycle
+from everlong.client._pauses import held_by
+from everlong.client._resetting import Resetting
 from everlong.client._subscribing import PublishedItem, follow
-from everlong.client._texts import storable
 from everlong.client._updates import BEGUN, UpdateHandle
+from everlong.client._versions import Pinning
 from everlong.client._views import ExecutionDescription, HistoryEvent, describe, view_history
 from everlong.exceptions import (
     EverlongError,
-    InvalidArguments,
     NoAnswer,
     QueryFailed,
     StoreError,
     WorkflowCancelled,
-    WorkflowClosed,
     WorkflowFailed,
     WorkflowNotFound,
     WorkflowTerminated,
     WorkflowTimedOut,
 )
 from everlong_engine import (
+    ApprovalRequested,
     Ask,
     Blobs,
     CancelRequested,
@@ -35,21 +37,17 @@ from everlong_engine import (
     Input,
     Message,
     MessageResult,
-    Resume,
     RunCancelled,
     RunCompleted,
     RunContinuedAsNew,
     RunFailed,
     RunRow,
-    RunStatus,
     RunTerminated,
     RunTimedOut,
     SignalReceived,
     Target,
-    Terminate,
     UpdateReceived,
     id_text,
-    is_request_id,
     name_of_update,
     pack,
     unpack,
@@ -64,7 +62,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-class WorkflowHandle(Generic[R]):
+class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
     """One execution: its result, its messages, its end. Works from any process.
 
     A handle from `client.start` means that very execution; one from `client.get_handle` means
@@ -109,7 +107,8 @@ class WorkflowHandle(Generic[R]):
     async def result(self) -> R:
         """Wait for the end and return what the workflow returned, rebuilt by its type hint.
 
-        Follows the execution over checkpoints and continue-as-new.
+        Follows the execution over checkpoints and continue-as-new. What people get wrong: a run
+        that is blocked by a fault in its code has not ended, and is waited for; `describe()` tells.
 
         Raises:
             WorkflowFailed: an exception left the function; it is the `__cause__`.
@@ -143,7 +142,7 @@ class WorkflowHandle(Generic[R]):
                 row = await engine.store.latest(target)
                 if row is None:
                     raise WorkflowNotFound(workflow_id=self.workflow_id)
-                if not row.status.is_open and row.status is not RunStatus.CONTINUED_AS_NEW:
+                if not (row.status.is_open or row.status.is_followed):
                     return await self._last_event(row)
                 both: list[asyncio.Future[Any]] = [here, elsewhere]
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -257,12 +256,6 @@ class WorkflowHandle(Generic[R]):
         self._engine.mail_arrived()
         return result
 
-    def _require_accepted(self, result: MessageResult) -> None:
-        if result.status is None:
-            raise WorkflowNotFound(workflow_id=self.workflow_id)
-        if result.position is None and not result.duplicate:
-            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
-
     @overload
     async def update(
         self, update: Update[T], *args: Any, update_id: str | None = None, **kwargs: Any
@@ -287,6 +280,7 @@ class WorkflowHandle(Generic[R]):
             UpdateRejected: the validator refused it, or its arguments do not fit.
             UpdateFailed: an exception left the handler; it is the `__cause__`.
             UpdateUnfinished: the workflow ended before the handler had finished.
+            WorkflowBlocked: a fault in its code; the update is stored, and waits for the fix.
             WorkflowClosed, WorkflowNotFound: nobody is there to perform it.
         """
         sent = await self._send_update(update, args, kwargs, update_id)
@@ -306,7 +300,7 @@ class WorkflowHandle(Generic[R]):
         """The same, but return once the workflow has accepted it: it is then recorded for good.
 
         Raises:
-            UpdateRejected, WorkflowClosed, WorkflowNotFound: as `update`.
+            UpdateRejected, WorkflowBlocked, WorkflowClosed, WorkflowNotFound: as `update`.
         """
         sent = await self._send_update(update, args, kwargs, update_id)
         await sent.wait(until=BEGUN)
@@ -371,7 +365,7 @@ class WorkflowHandle(Generic[R]):
             QueryFailed: no such query, its handler raised, or the run is blocked.
             NoAnswer: no worker answered in time.
         """
-        name = _name_of(query, Query)
+        name = name_of(query, Query)
         arguments = _call(f"query {name}", args, kwargs)
         target = self._target()
         worker = self._client.host_for(target)
@@ -459,12 +453,15 @@ class WorkflowHandle(Generic[R]):
 
         Args:
             channel: a declared `Output`, or its name.
-            start: the number of the first item that is wanted; they count from 0.
+            start: the number of the first item that is wanted; they count from 0, which also means
+                the oldest that is kept.
             numbered: give each item as a `PublishedItem`, with its number and time.
             live: False ends it behind the last item that is there now.
 
         Raises:
             WorkflowNotFound: there is no such execution, or it went with its retention.
+            ItemsGone: item `start`, or the next one for a subscriber that is slow, is not kept any
+                more (`Output(keep=…)`). Nothing is passed over in silence.
             UndecodablePayload: an item does not fit the declared type, or is damaged.
         """
         if type(start) is not int or start < 0:
@@ -476,47 +473,10 @@ class WorkflowHandle(Generic[R]):
         items = follow(self._client, target, name, decoder, start, live=live)
         return items if numbered else _values(items)
 
-    # --------------------------------------------------------------------------------- the end
-
-    async def terminate(self, reason: str = "") -> None:
-        """Close the execution at once: no clean-up runs. Needs no worker.
-
-        Raises:
-            WorkflowClosed, WorkflowNotFound: there is nothing to terminate.
-        """
-        event = RunTerminated(reason or "no reason was given")
-        target = self._target()
-        kind, body = self._client.records.message(target, event, {})
-        now_us = self._engine.clock.now_us()
-        result = await self._engine.commits.put(
-            Terminate(
-                target, kind, body, RunStatus.TERMINATED, now_us, self._engine.new_append_id()
-            )
-        )
-        assert isinstance(result, MessageResult)
-        self._require_accepted(result)
-        self._engine.terminated(result.execution_id, result.run_id, event)
-        self._engine.mail_arrived()  # Of whoever waits for it, and of its children.
-
-    async def resume(self) -> None:
-        """Let a blocked run be tried again, after its code was fixed. A running one is left alone.
-
-        Raises:
-            WorkflowClosed, WorkflowNotFound: there is nothing to resume.
-        """
-        resume = Resume(self._target(), self._engine.clock.now_us())
-        result = await self._engine.commits.put(resume)
-        assert isinstance(result, MessageResult)
-        if result.status is None:
-            raise WorkflowNotFound(workflow_id=self.workflow_id)
-        if not result.status.is_open:
-            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
-        self._engine.wake_hosts()
-
     # -------------------------------------------------------------------------------- to look at
 
     async def describe(self) -> ExecutionDescription:
-        """How it stands: status, pending activities with their last errors, timers, signals."""
+        """How it stands: status, pending activities with their last errors, timers, approvals."""
         row = await self._row()
         store = self._engine.store
         loaded = await store.load(row.shard, row.run_id)
@@ -526,9 +486,20 @@ class WorkflowHandle(Generic[R]):
         workers = await store.workers()
         there = [one for one in workers if one.is_there]
         owner = next((one.name for one in there if one.worker_id == loaded.row.owner), None)
-        hosted = any(row.type in one.types for one in there)
+        hosted = any(one.may_drive(row.type, row.version) for one in there)
         reason = records.shown_reason(loaded.row)
-        return describe(records.shown(loaded), owner, reason, hosted=hosted)
+        asked = any(isinstance(one.event, ApprovalRequested) for one in loaded.history)
+        tags = await store.tags([(row.shard, row.run_id)])
+        return describe(
+            records.shown(loaded),
+            owner,
+            reason,
+            await held_by(self._client, loaded.row),
+            hosted=hosted,
+            approvals=await self._client.open_of(loaded.row) if asked else (),
+            tags=tags.get(row.run_id, ()),
+            start=records.start_of(loaded),
+        )
 
     async def history(self, run_id: str | None = None) -> list[HistoryEvent]:
         """The events of the current run (or of an earlier one), with the attempts of activities."""
@@ -554,34 +525,16 @@ async def _values(items: AsyncIterator[PublishedItem[T]]) -> AsyncIterator[T]:
         yield item.value
 
 
-def check_request_id(request_id: str | None, parameter: str = "request_id") -> None:
-    if request_id is not None and not is_request_id(request_id):
-        raise InvalidArguments(
-            f"{parameter}={request_id!r}: give a text of 1 to 512 characters, none of them a "
-            "control character"
-        )
-
-
 def signalled(signal: Signal[Any] | str, value: Any) -> SignalReceived:
     """A value as a message. Raises InvalidArguments where it does not fit the declared type."""
-    name = _name_of(signal, Signal)
-    declared = registry.signals.get(name) if isinstance(signal, str) else signal
-    if declared is not None:
-        return SignalReceived(name, declared.value.encode(value))
-    return SignalReceived(name, within_limit(f"signal {name}", pack(value)))
+    return SignalReceived(*sent(signal, value))
 
 
 def requested(
     update: Update[Any] | str, update_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> UpdateReceived:
-    name = _name_of(update, Update)
+    name = name_of(update, Update)
     return UpdateReceived(update_id, name, _call(f"update {name}", args, kwargs))
-
-
-def _name_of(channel: Any, kind: type[Signal[Any] | Query[Any] | Update[Any]]) -> str:
-    if isinstance(channel, kind | str):
-        return channel if isinstance(channel, str) else channel.name
-    raise InvalidArguments(f"{channel!r} is no {kind.__name__}: give one, or its name")
 
 
 def _call(owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

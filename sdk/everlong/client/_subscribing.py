@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from everlong._values import Value
 from everlong.client._views import instant
-from everlong.exceptions import UndecodablePayload, WorkflowNotFound
-from everlong_engine import Engine, ItemRow, RunRow, RunStatus, Target, limits, unpack
+from everlong.exceptions import ItemsGone, UndecodablePayload, WorkflowNotFound
+from everlong_engine import Engine, ItemRow, RunRow, Target, limits, unpack
 
 if TYPE_CHECKING:
     from everlong.client._client import Client
@@ -49,8 +49,9 @@ async def follow(
     *,
     live: bool,
 ) -> AsyncIterator[PublishedItem[Any]]:
-    """The items from `number` on. With `live` it waits for those to come, else it ends behind the
-    last one that is there."""
+    """The items from `number` on, or for 0 from the oldest that is kept. With `live` it waits for
+    those to come, else it ends behind the last one that is there."""
+    anywhere = number == 0
     while True:
         # Looked up each time: the client may have been closed meanwhile.
         row, items = await _next(client, target, channel, number, live=live)
@@ -58,6 +59,14 @@ async def follow(
         target = Target(target.shard, target.namespace, target.workflow_id, row.execution_id)
         if not items:
             return
+        if items[0].number != number and not anywhere:
+            raise ItemsGone(
+                workflow_id=row.workflow_id,
+                channel=channel,
+                number=number,
+                oldest=items[0].number,
+            )
+        anywhere = False
         for item in items:
             yield PublishedItem(
                 item.number, instant(item.at_us), _value(client, row, item, decoder)
@@ -104,7 +113,7 @@ async def _look(engine: Engine, target: Target) -> RunRow:
 
 
 def _is_open(row: RunRow) -> bool:
-    return row.status.is_open or row.status is RunStatus.CONTINUED_AS_NEW
+    return row.status.is_open or row.status.is_followed
 
 
 def _value(client: "Client", row: RunRow, item: ItemRow, decoder: Value | None) -> Any:

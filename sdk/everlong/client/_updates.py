@@ -9,10 +9,11 @@ from everlong.exceptions import (
     UpdateFailed,
     UpdateRejected,
     UpdateUnfinished,
+    WorkflowBlocked,
     WorkflowClosed,
     WorkflowNotFound,
 )
-from everlong_engine import Failure, RunRow, RunStatus, Target, name_of_update, unpack
+from everlong_engine import Failure, RunRow, RunStatus, Target, id_text, name_of_update, unpack
 
 if TYPE_CHECKING:
     from everlong.client._client import Client
@@ -35,6 +36,25 @@ _IN_THE_INBOX: Final = b"accepted"
 _ENDED: Final = frozenset({"completed", "failed", "unfinished"})
 BEGUN: Final = _ENDED | {"recorded"}
 """The stages of an update that has passed its validator."""
+_BLOCKED_S: Final = 1.0
+"""A run that is found blocked may be about to go on: its worker has just come with other code."""
+
+
+class _Patience:
+    """How much longer one waits for a run that is blocked."""
+
+    def __init__(self) -> None:
+        self._until_s: float | None = None
+
+    def left_s(self, row: RunRow) -> float | None:
+        """Seconds; None while the run is at work."""
+        if row.status is not RunStatus.BLOCKED:
+            self._until_s = None
+            return None
+        now_s = asyncio.get_running_loop().time()
+        if self._until_s is None:
+            self._until_s = now_s + _BLOCKED_S
+        return self._until_s - now_s
 
 
 class UpdateHandle(Generic[R]):
@@ -72,6 +92,8 @@ class UpdateHandle(Generic[R]):
             UpdateRejected: the validator refused it, or its arguments do not fit.
             UpdateFailed: an exception left the handler; it is the `__cause__`.
             UpdateUnfinished: the workflow ended, or began anew, before the handler had finished.
+            WorkflowBlocked: its run is blocked, for a second and longer, by a fault in its code.
+                The update is stored, and is performed when the run goes on: wait again then.
             WorkflowClosed: the workflow ended before the update reached it.
             WorkflowNotFound: there is no such execution, or it has no such update.
         """
@@ -93,6 +115,7 @@ class UpdateHandle(Generic[R]):
         name = name_of_update(self.id)
         execution_id = self._target.execution_id
         assert execution_id is not None, "an update belongs to one execution"
+        blocked = _Patience()
         while True:
             engine = self._client.engine
             # Listen first, then look: what is stored in between is not missed.
@@ -106,7 +129,13 @@ class UpdateHandle(Generic[R]):
                 heard = self._heard(found, until)
                 if heard is not None:
                     return heard
-                done, _ = await asyncio.wait(news, return_when=asyncio.FIRST_COMPLETED)
+                assert found is not None
+                left_s = blocked.left_s(found[0])
+                if left_s is not None and left_s <= 0:
+                    raise self._blocked(found[0])
+                done, _ = await asyncio.wait(
+                    news, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+                )
                 for one in done:
                     one.result()  # Raises when the store has failed.
             finally:
@@ -129,11 +158,20 @@ class UpdateHandle(Generic[R]):
             raise UpdateRejected(**self._facts(failure)) from self._rebuilt(failure)
         if stage in until:
             return stage, data
-        if row.status.is_open or row.status is RunStatus.CONTINUED_AS_NEW:
+        if row.status.is_open or row.status.is_followed:
             return None
         if stage == "recorded":
             return "unfinished", b""  # Closed from outside: nobody was left to say so.
         raise WorkflowClosed(workflow_id=self.workflow_id, status=row.status.text)
+
+    def _blocked(self, row: RunRow) -> WorkflowBlocked:
+        return WorkflowBlocked(
+            workflow_id=self.workflow_id,
+            run_id=id_text(row.run_id),
+            update=self.update,
+            update_id=self.id,
+            reason=(self._client.records.shown_reason(row) or "no reason is recorded").rstrip("."),
+        )
 
     def _facts(self, failure: Failure) -> dict[str, Any]:
         return {

@@ -3,7 +3,8 @@
 Payloads are decoded to plain data here, without any user's types, so that every process can look.
 """
 
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -22,9 +23,13 @@ from everlong_engine import (
     LoadedRun,
     OpenActivity,
     Recorded,
+    Reset,
     RunRow,
+    RunStarted,
     SignalReceived,
     SignalRejected,
+    Tags,
+    TagValue,
     fold,
     id_text,
     latest_attempts,
@@ -36,12 +41,16 @@ __all__ = [
     "ExecutionDescription",
     "ExecutionSummary",
     "HistoryEvent",
+    "OpenApproval",
     "Page",
+    "Pause",
     "PendingActivity",
     "PendingChild",
     "PendingTimer",
+    "Repeated",
     "describe",
     "instant",
+    "repeated",
     "summary",
     "view_history",
 ]
@@ -55,6 +64,19 @@ def instant(us: int) -> datetime:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Who holds what, since when, and why: a row of `client.paused()`."""
+
+    workflow_id: str | None
+    """None if it is not a single execution."""
+    type: str | None
+    """The workflow that is paused as a whole. With neither, it is everything."""
+    since: datetime
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionSummary:
     """A row of `client.list()`: one run."""
 
@@ -62,12 +84,19 @@ class ExecutionSummary:
     run_id: str
     type: str
     status: str
-    """running, blocked, completed, failed, cancelled, terminated, timed_out, continued_as_new."""
+    """running, blocked, paused, completed, failed, cancelled, terminated, timed_out,
+    continued_as_new, or reset: another run has taken its place."""
     started_at: datetime
     closed_at: datetime | None
     history_events: int
     reason: str | None
     """Why it is blocked."""
+    tags: Mapping[str, TagValue] = field(default_factory=dict[str, TagValue])
+    """What it is found by; of a run that has ended, as they stood at its end."""
+    paused: Pause | None = None
+    """Who holds it: its own pause, or that of its type, or of everything."""
+    version: str | None = None
+    """The version of the code that it is pinned to; None: it follows the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +159,37 @@ class PendingChild:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpenApproval:
+    """An approval that waits for an answer: a row of `client.approvals()`."""
+
+    id: str
+    """For `client.approve` and `client.reject`."""
+    title: str
+    data: Any
+    """Plain data, without types."""
+    approvers: tuple[str, ...]
+    """Who may answer; empty: anybody."""
+    workflow_id: str
+    opened_at: datetime
+    due_at: datetime | None
+    """When the workflow stops waiting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeated:
+    """What a run repeats that was reset or forked."""
+
+    run_id: str
+    """Whose history."""
+    workflow_id: str
+    """Of that run; another one's for a fork."""
+    events: int
+    """Up to which event; 0 if it began at the start."""
+    reason: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionDescription(ExecutionSummary):
     """Everything about one execution as it stands in the store."""
 
@@ -148,12 +208,18 @@ class ExecutionDescription(ExecutionSummary):
     owner: str | None
     """The worker that has it; None while it sleeps, or if that worker is dead."""
     hosted: bool
-    """Whether a living worker hosts its type; a run without one waits."""
+    """Whether a living worker hosts its type, in its version; a run without one waits."""
     lost_in_a_row: int
     parent: str | None = None
     """The workflow id of the execution whose child this is."""
     children: tuple[PendingChild, ...] = ()
     """Those of this run that are not known to have ended."""
+    approvals: tuple[OpenApproval, ...] = ()
+    """What people are asked and nobody has answered yet."""
+    reset: Repeated | None = None
+    """Where the run comes from, if it was reset or forked."""
+    memo: Any = None
+    """What its start or its code put beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,11 +234,11 @@ class HistoryEvent:
     """Attempts of the activity that this event scheduled, as far as they are kept."""
 
 
-def summary(row: RunRow, reason: str | None) -> ExecutionSummary:
-    return ExecutionSummary(**_summary(row, reason))
+def summary(row: RunRow, reason: str | None, tags: Tags, paused: Pause | None) -> ExecutionSummary:
+    return ExecutionSummary(**_summary(row, reason, tags), paused=paused)
 
 
-def _summary(row: RunRow, reason: str | None) -> dict[str, Any]:
+def _summary(row: RunRow, reason: str | None, tags: Tags) -> dict[str, Any]:
     return {
         "workflow_id": row.workflow_id,
         "run_id": id_text(row.run_id),
@@ -182,13 +248,26 @@ def _summary(row: RunRow, reason: str | None) -> dict[str, Any]:
         "closed_at": None if row.closed_us is None else instant(row.closed_us),
         "history_events": row.next_seq - 1,
         "reason": reason,
+        "tags": dict(tags),
+        "version": row.version,
     }
 
 
 def describe(
-    loaded: LoadedRun, owner: str | None, reason: str | None, *, hosted: bool
+    loaded: LoadedRun,
+    owner: str | None,
+    reason: str | None,
+    paused: Pause | None,
+    *,
+    hosted: bool,
+    approvals: tuple[OpenApproval, ...] = (),
+    tags: Tags = (),
+    start: RunStarted | None = None,
 ) -> ExecutionDescription:
+    """`start` is the one that waits in the inbox of a run that has not begun."""
     state = fold(loaded.history)
+    if state.started is None and start is not None:
+        state.memo = start.memo
     newest = latest_attempts(loaded.attempts)
     activities = tuple(
         _pending(number, one, newest.get(number)) for number, one in state.activities.items()
@@ -212,7 +291,8 @@ def describe(
     received = [one.event.signal for one in loaded.history if isinstance(one.event, SignalReceived)]
     started = state.started
     return ExecutionDescription(
-        **_summary(loaded.row, reason),
+        **_summary(loaded.row, reason, tags),
+        paused=paused,
         input=None if started is None else plain(started.arguments),
         code="" if started is None else started.code,
         python="" if started is None else started.python,
@@ -229,6 +309,20 @@ def describe(
         lost_in_a_row=loaded.row.losses,
         parent=None if started is None else started.parent,
         children=children if loaded.row.status.is_open else (),
+        approvals=approvals,
+        reset=None if started is None or started.reset is None else repeated(started.reset),
+        memo=plain(state.memo) if state.memo else None,
+    )
+
+
+def repeated(reset: Reset) -> Repeated:
+    last = reset.copied[-1]
+    return Repeated(
+        run_id=id_text(last.run),
+        workflow_id=last.workflow_id,
+        events=last.last,
+        reason=reset.reason,
+        at=instant(reset.at_us),
     )
 
 
@@ -365,7 +459,7 @@ def _attempt(row: AttemptRow) -> Attempt:
 
 
 _IDS = frozenset({"previous_run", "run", "execution"})
-_PAYLOADS = frozenset({"arguments", "comment", "data", "payload", "result", "value"})
+_PAYLOADS = frozenset({"arguments", "comment", "data", "memo", "payload", "result", "value"})
 
 
 def _fields(event: Any) -> dict[str, Any]:
@@ -382,8 +476,13 @@ def _fields(event: Any) -> dict[str, Any]:
                     for name in value.__slots__
                     if getattr(value, name) != getattr(ActivityOptions(), name)
                 }
-        elif one.name == "result" and not value:
+        elif isinstance(value, Reset):
+            shown["reset"] = asdict(repeated(value))
+        elif one.name in ("result", "memo") and not value:
             continue  # Of a child that has none.
+        elif one.name == "tags":
+            if value:
+                shown[one.name] = dict(value)
         elif one.name in _PAYLOADS:
             shown[one.name] = plain(value)
         elif one.name.endswith("_us") and value is not None and one.name.startswith("due"):

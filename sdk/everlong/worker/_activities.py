@@ -30,17 +30,15 @@ from everlong.worker._attempts import (
     AttemptContext,
     Died,
     Later,
+    Launch,
+    Pools,
     Raised,
     Succeeded,
-    perform,
-    perform_elsewhere,
-    perform_in_thread,
+    launch,
 )
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._elsewhere import Elsewhere
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
-from everlong.worker._pool import ProcessPool
-from everlong.worker._threads import DaemonThreads
 from everlong_engine import (
     ActivityCancelled,
     ActivityCompleted,
@@ -93,12 +91,13 @@ class ActivityRunner:
         self._random: Random = engine.random
         self._free = slots
         self._waiting: deque[OpenAttempt] = deque()
-        self._threads_max = threads
-        self._processes_max = processes
-        self._threads: DaemonThreads | None = None
-        self._processes: ProcessPool | None = None
-        self._at_work: set[OpenAttempt] = set()
+        self.pools = Pools(threads, processes)
+        self.launch: Launch = launch
+        self.at_work: set[OpenAttempt] = set()
+        """Attempts whose code is running."""
         self._elsewhere = Elsewhere(engine, records, deadlines, self._time_out_elsewhere)
+        self.on_rest: Callable[[OwnedRun], None] = lambda _: None
+        """Called when an attempt of a paused run has ended, or one could not begin."""
         self.stopping = False
         self._handing_back = False
         self._quiet = asyncio.Event()
@@ -208,9 +207,16 @@ class ActivityRunner:
         """Durable before it begins: after a crash it counts as an attempt that may have run."""
         attempt.started_us = self._engine.clock.now_us()
         row = self._row(attempt, AttemptState.STARTED)
-        self._mark(attempt, row, lambda: self._begin(attempt))
+        self._mark(attempt, row, lambda: self._begin(attempt), begins=True)
 
-    def _mark(self, attempt: OpenAttempt, row: AttemptRow, then: Callable[[], None] | None) -> None:
+    def _mark(
+        self,
+        attempt: OpenAttempt,
+        row: AttemptRow,
+        then: Callable[[], None] | None,
+        *,
+        begins: bool = False,
+    ) -> None:
         run = attempt.run
 
         def settled(result: WriteResult | StoreError) -> None:
@@ -218,9 +224,8 @@ class ActivityRunner:
                 # Full, for example. The run is not hurt: try again until it is taken from us.
                 if not (run.dropped or attempt.abandoned or self._engine.commits.failed):
                     again_us = self._engine.clock.now_us() + _MARK_AGAIN_US
-                    self._deadlines.add(
-                        again_us, self._mark, attempt, row, then, matters=always_matters
-                    )
+                    again = partial(self._mark, attempt, row, then, begins=begins)
+                    self._deadlines.add(again_us, again, matters=always_matters)
                 elif then is not None:
                     self._free_slot(attempt)
                 return
@@ -229,10 +234,12 @@ class ActivityRunner:
                 return
             if result.refusal is not None:
                 self._free_slot(attempt)
+                self.on_rest(run)
             else:
                 self._go_on(attempt, then)
 
-        self._engine.commits.add(MarkAttempts(run.shard, run.run_id, run.token, (row,)), settled)
+        mark = MarkAttempts(run.shard, run.run_id, run.token, (row,), begins=begins)
+        self._engine.commits.add(mark, settled)
 
     def _go_on(self, attempt: OpenAttempt, then: Callable[[], None]) -> None:
         """Behind a mark: unless nobody wants the attempt any more."""
@@ -263,33 +270,30 @@ class ActivityRunner:
     def _begin(self, attempt: OpenAttempt) -> None:
         if self._handing_back:
             return  # It goes with its run; `hand_back` writes it down.
-        loop = asyncio.get_running_loop()
+        if attempt.run.paused:
+            self._leave_unbegun(attempt)
+            return
         context = copy_context()
         activity = AttemptContext(self, attempt)
         context.run(activity_context.set, activity)
-        if attempt.definition.is_async:
-            task: asyncio.Future[Any] = loop.create_task(perform(attempt), context=context)
-            attempt.interrupt = task.cancel
-        elif attempt.definition.process:
-            task = loop.create_task(perform_elsewhere(self._process_pool(), attempt, activity))
-            attempt.interrupt = lambda: activity.work is None and task.cancel()
-        else:
-            activity.loop = loop
-            work = self._thread_pool().submit(lambda: context.run(perform_in_thread, attempt))
-            activity.work = work
-            task = asyncio.wrap_future(work)
-            attempt.interrupt = work.cancel  # As long as it waits for a thread.
-        attempt.task = task
-        self._at_work.add(attempt)
+        task = attempt.task = self.launch(attempt, activity, context, self.pools)
+        self.at_work.add(attempt)
         self._quiet.clear()
         options = attempt.scheduled.options
         if options.start_to_close_us is not None:
-            attempt.limit = loop.call_later(
+            attempt.limit = self._engine.alarms.after(
                 options.start_to_close_us / 1e6, self._time_out, attempt, "start_to_close"
             )
         if options.heartbeat_us is not None:
             self.expect_heartbeat(attempt)
         task.add_done_callback(lambda done: self._done(attempt, activity, done))
+
+    def _leave_unbegun(self, attempt: OpenAttempt) -> None:
+        """What is committed says that it may have begun; here one knows better."""
+        row = self._row(attempt, AttemptState.NOT_BEGUN, details=attempt.previous_details)
+        self._mark(attempt, row, None)
+        self._free_slot(attempt)
+        self.on_rest(attempt.run)
 
     def expect_heartbeat(self, attempt: OpenAttempt) -> None:
         """Silence of one heartbeat timeout from now on ends the attempt."""
@@ -297,7 +301,7 @@ class ActivityRunner:
             attempt.beat.cancel()
         wait_us = attempt.scheduled.options.heartbeat_us
         if wait_us is not None and attempt.task is not None:
-            attempt.beat = asyncio.get_running_loop().call_later(
+            attempt.beat = self._engine.alarms.after(
                 wait_us / 1e6, self._time_out, attempt, "heartbeat"
             )
 
@@ -313,8 +317,8 @@ class ActivityRunner:
     ) -> None:
         activity.over = True
         attempt.task = attempt.interrupt = None
-        self._at_work.discard(attempt)
-        if not self._at_work:
+        self.at_work.discard(attempt)
+        if not self.at_work:
             self._quiet.set()
         if attempt.limit is not None:
             attempt.limit.cancel()
@@ -324,6 +328,8 @@ class ActivityRunner:
         attempt.has_slot = False
         if not (attempt.abandoned or attempt.run.dropped):
             self._judge(attempt, outcome)
+            if attempt.run.paused:
+                self.on_rest(attempt.run)
         # A thread or a process cannot be stopped: its slot stays taken until it ends by itself.
         when_over(activity.work, self.give_back)
 
@@ -506,6 +512,14 @@ class ActivityRunner:
         if attempt is not None:
             self._abandon(attempt)
 
+    def hold(self, run: OwnedRun) -> None:
+        """Its run is paused: what is not at work here does not begin. It is taken up again from
+        what is written down of it."""
+        for number, attempt in list(run.attempts.items()):
+            if not (attempt.is_at_work or attempt.has_slot):
+                attempt.abandoned = True
+                del run.attempts[number]
+
     def drop(self, run: OwnedRun) -> None:
         """The run is gone: nothing of it may go on."""
         for attempt in list(run.attempts.values()):
@@ -541,23 +555,20 @@ class ActivityRunner:
         try:
             async with asyncio.timeout(timeout_s):
                 await commits.drain()
-                while self._at_work:
+                while self.at_work:
                     await self._quiet.wait()
                     await commits.drain()
         except TimeoutError:
-            logger.warning("%d activities did not end in time; handed back", len(self._at_work))
+            logger.warning("%d activities did not end in time; handed back", len(self.at_work))
         self._handing_back = True
 
     def close(self) -> None:
         """What still runs was handed back: threads end by themselves, processes are ended."""
         self._elsewhere.stop()
-        for attempt in self._at_work:
+        for attempt in self.at_work:
             if attempt.task is not None:
                 attempt.task.cancel()
-        if self._threads is not None:
-            self._threads.shutdown()
-        if self._processes is not None:
-            self._processes.end()
+        self.pools.close()
 
     # ----------------------------------------------------------------------------- private
 
@@ -586,13 +597,3 @@ class ActivityRunner:
         attempt.details_stored_us = now_us
         row = self._row(attempt, AttemptState.STARTED, details=attempt.details)
         self._mark(attempt, row, None)
-
-    def _thread_pool(self) -> DaemonThreads:
-        if self._threads is None:
-            self._threads = DaemonThreads(self._threads_max, "everlong-activity")
-        return self._threads
-
-    def _process_pool(self) -> ProcessPool:
-        if self._processes is None:
-            self._processes = ProcessPool(self._processes_max)
-        return self._processes

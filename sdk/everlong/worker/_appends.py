@@ -1,16 +1,16 @@
 """Turns an input and its decisions into the rows of one append."""
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
 from everlong.worker._approvals import approvals_of, approvals_to_close
 from everlong.worker._outgoing import SENDING, Sender
 from everlong.worker._owned import OwnedRun, Step
 from everlong.worker._updates import answers_of
+from everlong.worker._versions import Versions
 from everlong_engine import (
     CLOSING,
     ActivityScheduled,
@@ -18,6 +18,7 @@ from everlong_engine import (
     Approvals,
     Blobs,
     Closing,
+    Decision,
     Engine,
     HistoryRow,
     ItemPublished,
@@ -34,6 +35,9 @@ from everlong_engine import (
     RunTerminated,
     RunTimedOut,
     SignalReceived,
+    TagChanges,
+    TagsSet,
+    Trim,
 )
 
 __all__ = ["Appends"]
@@ -60,15 +64,15 @@ class Appends:
         engine: Engine,
         records: Records,
         worker_id: bytes,
-        workflows: Mapping[str, WorkflowDefinition],
+        versions: Versions,
         reserve: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._records = records
         self._worker_id = worker_id
-        self._workflows = workflows
+        self._versions = versions
         self._reserve = reserve
-        self._sender = Sender(engine, records, _PYTHON)
+        self._sender = Sender(engine, records, versions, _PYTHON)
 
     def of_step(self, run: OwnedRun, step: Step, at_us: int) -> Append:
         """An input with its decisions. The run is then ahead of its commit by them.
@@ -129,7 +133,11 @@ class Appends:
             answers=told,
             items=tuple(items),
             outgoing=self._sender.outgoing(run, decisions) if sends else (),
-            approvals=approvals_of(run, decisions, base, ends=closing is not None),
+            approvals=approvals_of(run, incoming.event, decisions, base, ends=closing is not None)
+            if run.code.asks_people
+            else None,
+            tags=_tags_set(decisions) if run.code.is_labelled else (),
+            trims=run.code.outputs.trims(items) if items else (),
         )
 
     def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
@@ -161,6 +169,8 @@ class Appends:
         items: tuple[ItemRow, ...] = (),
         outgoing: tuple[Outgoing, ...] = (),
         approvals: Approvals | None = None,
+        tags: TagChanges = (),
+        trims: tuple[Trim, ...] = (),
     ) -> Append:
         base = run.next_seq
         run.next_seq = base + len(rows)
@@ -192,11 +202,13 @@ class Appends:
             items,
             outgoing,
             approvals,
+            tags,
+            trims,
         )
 
     def _following(self, run: OwnedRun, event: RunContinuedAsNew) -> NextRun:
         """The successor: its row, and the mail that starts it."""
-        before = run.code.started
+        before, labels = run.code.started, run.code.labels
         assert before is not None, "a run that continues has started"
         now_us = self._engine.clock.now_us()
         started = RunStarted(
@@ -204,15 +216,18 @@ class Appends:
             arguments=event.arguments,
             workflow_id=before.workflow_id,
             seed=self._engine.random.getrandbits(60),
-            code=self._workflows[run.type].digest,
+            code=self._versions.workflows[run.type].digest,
             python=_PYTHON,
             run_timeout_us=before.run_timeout_us,
             execution_deadline_us=before.execution_deadline_us,
             previous_run=run.run_id,
             carried=event.carried,
-            cancel_requested=run.code.cancel_requested,
+            cancel_requested=run.code.cancel_reason is not None,
             published=run.code.outputs.numbers,
             parent=before.parent,
+            tags=labels.tags,
+            memo=labels.memo,
+            cancel_reason=run.code.cancel_reason,
         )
         self._engine.ids.follow(run.run_id)
         new = NewRun(
@@ -224,10 +239,17 @@ class Appends:
             type=run.type,
             queue=run.queue,
             started_us=now_us,
+            tags=labels.tags,
+            version=self._versions.pin_of_successor(run),
         )
         blobs: Blobs = {}
         kind, body = self._records.start(new, started, blobs)
         return NextRun(new, self._worker_id, kind, body, blobs)
+
+
+def _tags_set(decisions: Sequence[Decision]) -> TagChanges:
+    """What becomes of the tags by which the run is found, the last word on each last."""
+    return tuple(change for one in decisions if type(one) is TagsSet for change in one.tags)
 
 
 def _with_unread(

@@ -14,17 +14,21 @@ from everlong_engine import (
     Approvals,
     ApprovalWithdrawn,
     Decision,
+    Input,
 )
 
 __all__ = ["answers_first", "approvals_of", "approvals_to_close", "withdraws"]
 
 
 def approvals_of(
-    run: OwnedRun, decisions: Sequence[Decision], base: int, *, ends: bool
+    run: OwnedRun, event: Input, decisions: Sequence[Decision], base: int, *, ends: bool
 ) -> Approvals | None:
-    """What becomes of approvals with the decisions behind the input at `base`."""
-    if not run.code.asks_people:
-        return None
+    """What becomes of approvals with the decisions behind the input at `base`.
+
+    Answers are fed in the order in which they were accepted. So the first one may well make the
+    code lose interest in another that has been answered since: two would refuse each other for
+    ever.
+    """
     requested = tuple(
         (decision.approval_id, seq)
         for seq, decision in enumerate(decisions, base + 1)
@@ -33,7 +37,9 @@ def approvals_of(
     withdrawn = tuple(one.approval_id for one in decisions if type(one) is ApprovalWithdrawn)
     if ends:
         withdrawn += run.code.approvals.numbers
-    return Approvals(requested, withdrawn) if requested or withdrawn else None
+    if not requested and not withdrawn:
+        return None
+    return Approvals(requested, withdrawn, forced=type(event) is ApprovalAnswered)
 
 
 def approvals_to_close(run: OwnedRun) -> Approvals | None:

@@ -6,29 +6,34 @@ exception of a user's crosses this line, `SystemExit` and `KeyboardInterrupt` in
 
 import asyncio
 import traceback
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from everlong._context import CompletedElsewhere
 from everlong._definitions import ActivityDefinition
 from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
+from everlong._replay.identity import scheduled_by
 from everlong._tokens import Token
 from everlong.exceptions import EverlongError
 from everlong.worker._owned import OpenAttempt
 from everlong.worker._pool import ProcessDied, ProcessPool, perform_in_process
+from everlong.worker._threads import DaemonThreads
 from everlong_engine import Failure, id_text, pack, unpack
 
 __all__ = [
     "AttemptContext",
     "Died",
     "Later",
+    "Launch",
+    "Pools",
     "Raised",
     "Succeeded",
+    "launch",
     "perform",
-    "perform_elsewhere",
-    "perform_in_thread",
 ]
 
 
@@ -82,14 +87,14 @@ class AttemptContext:
     def info(self) -> ActivityInfo:
         attempt = self._attempt
         run = attempt.run
-        run_id = id_text(run.run_id)
+        run_id, number = id_text(run.run_id), attempt.scheduled.activity_id
         return ActivityInfo(
             workflow_id=run.workflow_id,
             run_id=run_id,
-            activity_id=attempt.scheduled.activity_id,
+            activity_id=number,
             type=attempt.definition.name,
             attempt=self._number,
-            idempotency_key=f"{run_id}/{attempt.scheduled.activity_id}",
+            idempotency_key=f"{scheduled_by(run.code, number)}/{number}",
             heartbeat_details=None if self._details is None else unpack(self._details),
             cancelled=self._is_unwanted(),
             token=Token(
@@ -129,11 +134,66 @@ class AttemptContext:
 # ------------------------------------------------------------------------ where user code runs
 
 
-async def perform(attempt: OpenAttempt) -> Succeeded | Raised | Later:
+class Pools:
+    """A worker's threads and processes, made when they are wanted."""
+
+    def __init__(self, threads: int, processes: int) -> None:
+        self._threads_max = threads
+        self._processes_max = processes
+        self._threads: DaemonThreads | None = None
+        self._processes: ProcessPool | None = None
+
+    def threads(self) -> DaemonThreads:
+        if self._threads is None:
+            self._threads = DaemonThreads(self._threads_max, "everlong-activity")
+        return self._threads
+
+    def processes(self) -> ProcessPool:
+        if self._processes is None:
+            self._processes = ProcessPool(self._processes_max)
+        return self._processes
+
+    def close(self) -> None:
+        """What still runs was handed back: threads end by themselves, processes are ended."""
+        if self._threads is not None:
+            self._threads.shutdown()
+        if self._processes is not None:
+            self._processes.end()
+
+
+Launch: TypeAlias = Callable[[OpenAttempt, AttemptContext, Context, Pools], asyncio.Future[Any]]
+
+
+def launch(
+    attempt: OpenAttempt, activity: AttemptContext, context: Context, pools: Pools
+) -> asyncio.Future[Any]:
+    """Begin the code of an attempt where it belongs, and say what asks it to end."""
+    loop = asyncio.get_running_loop()
+    definition = attempt.definition
+    if definition.is_async:
+        performing = perform(attempt, definition.function)
+        task: asyncio.Future[Any] = loop.create_task(performing, context=context)
+        attempt.interrupt = task.cancel
+    elif definition.process:
+        task = loop.create_task(_perform_elsewhere(pools.processes(), attempt, activity))
+        attempt.interrupt = lambda: activity.work is None and task.cancel()
+    else:
+        activity.loop = loop
+        work = pools.threads().submit(lambda: context.run(_perform_in_thread, attempt))
+        activity.work = work
+        task = asyncio.wrap_future(work)
+        attempt.interrupt = work.cancel  # As long as it waits for a thread.
+    return task
+
+
+async def perform(
+    attempt: OpenAttempt, function: Callable[..., Awaitable[Any]]
+) -> Succeeded | Raised | Later:
+    """An attempt on the event loop, by that function."""
     definition = attempt.definition
     try:
         args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
-        value = await definition.function(*args, **kwargs)
+        value = await function(*args, **kwargs)
         return Succeeded(definition.result.encode(value))
     except asyncio.CancelledError as error:
         if attempt.abandoned or attempt.timed_out is not None or _being_cancelled():
@@ -150,7 +210,7 @@ def _being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised | Later:
+def _perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised | Later:
     definition = attempt.definition
     try:
         args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
@@ -161,7 +221,7 @@ def perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised | Later:
         return _raised(definition, error)
 
 
-async def perform_elsewhere(
+async def _perform_elsewhere(
     pool: ProcessPool, attempt: OpenAttempt, context: AttemptContext
 ) -> Succeeded | Raised | Died | Later:
     definition = attempt.definition

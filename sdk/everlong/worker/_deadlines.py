@@ -1,23 +1,20 @@
 """Everything that a worker must do at a certain instant: timers, retries, timeouts.
 
-One heap and one call on the event loop for its head. Instants are judged by the engine's clock, so
-a deadline is met late, never early; the head is looked at once a second at least, in case the
-machine's clock was set.
+One heap and one alarm for its head. Instants are judged by the engine's clock, so a deadline is met
+late, never early.
 
 Nothing is taken out one by one: a deadline that does not matter any more (most timeouts, for what
 they guard is done in time) is passed over when it is met, or swept out when the heap has doubled.
 """
 
-import asyncio
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, TypeAlias
 
-from everlong_engine import Clock
+from everlong_engine import Alarm, Alarms, Clock, LoopAlarms
 
 __all__ = ["Deadlines"]
 
-_LOOK_S: Final = 1.0
 _SWEEP_MIN: Final = 1_000
 
 _Entry: TypeAlias = tuple[int, int, Callable[..., Any], tuple[Any, ...], Callable[..., bool]]
@@ -26,11 +23,12 @@ _Entry: TypeAlias = tuple[int, int, Callable[..., Any], tuple[Any, ...], Callabl
 class Deadlines:
     """Calls back at instants (microseconds since the epoch), in order, ties in order of arrival."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, alarms: Alarms | None = None) -> None:
         self._clock = clock
+        self._alarms = alarms or LoopAlarms(clock)
         self._heap: list[_Entry] = []
         self._number = 0
-        self._call: asyncio.TimerHandle | None = None
+        self._call: Alarm | None = None
         self._call_us = 0
         self._sweep_at = _SWEEP_MIN
 
@@ -52,6 +50,14 @@ class Deadlines:
         if self._call is None or due_us < self._call_us:
             self._arm()
 
+    def tidy(self) -> None:
+        """Let the alarm stand for a deadline that matters: what follows from it may be far off."""
+        heap = self._heap
+        while heap and not heap[0][4](*heap[0][3]):
+            heappop(heap)
+        if not heap or heap[0][0] != self._call_us or self._call is None:
+            self._arm()
+
     def stop(self) -> None:
         """Forget everything."""
         self._heap.clear()
@@ -70,9 +76,7 @@ class Deadlines:
             self._call = None
         if self._heap:
             self._call_us = self._heap[0][0]
-            wait_s = (self._call_us - self._clock.now_us()) / 1_000_000
-            loop = asyncio.get_running_loop()
-            self._call = loop.call_later(min(max(wait_s, 0.0), _LOOK_S), self._fire)
+            self._call = self._alarms.at(self._call_us, self._fire)
 
     def _fire(self) -> None:
         self._call = None

@@ -21,6 +21,7 @@ from everlong_engine import (
     ExternalAnswered,
     Failure,
     Input,
+    RunStarted,
     SignalReceived,
     SignalRejected,
     TimerFired,
@@ -33,6 +34,8 @@ __all__ = ["is_stale", "judged"]
 def is_stale(code: WorkflowRun, event: Input) -> bool:
     """An outcome or a timer that lost its race against a cancellation, or an answer for a run
     that has begun anew since."""
+    if type(event) is RunStarted:
+        return False
     match event:
         case ActivityCompleted(run=bytes(run)) | ActivityFailed(run=bytes(run)):
             return id_text(run) != code.run_id or not code.is_open(event.activity_id)
@@ -58,6 +61,8 @@ def is_stale(code: WorkflowRun, event: Input) -> bool:
 
 def judged(code: WorkflowRun, event: Input) -> Input:
     """The input as it is recorded."""
+    if type(event) is RunStarted:
+        return event
     match event:
         case ActivityCompleted(run=None) if not code.is_cancelling(event.activity_id):
             return event  # By far the most of them.

@@ -11,14 +11,15 @@ How runs come here is in `_loading`, how they leave in `_leaving`.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from time import monotonic
 from typing import Any, Final
 
-from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
+from everlong._replay import modes
 from everlong._replay.run import WorkflowRun
 from everlong.exceptions import (
     EverlongError,
@@ -37,8 +38,10 @@ from everlong.worker._judging import is_stale, judged
 from everlong.worker._leaving import RunReleaser
 from everlong.worker._loading import RunLoader
 from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun, Step
+from everlong.worker._pausing import RunPauser
 from everlong.worker._run_timers import RunTimers
 from everlong.worker._updates import UpdateDesk
+from everlong.worker._versions import Versions, signals_of
 from everlong_engine import (
     CLOSING,
     CODES,
@@ -87,6 +90,10 @@ _TOO_LONG: Final = (
 )
 
 
+def _ignored(run: OwnedRun, fault: EverlongError) -> None:
+    """What the log tells is enough."""
+
+
 class RunKeeper:
     """The owned runs of one worker."""
 
@@ -95,8 +102,7 @@ class RunKeeper:
         engine: Engine,
         records: Records,
         worker_id: bytes,
-        workflows: Mapping[str, WorkflowDefinition],
-        signals: dict[str, Any],
+        versions: Versions,
         cache_size: int,
         make_runner: Callable[[Deadlines, Callable[[OwnedRun, Incoming], None]], ActivityRunner],
     ) -> None:
@@ -104,12 +110,14 @@ class RunKeeper:
         self.records = records
         self.worker_id = worker_id
         self.cache = RunCache(cache_size)
-        self.deadlines = Deadlines(engine.clock)
+        self.deadlines = Deadlines(engine.clock, engine.alarms)
         self.activities = make_runner(self.deadlines, self.receive)
         self.loading = RunLoader(self)
         self.leaving = RunReleaser(self)
+        self.pausing = RunPauser(self)
         self.updates = UpdateDesk(engine, records, self._not_stored)
         self.timers = RunTimers(engine, self.deadlines, self.receive, self._time_out)
+        self.modes = modes.current()
         self.stopping = False
         self.beginning: set[bytes] = set()
         """Executions that begin here without a place in the cache, should their id be free."""
@@ -117,9 +125,10 @@ class RunKeeper:
         """Called when a run has left."""
         self.on_asleep: Callable[[int], None] = lambda _: None
         """Called with the instant at which a run that fell asleep wants to be woken."""
-        self._workflows = workflows
-        self._signals = signals
-        self._appends = Appends(engine, records, worker_id, workflows, self.activities.reserve)
+        self.on_blocked: Callable[[OwnedRun, EverlongError], None] = _ignored
+        """Called with a run that is being parked, and its fault."""
+        self.versions = versions
+        self._appends = Appends(engine, records, worker_id, versions, self.activities.reserve)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -137,13 +146,19 @@ class RunKeeper:
         return room
 
     @property
+    def has_pinned(self) -> bool:
+        """Whether a run that is here is pinned to a version."""
+        return any(run.version is not None for run in self.cache)
+
+    @property
     def may_begin(self) -> bool:
         """Whether a new run may begin here at once; far over the limit it waits in the store."""
         return not self.stopping and self.cache.excess < self.cache.size + _OVER_SIZE_MAX
 
     def new_code(self, kind: str, run_id: bytes) -> WorkflowRun:
         """A run's code before its first input."""
-        code = WorkflowRun(self._workflows[kind], id_text(run_id), self._signals)
+        definition = self.versions.workflows[kind]
+        code = self.modes.new_run(definition, id_text(run_id), signals_of(definition))
         code.loop.conceals = self.records.conceals
         return code
 
@@ -162,6 +177,9 @@ class RunKeeper:
         The code runs ahead of the answer whether the workflow id is free; nothing it decides takes
         effect before that.
         """
+        pin = self.versions.pin(new.type)
+        if pin is not None:
+            new = replace(new, version=pin)
         run = OwnedRun.of(new, 1, self.new_code(new.type, new.run_id))
         now_us = self.engine.clock.now_us()
         try:
@@ -180,10 +198,13 @@ class RunKeeper:
         run.tentative = True
 
         def settled(result: WriteResult | StoreError) -> None:
-            assert isinstance(result, StartResult | StoreError)
+            assert isinstance(result, (StartResult, StoreError))
             run.tentative = False
             self.beginning.discard(run.execution_id)
-            if isinstance(result, StartResult) and result.created:
+            if isinstance(result, StartResult) and result.held:
+                self.forget(run)
+                self._begin_as_mail(new, started, if_open, if_closed, on_result)
+            elif isinstance(result, StartResult) and result.created:
                 self.cache.hold(run)
                 self.timers.watch_timeouts(run, started, now_us)
                 on_result(result)
@@ -214,7 +235,7 @@ class RunKeeper:
         now_us = self.engine.clock.now_us()
 
         def settled(result: WriteResult | StoreError) -> None:
-            assert isinstance(result, StartResult | StoreError)
+            assert isinstance(result, (StartResult, StoreError))
             on_result(result)
             self.on_room()
 
@@ -229,6 +250,9 @@ class RunKeeper:
             if one.on_done is not None:
                 self.leaving.leave_as_mail(run, one)
             return
+        if run.paused:
+            self.pausing.keep(run, one)
+            return
         run.mailbox.append(one)
         self.pump(run)
 
@@ -239,11 +263,14 @@ class RunKeeper:
             self.loading.keep_stray(mail)
             return False
         if mail.kind == _TERMINATED:
+            if run.loading:
+                run.late_mail.append(mail)
+                return True
             self.engine.forget_mail(mail.position, mail.execution_id)
-            # A notice is a hint: what is so stands in the run's row.
-            if not (run.loading or run.releasing):
-                self.loading.reload(run)
+            self._look(run)
             return True
+        if run.paused:
+            return True  # It lies there until the run goes on, and is loaded for that.
         if run.releasing:
             return False  # If the release is refused, loading brings it; else a claim does.
         if run.loading:
@@ -268,9 +295,8 @@ class RunKeeper:
         run.pumping = True
         try:
             # Once it is as far ahead as it may be, `_settle` comes back here.
-            while run.may_be_fed() and len(run.inflight) < _AHEAD_MAX:
-                one = run.next_input()
-                if one is None:
+            while (run.mailbox or run.held_back) and run.may_be_fed():
+                if len(run.inflight) >= _AHEAD_MAX or (one := run.next_input()) is None:
                     break
                 self._feed(run, one)
         finally:
@@ -312,6 +338,7 @@ class RunKeeper:
             run.mailbox.appendleft(one)
             self.leaving.block(run, fault)
             return
+        pin = None
         took = monotonic() - began
         if took > limits.DRIVE_REPORT_S:
             logger.warning(
@@ -321,6 +348,7 @@ class RunKeeper:
             )
         if type(event) is RunStarted:
             self.timers.watch_timeouts(run, event, at_us)
+            pin = None if run.version else self.versions.pin(run.type)
         elif type(event) is TimerFired:
             run.timers.pop(event.timer_id, None)
         elif isinstance(event, OUTCOMES):
@@ -329,6 +357,8 @@ class RunKeeper:
                 self.activities.answered(run, event.activity_id)
         step = Step(one, decisions, run.generation)
         append = self._appends.of_step(run, step, at_us)
+        if pin is not None:
+            append.pin = run.version = pin
         step.told = append.answers
         run.inflight.append(step)
         self.engine.commits.add(append, partial(self._settle, run, step))
@@ -490,6 +520,19 @@ class RunKeeper:
             self.forget(run)
             self.reject(run)
             self.on_room()
+
+    def look_at(self, execution_id: bytes) -> None:
+        """Its row was changed from outside: what is so stands there."""
+        run = self.cache.get(execution_id)
+        if run is not None:
+            self._look(run)
+
+    def _look(self, run: OwnedRun) -> None:
+        """A notice is a hint: what is so stands in the run's row. What is in flight is told first,
+        for what it begins must not look lost."""
+        busy = run.dropped or run.loading or run.releasing or run.tentative
+        if not busy and run.afterwards is None:
+            run.when_settled(partial(self.loading.reload, run))
 
     def _time_out(self, run: OwnedRun, which: str) -> None:
         """The run's own deadline: closed at once, like a termination."""

@@ -68,6 +68,7 @@ class RunReleaser:
         records = self._keeper.records
         stored, reason = records.reason(run, fault), f"{type(fault).__name__}: {fault}"
         logger.error("%s (%s) is blocked: %s", run.workflow_id, run.type, records.logged(fault))
+        self._keeper.on_blocked(run, fault)
         for one in run.mailbox:
             if one.on_done is not None:
                 one.on_done(EverlongError(f"{run.workflow_id} is blocked: {reason}"))
@@ -90,7 +91,7 @@ class RunReleaser:
         mail = tuple(
             self._keeper.records.outcome(run, one.event, blobs)
             for one in run.mailbox
-            if isinstance(one.event, OUTCOMES) and one.position is None
+            if isinstance(one.event, OUTCOMES) and one.position is None and not one.stored
         )
         release = Release(
             run.shard,
@@ -132,7 +133,7 @@ class RunReleaser:
             while waiting:
                 self.leave_as_mail(run, waiting.popleft())
 
-        if waiting and not self._keeper.stopping:
+        if waiting and not self._keeper.stopping and self._keeper.versions.may_drive(run):
             claiming = self._keeper.spawn(self._claim_for(run, waiting))
             # Not in its `finally`: a task that is cancelled before it begins has none.
             claiming.add_done_callback(leave_the_rest)

@@ -107,12 +107,20 @@ class RunLoader:
 
     def adopt(self, loaded: LoadedRun) -> None:
         """A claimed run: replay it, arm what it waits for, feed what lies in its inbox."""
+        before = self._keeper.cache.get(loaded.row.execution_id)
+        if before is not None and before.run_id != loaded.row.run_id:
+            # Reset from outside: nobody has told us yet.
+            self._keeper.forget(before)
+            self._keeper.reject(before)
         if is_suspect(loaded.row.losses):
             self._hold(loaded.row)
             return
         run = self._fresh(loaded.row)
         run.late_mail = self._strays.pop(run.execution_id, [])
-        if self._load(run, loaded):
+        if run.version is not None and not self._keeper.versions.may_drive(run):
+            run.next_seq = loaded.row.next_seq  # It was pinned elsewhere while it was claimed.
+            self._keeper.leaving.release(run, 0)
+        elif self._load(run, loaded):
             self._keeper.pump(run)
 
     def _fresh(self, row: RunRow) -> OwnedRun:
@@ -122,13 +130,17 @@ class RunLoader:
         return run
 
     def _load(self, run: OwnedRun, loaded: LoadedRun) -> bool:
-        """Bring fresh code to where the history ends. False: it met a fault and is parked."""
+        """Bring fresh code to where the history ends. False: it met a fault and is parked, or
+        somebody has paused it."""
         run.next_seq = loaded.row.next_seq
+        run.paused = loaded.row.status is RunStatus.PAUSED
+        run.version = loaded.row.version
         run.code.history_bytes = loaded.history_bytes
         records = self._keeper.records
         try:
             loaded = records.opened(loaded)
             replay(run.code, loaded.history)
+            run.code.moves_on = self._keeper.versions.may_move(run)  # Of the past, it knew nothing.
             mail = [
                 Incoming(records.input(run, row, loaded.blobs), row.position)
                 for row in loaded.mail
@@ -155,6 +167,10 @@ class RunLoader:
         run.positions = {row.position for row in loaded.mail}
         local = [one for one in run.mailbox if one.position is None]
         run.mailbox = deque([*mail, *local])
+        if run.paused:
+            run.late_mail = []
+            self._keeper.pausing.hold(run)
+            return False
         self._arm(run, state.started, state.started_us)
         run.pumping = True  # A lost attempt may be an outcome at once: it waits until all is here.
         try:
@@ -252,7 +268,10 @@ class RunLoader:
         run = self._fresh(loaded.row)
         run.mailbox, run.late_mail = placeholder.mailbox, placeholder.late_mail
         if self._load(run, loaded):
-            keeper.pump(run)
+            if keeper.versions.may_drive(run):
+                keeper.pump(run)
+            else:  # It begins anew, with a newer version.
+                keeper.leaving.release(run, 0)
 
     def _block_successor(
         self, placeholder: OwnedRun, row: RunRow | None, fault: UndecodablePayload
@@ -324,7 +343,7 @@ class RunLoader:
 
     def _is_ours(self, run: OwnedRun, row: RunRow) -> bool:
         return (
-            row.status is RunStatus.RUNNING
+            row.status in (RunStatus.RUNNING, RunStatus.PAUSED)
             and row.lease_token == run.token
             and row.owner == self._keeper.worker_id
         )

@@ -5,6 +5,7 @@ from typing import Final, cast
 
 from everlong._records import Records
 from everlong.worker._owned import OwnedRun
+from everlong.worker._versions import Versions
 from everlong_engine import (
     AwaitEnd,
     Blobs,
@@ -48,9 +49,10 @@ SENDING: Final = frozenset(
 class Sender:
     """Makes it for one worker's runs."""
 
-    def __init__(self, engine: Engine, records: Records, python: str) -> None:
+    def __init__(self, engine: Engine, records: Records, versions: Versions, python: str) -> None:
         self._engine = engine
         self._records = records
+        self._versions = versions
         self._python = python
 
     def outgoing(self, run: OwnedRun, decisions: Sequence[Decision]) -> tuple[Outgoing, ...]:
@@ -104,6 +106,8 @@ class Sender:
             decision.workflow,
             run.queue,
             child_request_id(run.run_id, decision.child_id),
+            decision.tags,
+            version=self._versions.pin_of_child(run, decision.workflow),
         )
         timeout_us = decision.execution_timeout_us
         started = RunStarted(
@@ -116,6 +120,8 @@ class Sender:
             run_timeout_us=decision.run_timeout_us,
             execution_deadline_us=None if timeout_us is None else new.started_us + timeout_us,
             parent=run.workflow_id,
+            tags=decision.tags,
+            memo=decision.memo,
         )
         blobs: Blobs = {}
         kind, body = self._records.start(new, started, blobs)

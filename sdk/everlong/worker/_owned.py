@@ -19,6 +19,7 @@ from everlong_engine import (
     ActivityLost,
     ActivityScheduled,
     ActivityTimedOut,
+    Alarm,
     Decision,
     Input,
     MailRow,
@@ -59,6 +60,8 @@ class Incoming:
     """Where it lies in the inbox; None for what only this process knows."""
     on_done: Done | None = None
     """Whoever sent it directly waits for its commit."""
+    stored: bool = False
+    """An outcome that lies in the inbox as well, for its run is paused."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +71,7 @@ class Step:
     incoming: Incoming
     decisions: list[Decision]
     generation: int
-    answers: list[Answer] = field(default_factory=list[Answer])
+    answers: list[Answer] = field(default_factory=list)
     """What may become visible only behind this commit."""
     told: tuple[tuple[str, bytes], ...] = ()
     """What senders hear with it: (name of the request, answer)."""
@@ -104,8 +107,8 @@ class OpenAttempt:
     details: bytes | None = None
     previous_details: bytes | None = None
     details_stored_us: int = 0
-    beat: "asyncio.TimerHandle | None" = None
-    limit: "asyncio.TimerHandle | None" = None
+    beat: Alarm | None = None
+    limit: Alarm | None = None
 
     @property
     def is_at_work(self) -> bool:
@@ -138,25 +141,31 @@ class OwnedRun:
     """What is to be done with it once nothing is in flight; until then nothing is fed."""
     departed: "asyncio.Future[None] | None" = None
     """Resolved when it has left this worker."""
+    paused: bool = False
+    """Nothing is fed and nothing begins; it is here until what it has at work has ended."""
+    storing: int = 0
+    """Outcomes of a paused run on their way into the inbox."""
     on_trial: bool = False
     answers_first: bool = False
     """An approval that the code would withdraw was answered: see `_approvals`."""
     warned_of_size: bool = False
-    mailbox: deque[Incoming] = field(default_factory=deque[Incoming])
-    held_back: list[Incoming] = field(default_factory=list[Incoming])
+    mailbox: deque[Incoming] = field(default_factory=deque)
+    held_back: list[Incoming] = field(default_factory=list)
     """Updates that wait until the run has begun anew, or has nothing to do."""
-    inflight: deque[Step] = field(default_factory=deque[Step])
-    positions: set[int] = field(default_factory=set[int])
+    inflight: deque[Step] = field(default_factory=deque)
+    positions: set[int] = field(default_factory=set)
     """Inbox rows that are in the mailbox or in flight."""
-    late_mail: list[MailRow] = field(default_factory=list[MailRow])
+    late_mail: list[MailRow] = field(default_factory=list)
     """What was noticed while the run was being loaded."""
-    attempts: dict[int, OpenAttempt] = field(default_factory=dict[int, OpenAttempt])
-    timers: dict[int, int] = field(default_factory=dict[int, int])
+    attempts: dict[int, OpenAttempt] = field(default_factory=dict)
+    timers: dict[int, int] = field(default_factory=dict)
     """Pending timers: number to due instant."""
-    suspects: set[int] = field(default_factory=set[int])
+    suspects: set[int] = field(default_factory=set)
     """Activities whose last attempt died with its worker."""
-    deadlines_us: dict[str, int] = field(default_factory=dict[str, int])
+    deadlines_us: dict[str, int] = field(default_factory=dict)
     """Instants at which the run times out: `run` and `execution`."""
+    version: str | None = None
+    """The one that may drive it; None: whichever is the newest here."""
 
     @classmethod
     def of(cls, row: RunRow | NewRun, token: int, code: WorkflowRun) -> "OwnedRun":
@@ -170,6 +179,7 @@ class OwnedRun:
             row.queue,
             token,
             code,
+            version=row.version,
         )
 
     @property
@@ -183,7 +193,7 @@ class OwnedRun:
 
     def may_be_fed(self) -> bool:
         """Whether its code is here and open for the next input."""
-        if self.afterwards is not None:
+        if self.afterwards is not None or self.paused:
             return False
         return not (self.loading or self.releasing or self.closing or self.dropped)
 
@@ -200,6 +210,8 @@ class OwnedRun:
 
     def positions_unfed(self) -> tuple[int, ...]:
         """Where in the inbox lies what has come and was not fed."""
+        if not (self.mailbox or self.held_back):
+            return ()
         waiting = [*self.mailbox, *self.held_back]
         return tuple(one.position for one in waiting if one.position is not None)
 

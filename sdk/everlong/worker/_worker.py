@@ -10,31 +10,36 @@ import os
 import signal
 import socket
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
-from everlong import registry
-from everlong._definitions import WorkflowDefinition
+from everlong._definitions import (
+    Versioning,
+    WorkflowDefinition,
+    check_version,
+    check_versioning,
+)
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
-from everlong._replay.history import replay
-from everlong._replay.run import WorkflowRun
 from everlong.activity import Activity
 from everlong.client import Client
 from everlong.exceptions import (
-    DefinitionError,
     EverlongError,
     QueryFailed,
     StoreError,
     WorkflowNotFound,
 )
 from everlong.worker._activities import ActivityRunner
+from everlong.worker._at_rest import answer_at_rest
 from everlong.worker._deadlines import Deadlines
+from everlong.worker._hand_over import attach, hand_over
+from everlong.worker._hosted import hosted
 from everlong.worker._keeper import RunKeeper
 from everlong.worker._owned import Incoming, OwnedRun, Superseded
+from everlong.worker._versions import QUEUE, Versions
 from everlong.workflow import Workflow
 from everlong_engine import (
     Answer,
@@ -45,12 +50,12 @@ from everlong_engine import (
     MailRow,
     NewRun,
     Question,
+    RunRow,
     RunStarted,
     RunStatus,
     StartResult,
     Wants,
     WorkerRow,
-    id_text,
     limits,
     seconds_us,
 )
@@ -59,8 +64,8 @@ __all__ = ["Worker"]
 
 logger = logging.getLogger("everlong")
 
-_POLL_S: Final = 1.0
-_QUEUE: Final = "default"
+_AGAIN_US: Final = 1_000_000
+_LEAST_US: Final = 1_000
 
 
 class Worker:
@@ -83,13 +88,18 @@ class Worker:
         processes: how many in processes (activities with process=True).
         cache_size: how many runs stay in memory; the others sleep in the store.
         name: how `doctor` and histories call it.
+        version: the version of the code that it hosts, for runs that are pinned to theirs; by
+            default each workflow's own, a digest of its source (not of what it calls).
+        versioning: what applies to workflows that do not say it themselves: see `@workflow`.
+        wait: seconds (or timedelta) to wait while another process has workers on the file, so that
+            a new process takes over at once when the old one has stopped.
         stop_timeout: seconds (or timedelta) that running activities get to end when it stops;
             what has not ended then is handed back and begins again elsewhere. (A thread cannot be
             stopped: it goes on until the process ends, and does not keep it alive.)
 
     Raises:
         StoreOwned: another process has workers on the file.
-        DefinitionError: something given is not a workflow or an activity.
+        DefinitionError: something given is not a workflow or an activity, or names no version.
     """
 
     def __init__(
@@ -103,8 +113,14 @@ class Worker:
         processes: int | None = None,
         cache_size: int = limits.CACHED_RUNS_MAX,
         name: str | None = None,
+        version: str | None = None,
+        versioning: Versioning = "auto",
+        wait: float | timedelta = 0.0,
         stop_timeout: float | timedelta = 10.0,
     ) -> None:
+        if version is not None:
+            check_version(version, "Worker(version=…)")
+        check_versioning(versioning, "Worker")
         for option, value, least in (
             ("activity_slots", activity_slots, 1),
             ("threads", threads, 1),
@@ -120,13 +136,19 @@ class Worker:
         self._processes = processes or os.cpu_count() or 1
         self._cache_size = cache_size
         self._stop_timeout_s = seconds_us(stop_timeout, "stop_timeout") / 1e6
+        self._wait_s = seconds_us(wait, "wait") / 1e6
+        self._version = version
+        self._versioning: Versioning = versioning
+        self._versions = Versions({}, None, versioning, self._is_newest)
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._workflows: dict[str, WorkflowDefinition] = {}
         self._keeper: RunKeeper | None = None
         self._held: Engine | None = None
         self._worker_id = b""
         self._wake = asyncio.Event()
-        self._next_look_us = 0
+        self._next_look_us: int | None = 0
+        """When the next look into the store is due; None when nothing there is asleep."""
+        self._versions_changed = False
         self._full = False
         """The last look found no room: a run that leaves is news."""
         self._claims: asyncio.Task[None] | None = None
@@ -151,7 +173,8 @@ class Worker:
         """Begin to claim. `async with` does this."""
         if self._keeper is not None:
             raise EverlongError("this Worker is running already: make a new one")
-        self._workflows = self._hosted_workflows()
+        self._workflows = hosted(self._given_workflows, self._given_activities)
+        self._versions = Versions(self._workflows, self._version, self._versioning, self._is_newest)
         guard.install()
         asyncio_adapter.install_as_completed()
         anyio_adapter.install()
@@ -159,14 +182,14 @@ class Worker:
         now_us = engine.clock.now_us()
         self._worker_id = engine.ids.next(now_us)
         self._failed = asyncio.get_running_loop().create_future()
-        engine.attach(self)
+        await attach(engine, self, self._wait_s)
         engine.share()
         try:
             alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
             while await engine.store.take_over(alive, now_us, limits.CLAIM_RUNS_MAX):
                 pass
-            await engine.store.register(self._as_row(now_us), _QUEUE)
-            await engine.store.resume_blocked(tuple(self._workflows), now_us)
+            await engine.store.register(self._as_row(now_us), QUEUE)
+            await engine.store.resume_blocked(self._versions.wants(self._worker_id), now_us)
         except BaseException:
             await self._leave(engine)
             raise
@@ -174,14 +197,24 @@ class Worker:
             engine,
             self._client.records,
             self._worker_id,
-            self._workflows,
-            registry.signals,
+            self._versions,
             self._cache_size,
             self._make_runner,
         )
         self._keeper.on_room = self._room_again
         self._keeper.on_asleep = self._fell_asleep
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
+        engine.versions_changed()  # Older ones let go of what follows.
+
+    def _is_newest(self, kind: str) -> bool:
+        """Whether no worker that came later has another version of a workflow."""
+        hosts = self._engine.hosts
+        if len(hosts) < 2:
+            return True
+        for host in reversed(hosts):
+            if isinstance(host, Worker) and kind in host._versions.names:
+                return host._versions.names[kind] == self._versions.names[kind]
+        return True
 
     async def stop(self) -> None:
         """Finish or hand back: activities get `stop_timeout`, then every run is released."""
@@ -224,11 +257,15 @@ class Worker:
         assert self._held is not None, "a worker that has not started asks nothing"
         return self._held
 
-    async def run(self, *, on_ready: Callable[[], None] | None = None) -> None:
+    async def run(
+        self, *, on_ready: Callable[[], None] | None = None, beside: "Sequence[Worker]" = ()
+    ) -> None:
         """Serve until SIGTERM or SIGINT; the first ends in order, the second at once.
 
         Args:
             on_ready: called once it claims, and a signal would end it in order; for supervisors.
+            beside: workers with older versions, for runs that are pinned to them. They begin before
+                this one and end before it, so that what follows always belongs to this one.
 
         Raises:
             StoreFailed: the disk can no longer be trusted; nothing was acknowledged since.
@@ -247,10 +284,11 @@ class Worker:
                 os._exit(130)
             loop.call_soon_threadsafe(asked.set)
 
-        await self.start()
-        assert self._failed is not None
         before: dict[int, Any] = {}
         try:
+            for one in (*beside, self):
+                await one.start()
+            assert self._failed is not None
             for number in (signal.SIGTERM, signal.SIGINT):
                 before[number] = signal.signal(number, stop)
             if on_ready is not None:
@@ -260,10 +298,11 @@ class Worker:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
         finally:
-            await self.stop()
+            for one in (*beside, self):
+                await one.stop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, before.get(number, signal.SIG_DFL))
-        if self._failed.done():
+        if self._failed is not None and self._failed.done():  # type: ignore[redundant-expr]
             self._failed.result()
 
     def store_failed(self, error: StoreError) -> None:
@@ -274,24 +313,6 @@ class Worker:
             self._failed.set_exception(error)
             self._failed.exception()  # Seen, also when nobody awaits `run`.
 
-    def _hosted_workflows(self) -> dict[str, WorkflowDefinition]:
-        given = self._given_workflows
-        if given is None:
-            given = tuple(registry.workflows.values())
-        found: dict[str, WorkflowDefinition] = {}
-        for one in given:
-            if not isinstance(one, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise DefinitionError(
-                    f"Worker(workflows=…): {one!r} is not decorated with @workflow"
-                )
-            found[one.definition.name] = one.definition
-        for other in self._given_activities or ():
-            if not isinstance(other, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise DefinitionError(
-                    f"Worker(activities=…): {other!r} is not decorated with @activity"
-                )
-        return found
-
     def _as_row(self, now_us: int) -> WorkerRow:
         return WorkerRow(
             worker_id=self._worker_id,
@@ -301,7 +322,8 @@ class Worker:
             started_us=now_us,
             beat_us=now_us,
             dead=False,
-            types=tuple(self._workflows),
+            types=tuple(self._versions.names),
+            versions=tuple(self._versions.names.values()),
         )
 
     def _make_runner(
@@ -321,39 +343,49 @@ class Worker:
     # --------------------------------------------------------------------------------- claiming
 
     async def _claim_for_ever(self) -> None:
-        wants = Wants(self._worker_id, _QUEUE, tuple(self._workflows))
         store, clock = self._engine.store, self._engine.clock
         while True:
-            wait_s = _POLL_S
+            next_us: int | None = None
             self._wake.clear()
+            wants = self._versions.wants(self._worker_id)
             try:
-                claimed = await self._claim(wants)
-                if claimed == 0:
+                if self._versions_changed and self._keeper is not None:
+                    self._versions_changed = False
+                    left = await hand_over(self._keeper)
+                    self._versions_changed = self._versions_changed or left
+                if await self._claim(wants):
+                    await asyncio.sleep(0)
+                    continue
+                if not self._full:
                     next_us = await store.next_wake(wants)
-                    if next_us is not None:
-                        wait_s = min(max((next_us - clock.now_us()) / 1e6, 0.001), _POLL_S)
-                    if self._full:
-                        wait_s = _POLL_S
-                else:
-                    wait_s = 0.0
             except (EverlongError, sqlite3.Error) as error:
                 logger.warning("cannot claim runs now: %s", error)
+                next_us = clock.now_us() + _AGAIN_US
             except Exception:
                 # Ours. A worker that claims nothing any more looks healthy, and is not.
                 logger.exception("claiming failed; trying again")
-            self._next_look_us = clock.now_us() + round(wait_s * 1e6)
-            if wait_s:
-                try:
-                    # Not `wait_for`: before 3.12 it can swallow a cancellation that races.
-                    async with asyncio.timeout(wait_s):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
-            else:
-                await asyncio.sleep(0)
+                next_us = clock.now_us() + _AGAIN_US
+            if next_us is not None:
+                next_us = max(next_us, clock.now_us() + _LEAST_US)
+            self._next_look_us = next_us
+            alarm = self._engine.alarms.at(next_us, self._wake.set)
+            try:
+                await self._wake.wait()
+            finally:
+                alarm.cancel()
+
+    def versions_changed(self) -> None:
+        """Part of the engine's protocol: a worker has come, or a run was pinned."""
+        self._versions_changed = True
+        self._wake.set()
+
+    def others_committed(self) -> None:
+        """Part of the engine's protocol: a run that is pinned may have been pinned anew."""
+        if self._keeper is not None and self._keeper.has_pinned:
+            self.versions_changed()
 
     def _fell_asleep(self, wake_us: int) -> None:
-        if wake_us < self._next_look_us:
+        if self._next_look_us is None or wake_us < self._next_look_us:
             self._wake.set()  # Look anew: the wait was chosen without it.
 
     def _room_again(self) -> None:
@@ -362,7 +394,7 @@ class Worker:
 
     async def _claim(self, wants: Wants) -> int:
         keeper = self._keeper
-        if keeper is None or not wants.types:
+        if keeper is None or not wants.pinned:
             return 0
         held = keeper.loading.in_hand()
         if held is not None:
@@ -390,6 +422,11 @@ class Worker:
     # ----------------------------------------------------------------- what the engine asks of it
 
     @property
+    def versions(self) -> dict[str, str]:
+        """Its version of each workflow that it hosts, once it has started."""
+        return dict(self._versions.names)
+
+    @property
     def worker_id(self) -> bytes:
         """Its name in leases."""
         return self._worker_id
@@ -406,6 +443,11 @@ class Worker:
         """Part of the engine's protocol."""
         if self._keeper is not None:
             self._keeper.terminated(execution_id)
+
+    def look_at(self, execution_id: bytes) -> None:
+        """Part of the engine's protocol."""
+        if self._keeper is not None:
+            self._keeper.look_at(execution_id)
 
     def ask(self, question: Question) -> None:
         """Part of the engine's protocol."""
@@ -437,7 +479,9 @@ class Worker:
     def hosts(self, kind: str) -> bool:
         """Whether a workflow of this name can begin here, now."""
         keeper = self._keeper
-        return keeper is not None and kind in self._workflows and keeper.may_begin
+        if keeper is None or kind not in self._workflows:
+            return False
+        return keeper.may_begin and self._is_newest(kind)
 
     def begin(
         self,
@@ -458,7 +502,7 @@ class Worker:
         if self._keeper is None:
             return None
         run = self._keeper.cache.find(namespace, workflow_id, execution_id)
-        return None if run is None or run.tentative else run
+        return None if run is None or run.tentative or run.paused else run
 
     def send(
         self, run: OwnedRun, event: Input, on_done: Callable[[EverlongError | None], None]
@@ -495,11 +539,16 @@ class Worker:
                 row = await engine.store.latest(engine.target(namespace, workflow_id, execution_id))
                 if row is None:
                     raise WorkflowNotFound(workflow_id=workflow_id)
-                if row.type not in self._workflows:
-                    other = self._neighbour_for(row.type, workflow_id, name)
+                other = self._answerer(row, name)
+                if other is not self:
                     return await other.query(namespace, workflow_id, execution_id, name, arguments)
                 if row.status is not RunStatus.RUNNING:
-                    return await self._query_at_rest(row.shard, row.run_id, name, arguments)
+                    loaded = await engine.store.load(row.shard, row.run_id)
+                    if loaded is None:
+                        raise WorkflowNotFound(workflow_id=workflow_id)
+                    definition = self._workflows[row.type]
+                    records = self._client.records
+                    return answer_at_rest(definition, records, loaded, name, arguments)
                 with keeper.loading.claiming(), keeper.cache.pinned(row.execution_id):
                     loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
                     if loaded is not None:
@@ -513,33 +562,23 @@ class Worker:
             await asyncio.sleep(0.01)
         raise QueryFailed(workflow_id=workflow_id, query=name, reason="the run is busy; ask again")
 
-    def _neighbour_for(self, kind: str, workflow_id: str, query: str) -> "Worker":
-        """Another worker of this process, which hosts what this one does not."""
-        for host in self._engine.hosts:
-            if isinstance(host, Worker) and kind in host._workflows:
+    def _answerer(self, row: RunRow, query: str) -> "Worker":
+        """The worker of this process that has a run in hand, or that may drive it."""
+        kind, version = row.type, row.version
+        hosts = [host for host in reversed(self._engine.hosts) if isinstance(host, Worker)]
+        hosting = [host for host in hosts if kind in host._workflows]
+        for host in hosting:
+            if row.owner == host.worker_id:
                 return host
-        raise QueryFailed(
-            workflow_id=workflow_id, query=query, reason=f"no worker here hosts {kind}"
-        )
-
-    async def _query_at_rest(self, shard: int, run_id: bytes, name: str, arguments: bytes) -> bytes:
-        """A closed run still answers, from a replay; so does a blocked one, if it replays."""
-        loaded = await self._engine.store.load(shard, run_id)
-        assert loaded is not None
-        definition = self._workflows[loaded.row.type]
-        code = WorkflowRun(definition, id_text(run_id), registry.signals)
-        code.loop.conceals = self._client.records.conceals
-        try:
-            replay(code, self._client.records.opened(loaded).history)
-            return code.answer(name, arguments)
-        except QueryFailed:
-            raise
-        except EverlongError as error:
-            raise QueryFailed(
-                workflow_id=loaded.row.workflow_id, query=name, reason=str(error)
-            ) from error
-        finally:
-            code.discard()
+        for host in hosting:
+            if version in (None, host._versions.names[kind]):
+                return self if version is None and self in hosting else host
+        if hosting and not row.status.is_open:
+            return self if self in hosting else hosting[0]
+        reason = f"no worker here hosts {kind}"
+        if hosting:
+            reason = f"it waits for a worker of version {version}"
+        raise QueryFailed(workflow_id=row.workflow_id, query=query, reason=reason)
 
 
 _QUERY_TRIES: Final = 200

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     AttemptRow,
     ItemRow,
     Link,
     MailRow,
+    PauseRow,
     RunRow,
     RunStatus,
     WorkerRow,
 )
-from everlong_engine.model.writes import HistoryRow, Target
+from everlong_engine.model.tags import TagChanges, TagValue
+from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.tables import Index, Journal, Table
 
@@ -84,7 +87,7 @@ class MemoryData:
         self.of_owner = Index[bytes, RunRow](lambda _, run: run.owner)
         self.to_wake = Index[bytes, RunRow](
             lambda _, run: (
-                (run.queue, run.type)
+                (run.queue, run.type, run.version)
                 if run.wake_us is not None and run.status is RunStatus.RUNNING
                 else None
             )
@@ -118,6 +121,7 @@ class MemoryData:
         self.users_of_blob = Index[tuple[bytes, bytes], bool](lambda key, _: key[1])
         self.blob_uses = Table(journal, self.blobs_of_owner, self.users_of_blob)
 
+        self._make_tags(journal)
         self._make_links(journal)
         self.workers = Table[bytes, HostingWorker](journal)
         self.questions = Table[bytes, AskedQuestion](journal)
@@ -128,8 +132,21 @@ class MemoryData:
         """Transactions that changed something."""
         self.owner: View | None = None
 
+    def _make_tags(self, journal: Journal) -> None:
+        """What runs are found by, by (run, name)."""
+        self.tags_of = Index[tuple[bytes, str], TagValue](lambda key, _: key[0])
+        self.tags = Table(journal, self.tags_of)
+
+    def _make_pauses(self, journal: Journal) -> None:
+        """Who holds what: by execution, and by (namespace, type)."""
+        self.pauses = Table[bytes, PauseRow](journal)
+        self.pauses_of_types = Table[tuple[str, str], PauseRow](journal)
+        self.requests_of_types = Table[tuple[str, str], tuple[int, bytes]](journal)
+        """By (namespace, request id): when, and the answer."""
+
     def _make_links(self, journal: Journal) -> None:
         """Who waits for whose end, by (execution, run that waits, its number)."""
+        self._make_pauses(journal)
         self.links_to = Index[tuple[bytes, bytes, int], Link](lambda key, _: key[0])
         self.links_from = Index[tuple[bytes, bytes, int], Link](lambda _, link: link.waiter_id)
         self.links = Table(journal, self.links_to, self.links_from)
@@ -207,6 +224,14 @@ class MemoryData:
         for key in list(self.approvals_of.keys(run_id)):
             if self.approvals.rows[key].answer is None:
                 self.approvals.remove(key)
+
+    def change_tags(self, run_id: bytes, changes: TagChanges) -> None:
+        """Set those of a run, and take away what is None."""
+        for name, value in changes:
+            if value is not None:
+                self.tags.put((run_id, name), value)
+            elif (run_id, name) in self.tags.rows:
+                self.tags.remove((run_id, name))
 
     def put_blobs(self, owner_id: bytes, blobs: Mapping[bytes, bytes] | None) -> None:
         """Keep spilled payloads, once per content, and note who refers to them."""

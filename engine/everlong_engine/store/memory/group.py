@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import (
@@ -22,13 +23,17 @@ from everlong_engine.model.writes import (
     ForgetMail,
     MarkAttempts,
     Message,
+    Pause,
+    PauseMany,
+    Pin,
     Refusal,
     Release,
     Report,
+    ResetRun,
     Resume,
+    ResumeMany,
     StartResult,
     StartRun,
-    Target,
     Terminate,
     Write,
     WriteResult,
@@ -40,16 +45,25 @@ from everlong_engine.store.memory.messages import (
     answer_approval,
     answer_mail,
     ask,
+    pin_run,
     put_answer,
     put_answers,
     put_attached,
     put_message,
-    resume_run,
     terminate_run,
     wake_for_mail,
 )
 from everlong_engine.store.memory.outgoing import send_all
+from everlong_engine.store.memory.pauses import (
+    is_held,
+    pause_many,
+    pause_run,
+    resume_many,
+    resume_run,
+)
 from everlong_engine.store.memory.reports import put_beat, put_report
+from everlong_engine.store.memory.resets import reset_run
+from everlong_engine.store.memory.starts import same_request, taken
 
 __all__ = ["apply_group"]
 
@@ -108,8 +122,18 @@ def _apply(data: MemoryData, write: Write) -> WriteResult:
             return answer_approval(data, write)
         case Terminate():
             return terminate_run(data, write)
+        case Pause():
+            return pause_run(data, write)
+        case PauseMany():
+            return pause_many(data, write)
         case Resume():
             return resume_run(data, write)
+        case ResetRun():
+            return reset_run(data, write)
+        case ResumeMany():
+            return resume_many(data, write)
+        case Pin():
+            return pin_run(data, write)
         case Ask():
             return ask(data, write)
         case Answer():
@@ -136,8 +160,14 @@ def start_run(data: MemoryData, start: StartRun) -> StartResult:
     if in_the_way is not None:
         return in_the_way
     run, first = start.run, start.first
+    begins = RunStatus.RUNNING
+    if is_held(data, run.execution_id, run.namespace, run.type):
+        begins = RunStatus.PAUSED
+        if first is not None:
+            return StartResult(False, run.run_id, run.execution_id, begins, held=True)
     if first is None:
-        data.runs.put(run.run_id, _row(run, wake_us=start.wake_us))
+        wake_us = start.wake_us if begins is RunStatus.RUNNING else None
+        data.runs.put(run.run_id, _row(run, status=begins, wake_us=wake_us))
         data.put_mail(run.execution_id, start.kind, start.body, start.blobs)
         if start.attached is not None:
             put_attached(data, run.execution_id, start.attached)
@@ -152,16 +182,18 @@ def start_run(data: MemoryData, start: StartRun) -> StartResult:
             closed_us=first.closed_us,
         )
         data.runs.put(run.run_id, row)
+    data.change_tags(run.run_id, run.tags)
+    if first is not None:
         _record(data, first)
-    return StartResult(True, run.run_id, run.execution_id, RunStatus.RUNNING)
+    return StartResult(True, run.run_id, run.execution_id, begins)
 
 
 def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
     run = start.run
     own = data.runs.get(run.run_id)
     if own is not None:  # This very start was done before, and its answer lost.
-        return _taken(own, created=True, repeated=True)
-    same = None if run.request_id is None else _same_request(data, run, run.request_id)
+        return taken(own, created=True, repeated=True)
+    same = None if run.request_id is None else same_request(data, run, run.request_id)
     if same is not None:
         return same
     latest = data.latest(Target(run.shard, run.namespace, run.workflow_id))
@@ -174,46 +206,15 @@ def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
         if start.if_open == "use" and start.attached is not None:
             put_attached(data, latest.execution_id, start.attached)
             wake_for_mail(data, latest, start.wake_us)
-        return _taken(latest, refused=start.if_open == "fail")
+        return taken(latest, refused=start.if_open == "fail")
     match start.if_closed:
         case "allow":
             return None
         case "fail":
-            return _taken(latest, refused=True)
+            return taken(latest, refused=True)
         case "allow_failed":
             good_end = latest.status is RunStatus.COMPLETED
-            return _taken(latest, refused=True) if good_end else None
-
-
-def _same_request(data: MemoryData, run: NewRun, request_id: str) -> StartResult | None:
-    """What a start with this request id was answered before."""
-    for run_id in data.of_request.keys((run.namespace, run.workflow_id, request_id)):
-        return _taken(data.runs.rows[run_id], same_request=True)
-    for run_id in sorted(data.of_workflow.keys((run.namespace, run.workflow_id)), reverse=True):
-        row = data.runs.rows[run_id]
-        told = data.requests.get((row.execution_id, name_of_start(request_id)))
-        if told is not None:
-            return StartResult(False, told, row.execution_id, row.status, same_request=True)
-    return None
-
-
-def _taken(
-    row: RunRow,
-    *,
-    same_request: bool = False,
-    refused: bool = False,
-    created: bool = False,
-    repeated: bool = False,
-) -> StartResult:
-    return StartResult(
-        created,
-        row.run_id,
-        row.execution_id,
-        row.status,
-        same_request,
-        refused,
-        repeated=repeated,
-    )
+            return taken(latest, refused=True) if good_end else None
 
 
 def _row(
@@ -246,6 +247,7 @@ def _row(
         probation=Probation.NONE,
         reason=None,
         request_id=run.request_id,
+        version=run.version,
     )
 
 
@@ -278,7 +280,7 @@ def _refusal(data: MemoryData, append: Append, newest: int) -> Refusal | None:
     run = data.runs.get(append.run_id)
     if (
         run is None
-        or not run.status.is_open
+        or run.status is not RunStatus.RUNNING
         or run.lease_token != append.token
         or run.next_seq != append.base
     ):
@@ -298,6 +300,8 @@ def _was_done(data: MemoryData, append: Append) -> bool:
 def _accept(data: MemoryData, append: Append) -> AppendResult:
     run = data.runs.rows[append.run_id]
     data.runs.put(run.run_id, _advanced(run, append))
+    if append.pin is not None and append.closed is None:
+        data.runs.put(run.run_id, replace(data.runs.rows[run.run_id], version=append.pin))
     _record(data, append)
     for position in append.consumed:
         if not _consume(data, position, append.execution_id):
@@ -346,11 +350,20 @@ def _record(data: MemoryData, append: Append) -> None:
             known = data.approvals.get((append.run_id, number))
             if known is not None and known.answer is None:
                 data.approvals.remove((append.run_id, number))
+    data.change_tags(append.run_id, append.tags)
     for item in append.items:
         key = (append.execution_id, item.channel, item.number)
         if key in data.published.rows:
             raise AssertionError(f"item {item.number} of {item.channel} is there already")
         data.published.put(key, item)
+    for trim in append.trims:
+        keys = sorted(
+            key
+            for key in data.published_of.keys(append.execution_id)
+            if key[1] == trim.channel and key[2] < trim.below
+        )
+        for key in keys[: trim.items_max]:
+            data.published.remove(key)
 
 
 def _consume(data: MemoryData, position: int, execution_id: bytes) -> bool:
@@ -367,5 +380,6 @@ def _begin_next_run(data: MemoryData, append: Append) -> AppendResult:
     assert following is not None
     row = _row(following.run, lease_token=1, owner=following.owner)
     data.runs.put(row.run_id, row)
+    data.change_tags(row.run_id, following.run.tags)
     position = data.put_mail(append.execution_id, following.kind, following.body, following.blobs)
     return AppendResult(next_run_mail=position)

@@ -13,6 +13,7 @@ from everlong_engine.model.writes import AppendResult, MarkAttempts, Refusal, Re
 from everlong_engine.store.interface import Wants
 from everlong_engine.store.memory import reads
 from everlong_engine.store.memory.data import MemoryData
+from everlong_engine.store.memory.pauses import is_held
 
 __all__ = [
     "bury",
@@ -143,15 +144,20 @@ def _free(data: MemoryData, run: RunRow, now_us: int, *, explained: bool) -> Non
     data.runs.put(run.run_id, freed)
 
 
-def resume_blocked(data: MemoryData, types: Sequence[str], now_us: int) -> None:
-    """Other code has come: blocked runs of its types are tried again; poison is not."""
+def resume_blocked(data: MemoryData, wants: Wants, now_us: int) -> None:
+    """Other code has come: blocked runs that it may drive are tried again; poison is not."""
+    wanted = {*((kind, None) for kind in wants.types), *wants.pinned}
     parked = [
         run
         for run in data.runs.rows.values()
-        if run.status is RunStatus.BLOCKED and run.type in types and run.strikes < STRIKES_TO_POISON
+        if run.status is RunStatus.BLOCKED
+        and (run.type, run.version) in wanted
+        and run.strikes < STRIKES_TO_POISON
     ]
     for run in parked:
-        awake = replace(run, status=RunStatus.RUNNING, wake_us=now_us, reason=None)
+        held = is_held(data, run.execution_id, run.namespace, run.type)
+        status = RunStatus.PAUSED if held else RunStatus.RUNNING
+        awake = replace(run, status=status, wake_us=None if held else now_us, reason=None)
         data.runs.put(run.run_id, awake)
 
 
@@ -162,9 +168,13 @@ def mark_attempts(data: MemoryData, mark: MarkAttempts) -> AppendResult:
     run = data.runs.get(mark.run_id)
     if run is None or not run.status.is_open or run.lease_token != mark.token:
         return AppendResult(Refusal.FENCED)
+    if mark.begins and run.status is not RunStatus.RUNNING:
+        return AppendResult(Refusal.FENCED)
     if mark.probation is not None:
         data.runs.put(run.run_id, replace(run, probation=mark.probation))
     _put_attempts(data, run.run_id, mark.attempts)
+    for kind, body in mark.mail:
+        data.put_mail(run.execution_id, kind, body, mark.blobs)
     return AppendResult()
 
 
@@ -200,11 +210,13 @@ def release(data: MemoryData, release: Release) -> AppendResult:
         return AppendResult(Refusal.MAIL)
     if run is None or not is_as_known:
         return AppendResult(Refusal.FENCED)
+    status = RunStatus.BLOCKED if release.blocked else RunStatus.RUNNING
+    paused = run.status is RunStatus.PAUSED
     handed_back = replace(
         run,
         owner=None,
-        wake_us=release.wake_us,
-        status=RunStatus.BLOCKED if release.blocked else RunStatus.RUNNING,
+        wake_us=None if paused else release.wake_us,
+        status=RunStatus.PAUSED if paused else status,
         reason=release.reason,
         probation=Probation.NONE,
     )

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from everlong_engine.machine import links
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import Link, Probation, RunRow, RunStatus
-from everlong_engine.model.writes import Target
 from everlong_engine.store.memory.data import MemoryData, StoredEvent
 
 __all__ = ["close_now", "deliver", "ended", "link_of", "put_link", "tell_end", "wake"]
@@ -121,6 +121,8 @@ def close_now(
     data.history.put((run.run_id, seq), StoredEvent(row, append_id))
     data.forget_mail(run.execution_id)
     data.close_approvals(run.run_id)
+    if status is not RunStatus.RESET and run.execution_id in data.pauses.rows:
+        data.pauses.remove(run.execution_id)
     if run.owner is not None:
         data.put_mail(run.execution_id, kind, body, None)
     return seq

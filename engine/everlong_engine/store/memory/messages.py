@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from everlong_engine.model.runs import Probation, RunRow, RunStatus
+from everlong_engine.model.runs import RunRow, RunStatus
 from everlong_engine.model.writes import (
     Answer,
     AnswerApproval,
@@ -13,7 +13,7 @@ from everlong_engine.model.writes import (
     Attached,
     Message,
     MessageResult,
-    Resume,
+    Pin,
     Terminate,
 )
 from everlong_engine.store.interface import Question
@@ -24,11 +24,11 @@ __all__ = [
     "answer_approval",
     "answer_mail",
     "ask",
+    "pin_run",
     "put_answer",
     "put_answers",
     "put_attached",
     "put_message",
-    "resume_run",
     "terminate_run",
     "wake_for_mail",
 ]
@@ -133,22 +133,13 @@ def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position=seq)
 
 
-def resume_run(data: MemoryData, resume: Resume) -> MessageResult:
-    """Let a blocked run be tried again; any other stays as it is."""
-    run = data.latest(resume.target)
+def pin_run(data: MemoryData, pin: Pin) -> MessageResult:
+    """Say which version may drive an open run."""
+    run = data.latest(pin.target)
     if run is None:
         return MessageResult(None)
-    if run.status is RunStatus.BLOCKED:
-        awake = replace(
-            run,
-            status=RunStatus.RUNNING,
-            wake_us=resume.now_us,
-            losses=0,
-            strikes=0,
-            probation=Probation.NONE,
-            reason=None,
-        )
-        data.runs.put(run.run_id, awake)
+    if run.status.is_open:
+        data.runs.put(run.run_id, replace(run, version=pin.version))
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
 
 

@@ -5,18 +5,20 @@ from dataclasses import replace
 from typing import TypeAlias, assert_never
 
 from everlong_engine.machine import links
-from everlong_engine.model.runs import Link, RunRow, RunStatus
-from everlong_engine.model.writes import (
-    Append,
-    AppendResult,
+from everlong_engine.model.outgoing import (
     AwaitEnd,
     CancelChild,
     Outgoing,
     SendTo,
     StartChild,
+    Target,
+)
+from everlong_engine.model.runs import Link, NewRun, RunRow, RunStatus
+from everlong_engine.model.writes import (
+    Append,
+    AppendResult,
     StartResult,
     StartRun,
-    Target,
     Write,
     WriteResult,
 )
@@ -31,7 +33,7 @@ from everlong_engine.store.memory.links import (
     tell_end,
 )
 
-__all__ = ["Starter", "send_all"]
+__all__ = ["Starter", "await_end", "link", "send_all"]
 
 Starter: TypeAlias = Callable[[MemoryData, StartRun], StartResult]
 """Begins an execution, or tells who stands in its way."""
@@ -47,9 +49,10 @@ def send_all(
             continue
         sent = bool(append.outgoing)
         sender = data.runs.rows[append.run_id]
+        ends = append.closed is not None and append.next_run is None
         for one in append.outgoing:
-            _send_one(data, sender, one, start)
-        if append.closed is not None and append.next_run is None:
+            _send_one(data, sender, one, start, ends=ends)
+        if ends:
             seq, kind, at_us, body, _ = append.rows[-1]
             sent |= ended(data, sender, seq, kind, body, at_us)
         if sent:
@@ -68,21 +71,23 @@ def _accepted(write: Write, result: WriteResult) -> Append | None:
     return append if stored else None
 
 
-def _send_one(data: MemoryData, sender: RunRow, one: Outgoing, start: Starter) -> None:
+def _send_one(
+    data: MemoryData, sender: RunRow, one: Outgoing, start: Starter, *, ends: bool
+) -> None:
     match one:
         case StartChild():
-            _start_child(data, sender, one, start)
+            _start_child(data, sender, one, start, ends=ends)
         case CancelChild():
-            link = link_of(data, sender, one.number)
-            if link is not None:
-                target = Target(0, link.namespace, link.workflow_id, link.execution_id)
+            found = link_of(data, sender, one.number)
+            if found is not None:
+                target = Target(0, found.namespace, found.workflow_id, found.execution_id)
                 child = data.latest(target)
                 if child is not None and child.status.is_open:
                     deliver(data, child, one.kind, one.body, one.now_us)
         case SendTo():
             _send_to(data, sender, one)
         case AwaitEnd():
-            _await_end(data, sender, one)
+            await_end(data, sender, one.number, one.target, "")
         case _:
             assert_never(one)
 
@@ -93,7 +98,11 @@ def _tell(data: MemoryData, sender: RunRow, letter: tuple[int, bytes]) -> None:
         data.put_mail(sender.execution_id, *letter, None)
 
 
-def _start_child(data: MemoryData, parent: RunRow, one: StartChild, start: Starter) -> None:
+def _start_child(
+    data: MemoryData, parent: RunRow, one: StartChild, start: Starter, *, ends: bool
+) -> None:
+    """An end of the parent that stands behind this append, in the same group, deals with the child
+    as ever; `ends` says that it is in this very append."""
     new = one.run
     if one.if_open == "terminate":
         row = data.latest(Target(0, new.namespace, new.workflow_id))
@@ -101,8 +110,9 @@ def _start_child(data: MemoryData, parent: RunRow, one: StartChild, start: Start
             kind, body = links.replacement()
             seq = close_now(data, row, kind, body, RunStatus.TERMINATED, one.wake_us, None)
             ended(data, row, seq, kind, body, one.wake_us)
-        if data.runs.rows[parent.run_id].status is RunStatus.TERMINATED:
-            return  # What stood in the way was an ancestor: that has ended the parent, too.
+    if data.runs.rows[parent.run_id].status is RunStatus.TERMINATED:
+        # By another append of this group, or to make room: it was an ancestor that stood there.
+        return
     result = start(
         data,
         StartRun(
@@ -119,15 +129,19 @@ def _start_child(data: MemoryData, parent: RunRow, one: StartChild, start: Start
     if not (result.created or found):
         _tell(data, parent, links.refused(one.number, parent.run_id, result.status.text))
         return
-    if parent.status.is_open or parent.status is RunStatus.CONTINUED_AS_NEW:
+    if not ends:
         policy = one.on_parent_close if result.created else ""
-        put_link(data, _link(parent, one.number, new.workflow_id, result.execution_id, policy))
+        put_link(data, link(parent, one.number, new.workflow_id, result.execution_id, policy))
     if one.wants_start:
         _tell(data, parent, links.started(one.number, parent.run_id, result.execution_id))
 
 
-def _link(
-    waiter: RunRow, number: int, workflow_id: str, execution_id: bytes, on_parent_close: str
+def link(
+    waiter: RunRow | NewRun,
+    number: int,
+    workflow_id: str,
+    execution_id: bytes,
+    on_parent_close: str,
 ) -> Link:
     return Link(
         waiter.shard,
@@ -154,16 +168,19 @@ def _send_to(data: MemoryData, sender: RunRow, one: SendTo) -> None:
     _tell(data, sender, links.answer(one.number, sender.run_id, problem))
 
 
-def _await_end(data: MemoryData, waiter: RunRow, one: AwaitEnd) -> None:
-    row = data.latest(one.target)
+def await_end(
+    data: MemoryData, waiter: RunRow, number: int, target: Target, on_parent_close: str
+) -> None:
+    """Tell it when an execution has ended, at once if it has already."""
+    row = data.latest(target)
     if row is None:
-        _tell(data, waiter, links.answer(one.number, waiter.run_id, links.NOT_FOUND))
+        _tell(data, waiter, links.answer(number, waiter.run_id, links.NOT_FOUND))
         return
-    link = _link(waiter, one.number, row.workflow_id, row.execution_id, "")
+    made = link(waiter, number, row.workflow_id, row.execution_id, on_parent_close)
     if row.status.is_open:
         if waiter.status.is_open:
-            put_link(data, link)
+            put_link(data, made)
         return
     events = reads.events_of(data, row.run_id)
     seq, kind, at_us, body, _ = events[-1]
-    tell_end(data, link, row, seq, kind, body, at_us)
+    tell_end(data, made, row, seq, kind, body, at_us)

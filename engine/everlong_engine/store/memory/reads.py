@@ -1,10 +1,14 @@
 """What is read from memory: nothing here writes."""
 
+from collections import Counter
+from collections.abc import Iterator
 from hashlib import sha256
+from typing import Any
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, ItemPublished, Recorded
+from everlong_engine.model.filters import AnyField, holds, value_of
 from everlong_engine.model.limits import PUBLISHED_READ_BYTES_MAX
 from everlong_engine.model.runs import (
     ApprovalRow,
@@ -14,9 +18,11 @@ from everlong_engine.model.runs import (
     MailRow,
     RunRow,
     RunStatus,
+    VersionCount,
 )
+from everlong_engine.model.tags import Tags, kind_of
 from everlong_engine.model.writes import HistoryRow
-from everlong_engine.store.interface import Question, RunFilter, Wants
+from everlong_engine.store.interface import Counted, Question, RunFilter, Wants
 from everlong_engine.store.memory.data import MemoryData
 
 __all__ = [
@@ -24,6 +30,7 @@ __all__ = [
     "approvals",
     "attempts_of",
     "blobs_of",
+    "count_runs",
     "due",
     "events_of",
     "last_event",
@@ -33,6 +40,8 @@ __all__ = [
     "mail_since",
     "open_questions",
     "published",
+    "tags_of",
+    "versions",
 ]
 
 
@@ -96,6 +105,11 @@ def mail_since(data: MemoryData, position: int, limit: int) -> list[MailRow]:
     return [data.mail.rows[found] for found in later[:limit]]
 
 
+def tags_of(data: MemoryData, run_id: bytes) -> Tags:
+    """By name."""
+    return tuple((key[1], data.tags.rows[key]) for key in sorted(data.tags_of.keys(run_id)))
+
+
 def attempts_of(data: MemoryData, run_id: bytes) -> list[AttemptRow]:
     """By activity, then by number."""
     return [data.attempts.rows[key] for key in sorted(data.attempts_of.keys(run_id))]
@@ -105,8 +119,8 @@ def due(data: MemoryData, wants: Wants) -> list[tuple[int, bytes]]:
     """(when, run id) of all that sleeps with an alarm set and that the worker hosts, the earliest
     first; of two that are due together, the older run."""
     found: list[tuple[int, bytes]] = []
-    for kind in wants.types:
-        for run_id in data.to_wake.keys((wants.queue, kind)):
+    for kind, version in (*((kind, None) for kind in wants.types), *wants.pinned):
+        for run_id in data.to_wake.keys((wants.queue, kind, version)):
             wake_us = data.runs.rows[run_id].wake_us
             assert wake_us is not None, "the index holds nothing else"
             found.append((wake_us, run_id))
@@ -149,13 +163,17 @@ def approvals(
 def published(
     data: MemoryData, execution_id: bytes, channel: str, number: int, limit: int
 ) -> list[ItemRow]:
-    """Items of a channel from a number on, as many as are to be read at once."""
+    """Items of a channel from a number on, as many as are to be read at once. Where those are no
+    longer kept, from the oldest that is."""
+    if (execution_id, channel, number) not in data.published.rows:
+        oldest = min(_numbers(data, execution_id, channel), default=number)
+        number = max(number, oldest)
     found: list[ItemRow] = []
     size = 0
     while len(found) < limit and size < PUBLISHED_READ_BYTES_MAX:
         item = data.published.get((execution_id, channel, number + len(found)))
         if item is None:
-            later = (key[2] for key in data.published_of.keys(execution_id) if key[1] == channel)
+            later = _numbers(data, execution_id, channel)
             if not found and any(one > number for one in later):
                 raise UndecodablePayload(
                     f"item {number} of the output channel {channel!r} is missing"
@@ -170,19 +188,61 @@ def published(
     return found
 
 
+def _numbers(data: MemoryData, execution_id: bytes, channel: str) -> list[int]:
+    return [key[2] for key in data.published_of.keys(execution_id) if key[1] == channel]
+
+
 def list_runs(data: MemoryData, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
     """Newest first, from behind `after`."""
-    status = None if wanted.status is None else RunStatus[wanted.status.upper()]
-    found = [
-        run
-        for run in data.runs.rows.values()
-        if run.namespace == wanted.namespace
-        and (status is None or run.status is status)
-        and (wanted.type is None or run.type == wanted.type)
-        and (wanted.workflow_id is None or run.workflow_id == wanted.workflow_id)
-        and (after is None or run.run_id < after)
-    ]
+    found = [run for run in _wanted(data, wanted) if after is None or run.run_id < after]
     return sorted(found, key=lambda run: run.run_id, reverse=True)[:limit]
+
+
+def count_runs(data: MemoryData, wanted: RunFilter, by: AnyField | None) -> list[Counted]:
+    """How many there are, by what they have in a field."""
+    if by is None:
+        return [(None, sum(1 for _ in _wanted(data, wanted)))]
+    counts: dict[object, list[Any]] = {}
+    for run in _wanted(data, wanted):
+        value = value_of(by, run, dict(tags_of(data, run.run_id)))
+        key = (None if value is None else kind_of(value), value)
+        counts.setdefault(key, [value, 0])[1] += 1
+    return [(value, count) for value, count in counts.values()]
+
+
+def _wanted(data: MemoryData, wanted: RunFilter) -> Iterator[RunRow]:
+    status = None if wanted.status is None else RunStatus[wanted.status.upper()]
+    where = wanted.where
+    for run in data.runs.rows.values():
+        if (
+            run.namespace == wanted.namespace
+            and (status is None or run.status is status)
+            and (wanted.type is None or run.type == wanted.type)
+            and (wanted.workflow_id is None or run.workflow_id == wanted.workflow_id)
+            and (wanted.behind is None or run.run_id > wanted.behind)
+            and (where is None or holds(where, run, dict(tags_of(data, run.run_id))))
+        ):
+            yield run
+
+
+def versions(data: MemoryData, namespace: str) -> list[VersionCount]:
+    """The open runs by type and version; of one type, those that follow come first."""
+    here = [
+        run for run in data.runs.rows.values() if run.namespace == namespace and run.status.is_open
+    ]
+    counts = Counter((run.type, run.version, run.status) for run in here)
+    found = sorted(
+        {(run.type, run.version) for run in here},
+        key=lambda one: (one[0].encode(), one[1] is not None, (one[1] or "").encode()),
+    )
+    return [
+        VersionCount(
+            *one,
+            counts[*one, RunStatus.RUNNING] + counts[*one, RunStatus.PAUSED],
+            counts[*one, RunStatus.BLOCKED],
+        )
+        for one in found
+    ]
 
 
 def open_questions(data: MemoryData, limit: int) -> list[Question]:

@@ -19,18 +19,32 @@ from typing import Final, TypeVar
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
+from everlong_engine.model.exported import ExportedExecution
+from everlong_engine.model.filters import AnyField
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
     ItemRow,
     LoadedRun,
     MailRow,
+    PauseRow,
     RunRow,
+    VersionCount,
     WorkerRow,
 )
-from everlong_engine.model.writes import Target, Write, WriteResult
-from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
-from everlong_engine.store.memory import leases, reads, upkeep
+from everlong_engine.model.tags import Tags
+from everlong_engine.model.writes import Write, WriteResult
+from everlong_engine.store.interface import (
+    Counted,
+    Problem,
+    Question,
+    RunFilter,
+    StoreInfo,
+    Trouble,
+    Wants,
+)
+from everlong_engine.store.memory import leases, pauses, reads, transfers, upkeep
 from everlong_engine.store.memory.data import HostingWorker, MemoryData
 from everlong_engine.store.memory.group import apply_group
 
@@ -120,8 +134,8 @@ class MemoryStore:
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
         return self._write(lambda data: leases.take_over(data, alive, now_us, limit))
 
-    async def resume_blocked(self, types: Sequence[str], now_us: int) -> None:
-        self._write(lambda data: leases.resume_blocked(data, types, now_us))
+    async def resume_blocked(self, wants: Wants, now_us: int) -> None:
+        self._write(lambda data: leases.resume_blocked(data, wants, now_us))
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return self._write(lambda data: leases.claim_runs(data, wants, now_us, limit))
@@ -164,6 +178,12 @@ class MemoryStore:
     ) -> list[ApprovalRow]:
         return reads.approvals(self._open_data(), namespace, workflow_id, after, limit)
 
+    async def pause_of(self, row: RunRow) -> list[PauseRow]:
+        return pauses.pause_of(self._open_data(), row)
+
+    async def pauses(self, namespace: str, limit: int) -> list[PauseRow]:
+        return pauses.pauses(self._open_data(), namespace, limit)
+
     async def published(
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
     ) -> list[ItemRow]:
@@ -171,6 +191,22 @@ class MemoryStore:
 
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return reads.list_runs(self._open_data(), wanted, limit, after)
+
+    async def count_runs(self, wanted: RunFilter, by: AnyField | None) -> list[Counted]:
+        return reads.count_runs(self._open_data(), wanted, by)
+
+    async def tags(self, runs: Sequence[tuple[int, bytes]]) -> dict[bytes, Tags]:
+        data = self._open_data()
+        found = {run_id: reads.tags_of(data, run_id) for _, run_id in runs}
+        return {run_id: tags for run_id, tags in found.items() if tags}
+
+    async def versions(self, namespace: str) -> list[VersionCount]:
+        return reads.versions(self._open_data(), namespace)
+
+    async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
+        data = self._open_data()
+        runs = [data.runs.rows[run_id] for run_id in sorted(data.of_owner.keys(worker_id))]
+        return [(run.run_id, run.version) for run in runs if run.version is not None]
 
     async def workers(self) -> list[WorkerRow]:
         data = self._open_data()
@@ -191,6 +227,9 @@ class MemoryStore:
     async def open_questions(self, limit: int) -> list[Question]:
         return reads.open_questions(self._open_data(), limit)
 
+    async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
+        return transfers.export(self._open_data(), target, family=family)
+
     def changed(self) -> bool:
         seen, self._seen = self._seen, self._open_data().commits
         return seen != self._seen
@@ -204,6 +243,9 @@ class MemoryStore:
         self, cursor: tuple[int, bytes], horizon_us: int, limit: int
     ) -> tuple[tuple[int, bytes] | None, int]:
         return self._write(lambda data: upkeep.prune(data, cursor, horizon_us, limit))
+
+    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
+        self._write(lambda data: transfers.bring(data, executions))
 
     async def verify(self) -> list[Problem]:
         return upkeep.verify(self._open_data())

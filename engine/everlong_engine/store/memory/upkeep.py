@@ -5,15 +5,18 @@ from hashlib import sha256
 from itertools import islice
 from typing import Final
 
+from everlong_engine.machine.state import tags_behind
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CLOSING, CODES, INPUTS, KINDS, ItemPublished
 from everlong_engine.model.ids import first_id_of, id_text
 from everlong_engine.model.requests import SENDERS, mark_of, name_of_start
 from everlong_engine.model.runs import RunRow, RunStatus
+from everlong_engine.model.tags import Tags, same_tags
 from everlong_engine.store.interface import Problem
 from everlong_engine.store.memory import reads
 from everlong_engine.store.memory.data import MemoryData
+from everlong_engine.store.memory.pauses import is_held
 
 __all__ = ["prune", "verify"]
 
@@ -58,7 +61,7 @@ def _forget_senders(data: MemoryData, execution_id: bytes, horizon_us: int) -> N
 
 
 def _delete(data: MemoryData, run: RunRow) -> None:
-    """With all that hangs on it; an execution's things go with the run that ended it."""
+    """With all that hangs on it; an execution's things go with the last of its runs."""
     data.runs.remove(run.run_id)
     for event in list(data.history_of.keys(run.run_id)):
         data.history.remove(event)
@@ -66,8 +69,10 @@ def _delete(data: MemoryData, run: RunRow) -> None:
         data.attempts.remove(attempt)
     for approval in list(data.approvals_of.keys(run.run_id)):
         data.approvals.remove(approval)
+    for tag in list(data.tags_of.keys(run.run_id)):
+        data.tags.remove(tag)
     data.drop_blobs(run.run_id)
-    if run.status is not RunStatus.CONTINUED_AS_NEW:
+    if not data.of_execution.keys(run.execution_id):
         for request in list(data.requests_of.keys(run.execution_id)):
             data.requests.remove(request)
         for item in list(data.published_of.keys(run.execution_id)):
@@ -82,6 +87,9 @@ def _forget_the_dead(data: MemoryData, horizon_us: int) -> None:
         idle = not data.of_owner.keys(worker_id)
         if worker.row.dead and worker.row.beat_us < horizon_us and idle:
             data.workers.remove(worker_id)
+    for key, (at_us, _) in list(data.requests_of_types.rows.items()):
+        if at_us < horizon_us:
+            data.requests_of_types.remove(key)
     for question_id, asked in list(data.questions.rows.items()):
         if asked.asked_us < horizon_us:
             data.questions.remove(question_id)
@@ -101,8 +109,14 @@ def _problems(data: MemoryData) -> Iterator[Problem]:
         if checksum(0, mail.kind, mail.body) != mail.checksum:
             yield Problem(mail.execution_id, f"message {position} has a wrong checksum")
     yield from _of_published(data)
+    yield from _of_approvals(data)
     yield from _of_orphans(data)
     for _, run in sorted(data.runs.rows.items()):
+        held = is_held(data, run.execution_id, run.namespace, run.type)
+        if run.status in (RunStatus.RUNNING, RunStatus.PAUSED) and held is not (
+            run.status is RunStatus.PAUSED
+        ):
+            yield Problem(run.run_id, "its row and what is paused say different things")
         name = f"{run.workflow_id} ({id_text(run.run_id)})"
         for text in _of_history(data, run):
             yield Problem(run.run_id, f"{name}: {text}")
@@ -111,9 +125,18 @@ def _problems(data: MemoryData) -> Iterator[Problem]:
             yield Problem(run.run_id, f"{name}: it has not begun, and its start is missing")
 
 
+def _of_approvals(data: MemoryData) -> Iterator[Problem]:
+    for (run_id, number), one in sorted(data.approvals.rows.items()):
+        run = data.runs.get(run_id)
+        if one.answer is None and run is not None and not run.status.is_open:
+            name = f"approval {number} of {id_text(run_id)}"
+            yield Problem(run_id, f"{name} is open, and its run is not")
+
+
 def _of_history(data: MemoryData, run: RunRow) -> Iterator[str]:
     blobs = reads.blobs_of(data, run)
     last, closed = 0, False
+    tags: Tags | None = None
     for seq, kind, _, body, stored in reads.events_of(data, run.run_id):
         if seq != last + 1:
             yield f"events {last + 1} to {seq - 1} are missing"
@@ -130,18 +153,22 @@ def _of_history(data: MemoryData, run: RunRow) -> Iterator[str]:
             yield f"event {seq} stands behind the end of the run"
         if seq == 1 and type(event) not in INPUTS and type(event) not in CLOSING:
             yield "the history does not begin with an input"
+        if tags is not None or seq == 1:
+            tags = tags_behind(tags, event)
         closed = closed or KINDS[kind] in CLOSING
     if run.next_seq != last + 1:
         yield f"the run expects event {run.next_seq}, its history ends at {last}"
     if run.status.is_open is closed:
         yield f"the run is {run.status.text}, its history says otherwise"
+    if tags is not None and not same_tags(reads.tags_of(data, run.run_id), sorted(tags)):
+        yield "it is found by other tags than its history has"
 
 
 def _of_published(data: MemoryData) -> Iterator[Problem]:
     channel, expected = (b"", ""), 0
     for key, item in sorted(data.published.rows.items()):
         if key[:2] != channel:
-            channel, expected = key[:2], 0
+            channel, expected = key[:2], item.number
         if item.number != expected:
             gap = f"items {expected} to {item.number - 1}"
             text = f"{gap} of the output channel {item.channel!r:.100} are missing"
@@ -158,6 +185,7 @@ def _of_orphans(data: MemoryData) -> Iterator[Problem]:
         "history": {key[0] for key in data.history.rows} - data.runs.rows.keys(),
         "attempts": {key[0] for key in data.attempts.rows} - data.runs.rows.keys(),
         "approvals": {key[0] for key in data.approvals.rows} - data.runs.rows.keys(),
+        "tags": {key[0] for key in data.tags.rows} - data.runs.rows.keys(),
         "inbox": {mail.execution_id for mail in data.mail.rows.values()} - executions,
         "requests": {key[0] for key in data.requests.rows} - executions,
         "published": {key[0] for key in data.published.rows} - executions,

@@ -1,5 +1,6 @@
 """Appends: the compare-and-set of a run's history, for all runs of a group at once."""
 
+from collections.abc import Iterable
 from sqlite3 import Connection
 from typing import Any, Final, TypeAlias
 
@@ -8,6 +9,7 @@ from everlong_engine.model.writes import Append, AppendResult, Approvals, Refusa
 from everlong_engine.store.interface import MailGone
 from everlong_engine.store.sqlite.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
+from everlong_engine.store.sqlite.tags import change_tags, tag_values
 
 __all__ = [
     "ACCEPTED",
@@ -17,6 +19,7 @@ __all__ = [
     "history_values",
     "item_values",
     "put_approvals",
+    "trim",
 ]
 
 ACCEPTED: Final = AppendResult()
@@ -38,16 +41,19 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
     hit = _advance(tx, chains)
     history: list[tuple[Any, ...]] = []
     items: list[tuple[Any, ...]] = []
+    trimming: list[Append] = []
     for chain in chains:
         accepted = chain[0][1].run_id in hit
         for at, append in chain:
             results[at] = _accept(tx, append, history) if accepted else FENCED
             if accepted and append.items:
                 items += item_values(append)
+                trimming.append(append)
     if history:
         execute_rows(tx, "insert_history", history)
     if items:
         execute_rows(tx, "insert_published", items)
+        trim(tx, trimming)
     again: _Chain = []
     for at, append in broken:
         results[at] = FENCED
@@ -138,7 +144,8 @@ def _advance(tx: Connection, chains: list[_Chain]) -> set[bytes]:
         after = last.base + len(last.rows)
         key = (first.shard, first.run_id, first.token, first.base, after)
         if last.closed is None:
-            advancing.append((*key, any(append.healthy for _, append in chain)))
+            healthy = any(append.healthy for _, append in chain)
+            advancing.append((*key, int(healthy)))
         else:
             closing.append((*key, int(last.closed), last.closed_us))
     hit: set[bytes] = set()
@@ -174,6 +181,16 @@ def item_values(append: Append) -> list[tuple[Any, ...]]:
     return [(append.shard, append.execution_id, *item) for item in append.items]
 
 
+def trim(tx: Connection, appends: Iterable[Append]) -> None:
+    """Take away what channels no longer keep."""
+    for append in appends:
+        for channel, below, items_max in append.trims:
+            tx.execute(
+                SQL["trim_published"],
+                (append.shard, append.execution_id, channel, below, items_max),
+            )
+
+
 def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> AppendResult:
     history += history_values(append)
     for position in append.consumed:
@@ -183,8 +200,12 @@ def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> A
     if append.blobs:
         put_blobs(tx, append.shard, append.run_id, append.blobs)
     put_approvals(tx, append)
+    if append.pin is not None:
+        tx.execute(SQL["pin_run"], (append.pin, append.shard, append.run_id))
     if append.answers:
         put_answers(tx, append.shard, append.execution_id, append.answers)
+    if append.tags:
+        change_tags(tx, append)
     if append.next_run is None:
         if append.closed is not None and not append.mail_free:
             tx.execute(SQL["forget_mail"], (append.shard, append.execution_id))
@@ -193,6 +214,8 @@ def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> A
     values = new_run_values(following.run, RunStatus.RUNNING, 1, 1, following.owner, None, None)
     created = execute_rows(tx, "insert_runs", [values])
     assert created, "the predecessor has just closed, so nothing stands in the way"
+    if following.run.tags:
+        execute_rows(tx, "put_tags", tag_values(following.run, following.run.tags))
     position = put_mail(
         tx,
         append.shard,

@@ -16,6 +16,7 @@ from everlong_engine.model.events import KINDS
 from everlong_engine.model.ids import id_text
 from everlong_engine.model.limits import INSTANT_US_MAX, ROW_BYTES_MAX
 from everlong_engine.model.runs import AttemptState, Probation, RunStatus
+from everlong_engine.model.tags import TagKind
 
 __all__ = [
     "APPROVAL",
@@ -24,6 +25,7 @@ __all__ = [
     "KEYS",
     "MAIL",
     "POSITION_MAX",
+    "TAG",
     "Column",
     "NoUtf8",
     "as_id",
@@ -109,6 +111,13 @@ ITEM: Final = (
 )
 """As `published_from` reads them."""
 
+TAG: Final = (
+    Column("name", (str,), 1, 64),
+    _number("kind", min(TagKind), max(TagKind)),
+    Column("value", (str, int, float), -_INT_MAX - 1, _INT_MAX),
+)
+"""As `tags_of` reads them."""
+
 COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     "runs": (
         _SHARD,
@@ -130,6 +139,7 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _number("probation", min(Probation), max(Probation)),
         _text("reason").or_null(),
         _text("request_id").or_null(),
+        _text("version").or_null(),
     ),
     "history": (
         _SHARD,
@@ -160,6 +170,29 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
     "published": (_SHARD, _id("execution_id"), *ITEM),
     "approvals": (_SHARD, _id("run_id"), *APPROVAL),
+    "tags": (_SHARD, _id("run_id"), TAG[0], _text("namespace"), *TAG[1:]),
+    "pauses": (
+        _SHARD,
+        _id("execution_id"),
+        _text("namespace"),
+        _text("workflow_id"),
+        _instant("since_us"),
+        _text("by"),
+        _text("reason"),
+    ),
+    "pauses_of_types": (
+        _text("namespace"),
+        _text("type"),
+        _instant("since_us"),
+        _text("by"),
+        _text("reason"),
+    ),
+    "requests_of_types": (
+        _text("namespace"),
+        _text("request_id"),
+        _instant("at_us"),
+        _bytes("result"),
+    ),
     "blobs": (_SHARD, Column("digest", (bytes,), 32, 32), _bytes("data")),
     "blob_uses": (_SHARD, _id("owner_id"), Column("digest", (bytes,), 32, 32)),
     "workers": (
@@ -172,6 +205,7 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _number("dead", 0, 1),
         _text("queue"),
         _text("types"),
+        _text("versions"),
     ),
     "questions": (
         _id("question_id"),
@@ -206,6 +240,10 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "attempts": ("shard", "run_id", "activity_id", "attempt"),
     "published": ("shard", "execution_id", "channel", "number"),
     "approvals": ("shard", "run_id", "number"),
+    "tags": ("shard", "run_id", "name"),
+    "pauses": ("shard", "execution_id"),
+    "pauses_of_types": ("namespace", "type"),
+    "requests_of_types": ("namespace", "request_id"),
     "blobs": ("shard", "digest"),
     "blob_uses": ("shard", "owner_id", "digest"),
     "workers": ("worker_id",),
@@ -244,7 +282,7 @@ def wrong(columns: Sequence[Column], values: Sequence[Any]) -> str | None:
         if kind is int:
             if not column.least <= value <= column.most:
                 return f"{column.name} holds {value}"
-        elif kind is not _NONE and not column.least <= len(value) <= column.most:
+        elif kind not in (_NONE, float) and not column.least <= len(value) <= column.most:
             return f"{column.name} has {len(value)} bytes"
     return None
 

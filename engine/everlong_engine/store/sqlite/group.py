@@ -21,9 +21,14 @@ from everlong_engine.model.writes import (
     ForgetMail,
     MarkAttempts,
     Message,
+    Pause,
+    PauseMany,
+    Pin,
     Release,
     Report,
+    ResetRun,
     Resume,
+    ResumeMany,
     StartRun,
     Terminate,
     Write,
@@ -35,13 +40,15 @@ from everlong_engine.store.sqlite.messages import (
     answer_approval,
     answer_mail,
     ask,
+    pin_run,
     put_answer,
     put_message,
-    resume_run,
     terminate_run,
 )
 from everlong_engine.store.sqlite.outgoing import send_all
+from everlong_engine.store.sqlite.pauses import pause_many, pause_run, resume_many, resume_run
 from everlong_engine.store.sqlite.reports import put_beat, put_report
+from everlong_engine.store.sqlite.resets import reset_run
 from everlong_engine.store.sqlite.starts import start_runs
 from everlong_engine.store.sqlite.statements import SQL
 
@@ -92,7 +99,7 @@ def _apply(tx: Connection, writes: Sequence[Write]) -> list[WriteResult]:
         for at, write in enumerate(writes):
             if isinstance(write, Release):
                 releases.append((at, write))
-            elif not isinstance(write, Append | StartRun):
+            elif not isinstance(write, (Append, StartRun)):
                 results[at] = _apply_one(tx, write)
         if releases:  # Last, so that they see the mail of this very group.
             release_all(tx, releases, results)
@@ -109,8 +116,18 @@ def _apply_one(tx: Connection, write: Write) -> WriteResult:
             return answer_approval(tx, write)
         case Terminate():
             return terminate_run(tx, write)
+        case Pause():
+            return pause_run(tx, write)
+        case PauseMany():
+            return pause_many(tx, write)
         case Resume():
             return resume_run(tx, write)
+        case ResetRun():
+            return reset_run(tx, write)
+        case ResumeMany():
+            return resume_many(tx, write)
+        case Pin():
+            return pin_run(tx, write)
         case Ask():
             return ask(tx, write)
         case Answer():

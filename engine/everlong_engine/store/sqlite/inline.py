@@ -44,6 +44,8 @@ class InlineDatabase:
         self.commits = 0
         """Transactions that changed a row."""
         self.owner: object | None = None
+        self.on_work: Callable[[], None] | None = None
+        """Called before each piece of work, reading or writing."""
         self._views: dict[SqliteStore, tuple[InlineHop, InlineLock]] = {}
 
     def open(self) -> SqliteStore:
@@ -87,6 +89,8 @@ class InlineHop:
             future.set_exception(StoreError(f"{_PATH} is closed", path=str(_PATH)))
             return future
         before = self._raw.total_changes
+        if self._database.on_work is not None:
+            self._database.on_work()
         try:
             result = work(self._raw)
         except Exception as error:

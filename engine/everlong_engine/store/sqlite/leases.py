@@ -33,7 +33,11 @@ def claim_runs(tx: Connection, wants: Wants, now_us: int, limit: int) -> list[Lo
     due: list[tuple[int, int, bytes]] = []
     for kind in wants.types:
         due += tx.execute(SQL["due_runs"], (now_us, wants.queue, kind, limit)).fetchall()
-    for _, shard, run_id in heapq.nsmallest(limit, due, key=_when):
+    if wants.pinned and tx.execute(SQL["any_pinned"]).fetchone() is not None:
+        for kind, version in wants.pinned:
+            values = (now_us, wants.queue, kind, limit, version)
+            due += tx.execute(SQL["due_pinned"], values).fetchall()
+    for _, shard, run_id in heapq.nsmallest(limit, due):
         loaded = claim_one(tx, wants.worker_id, shard, run_id)
         if loaded is not None:
             claimed.append(loaded)
@@ -67,10 +71,6 @@ def _claim(
     except UndecodablePayload as error:
         _park(tx, shard, run_id, error)
         return None
-
-
-def _when(due: tuple[int, int, bytes]) -> int:
-    return due[0]
 
 
 def _park(tx: Connection, shard: int, run_id: bytes, error: Exception) -> None:
@@ -137,11 +137,17 @@ def _free(
 
 def mark_attempts(tx: Connection, mark: MarkAttempts) -> AppendResult:
     key = (mark.shard, mark.run_id, mark.token)
-    if tx.execute(SQL["check_lease"], key).fetchone() is None:
+    found = tx.execute(SQL["check_lease"], key).fetchone()
+    if found is None or (mark.begins and found[0] != RunStatus.RUNNING):
         return FENCED
     if mark.probation is not None:
         tx.execute(SQL["mark_probation"], (int(mark.probation), *key))
     _put_attempts(tx, mark)
+    if mark.mail:
+        row = read_run(tx, mark.shard, mark.run_id)
+        assert row is not None, "its lease has just been checked"
+        for kind, body in mark.mail:
+            put_mail(tx, mark.shard, row.execution_id, kind, body, mark.blobs)
     return ACCEPTED
 
 

@@ -11,13 +11,24 @@ from typing import Any, Final
 from everlong_engine.machine import links
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import Link, RunRow, RunStatus
-from everlong_engine.model.writes import Target
 from everlong_engine.store.sqlite.columns import COLUMNS, wrong
+from everlong_engine.store.sqlite.pauses import forget_pause
 from everlong_engine.store.sqlite.rows import latest_run, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
-__all__ = ["any_link", "close_now", "deliver", "ended", "link_of", "put_link", "tell_end"]
+__all__ = [
+    "any_link",
+    "close_now",
+    "deliver",
+    "ended",
+    "link_of",
+    "links_from_run",
+    "links_of",
+    "put_link",
+    "tell_end",
+]
 
 _LINK: Final = COLUMNS["links"]
 
@@ -48,10 +59,21 @@ def link_of(tx: Connection, key: tuple[Any, ...]) -> Link | None:
     return found[0] if found else None
 
 
+def links_from_run(tx: Connection, run: RunRow) -> list[Link]:
+    """Whom a run waits for, and its children."""
+    return _links(tx, "links_from_run", (run.shard, run.execution_id, run.run_id))
+
+
 def _links(tx: Connection, query: str, key: tuple[Any, ...]) -> list[Link]:
     """Rows that nobody of us wrote are left out: they lead nowhere, and `verify` names them."""
     rows = tx.execute(SQL[query], key).fetchall()
     return [Link(*row) for row in rows if wrong(_LINK, row) is None]
+
+
+def links_of(tx: Connection, shard: int, execution_id: bytes) -> list[Link]:
+    """Whom an execution waits for, then who waits for it."""
+    key = (shard, execution_id)
+    return [*_links(tx, "links_from", key), *_links(tx, "links_to", key)]
 
 
 def ended(tx: Connection, row: RunRow, seq: int, kind: int, body: bytes, now_us: int) -> bool:
@@ -130,6 +152,8 @@ def close_now(
     execute_rows(tx, "insert_history", [values])
     tx.execute(SQL["forget_mail"], (row.shard, row.execution_id))
     tx.execute(SQL["close_approvals"], (row.shard, row.run_id))
+    if status is not RunStatus.RESET:  # The run in its place is held as well.
+        forget_pause(tx, row)
     if row.owner is not None:
         # A notice for the owner, so that it drops the run at once and not at its next append.
         put_mail(tx, row.shard, row.execution_id, kind, body, None)

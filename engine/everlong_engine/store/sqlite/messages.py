@@ -12,7 +12,7 @@ from everlong_engine.model.writes import (
     Attached,
     Message,
     MessageResult,
-    Resume,
+    Pin,
     Terminate,
 )
 from everlong_engine.store.sqlite.columns import fetch_one
@@ -24,10 +24,10 @@ __all__ = [
     "answer_approval",
     "answer_mail",
     "ask",
+    "pin_run",
     "put_answer",
     "put_attached",
     "put_message",
-    "resume_run",
     "terminate_run",
 ]
 
@@ -121,11 +121,11 @@ def _was_terminated_by(tx: Connection, row: RunRow, terminate: Terminate) -> boo
     return found is not None and found[0] == terminate.append_id
 
 
-def resume_run(tx: Connection, resume: Resume) -> MessageResult:
-    row = latest_run(tx, resume.target)
+def pin_run(tx: Connection, pin: Pin) -> MessageResult:
+    row = latest_run(tx, pin.target)
     if row is None:
         return MessageResult(None)
-    tx.execute(SQL["resume_run"], (resume.now_us, row.shard, row.run_id))
+    tx.execute(SQL["pin_run"], (pin.version, row.shard, row.run_id))
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
 
 

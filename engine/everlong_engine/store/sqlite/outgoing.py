@@ -10,18 +10,20 @@ from sqlite3 import Connection
 from typing import assert_never
 
 from everlong_engine.machine import links
-from everlong_engine.model.runs import Link, RunRow, RunStatus
-from everlong_engine.model.writes import (
-    Append,
-    AppendResult,
+from everlong_engine.model.outgoing import (
     AwaitEnd,
     CancelChild,
     Outgoing,
     SendTo,
     StartChild,
+    Target,
+)
+from everlong_engine.model.runs import Link, NewRun, RunRow, RunStatus
+from everlong_engine.model.writes import (
+    Append,
+    AppendResult,
     StartResult,
     StartRun,
-    Target,
     Write,
     WriteResult,
 )
@@ -38,7 +40,7 @@ from everlong_engine.store.sqlite.rows import latest_run, put_blobs, put_mail, r
 from everlong_engine.store.sqlite.starts import start_runs
 from everlong_engine.store.sqlite.statements import SQL
 
-__all__ = ["send_all"]
+__all__ = ["await_end", "link", "send_all"]
 
 
 def send_all(tx: Connection, writes: Sequence[Write], results: list[WriteResult]) -> None:
@@ -83,25 +85,26 @@ def _ended(tx: Connection, append: Append) -> bool:
 def _send(tx: Connection, append: Append) -> bool:
     row = read_run(tx, append.shard, append.run_id)
     assert row is not None, "its append has just been accepted"
+    ends = append.closed is not None and append.next_run is None
     for one in append.outgoing:
-        _send_one(tx, row, one)
+        _send_one(tx, row, one, ends=ends)
     return True
 
 
-def _send_one(tx: Connection, sender: RunRow, one: Outgoing) -> None:
+def _send_one(tx: Connection, sender: RunRow, one: Outgoing, *, ends: bool) -> None:
     match one:
         case StartChild():
-            _start_child(tx, sender, one)
+            _start_child(tx, sender, one, ends=ends)
         case CancelChild():
-            link = link_of(tx, (sender.shard, sender.execution_id, sender.run_id, one.number))
-            if link is not None:
-                child = latest_run(tx, _target(link))
+            found = link_of(tx, (sender.shard, sender.execution_id, sender.run_id, one.number))
+            if found is not None:
+                child = latest_run(tx, _target(found))
                 if child is not None and child.status.is_open:
                     deliver(tx, child, one.kind, one.body, one.now_us)
         case SendTo():
             _send_to(tx, sender, one)
         case AwaitEnd():
-            _await_end(tx, sender, one)
+            await_end(tx, sender, one.number, one.target, "")
         case _:
             assert_never(one)
 
@@ -116,13 +119,16 @@ def _tell(tx: Connection, sender: RunRow, letter: tuple[int, bytes]) -> None:
         put_mail(tx, sender.shard, sender.execution_id, *letter, None)
 
 
-def _start_child(tx: Connection, parent: RunRow, one: StartChild) -> None:
+def _start_child(tx: Connection, parent: RunRow, one: StartChild, *, ends: bool) -> None:
+    """`ends` says that the parent's end is in the very append that begins the child. One that comes
+    behind it in the group, though it shows in the parent's row, deals with the child as ever."""
     new = one.run
     if one.if_open == "terminate":
         _make_room(tx, parent, one)
-        still = read_run(tx, parent.shard, parent.run_id)
-        if still is not None and still.status is RunStatus.TERMINATED:
-            return  # What stood in the way was an ancestor: that has ended the parent, too.
+    still = read_run(tx, parent.shard, parent.run_id)
+    if still is not None and still.status is RunStatus.TERMINATED:
+        # By another append of this group, or to make room: it was an ancestor that stood there.
+        return
     start = StartRun(
         new, one.if_open, one.if_closed, one.kind, one.body, blobs=one.blobs, wake_us=one.wake_us
     )
@@ -134,10 +140,10 @@ def _start_child(tx: Connection, parent: RunRow, one: StartChild) -> None:
     if not (result.created or found):
         _tell(tx, parent, links.refused(one.number, parent.run_id, result.status.text))
         return
-    if parent.status.is_open or parent.status is RunStatus.CONTINUED_AS_NEW:
+    if not ends:
         # One that was there before is waited for, and is nobody's child by that.
         policy = one.on_parent_close if result.created else ""
-        put_link(tx, _link(parent, one.number, new.workflow_id, result.execution_id, policy))
+        put_link(tx, link(parent, one.number, new.workflow_id, result.execution_id, policy))
     if one.wants_start:
         _tell(tx, parent, links.started(one.number, parent.run_id, result.execution_id))
 
@@ -153,8 +159,12 @@ def _make_room(tx: Connection, parent: RunRow, one: StartChild) -> None:
     ended(tx, row, seq, kind, body, one.wake_us)
 
 
-def _link(
-    waiter: RunRow, number: int, workflow_id: str, execution_id: bytes, on_parent_close: str
+def link(
+    waiter: RunRow | NewRun,
+    number: int,
+    workflow_id: str,
+    execution_id: bytes,
+    on_parent_close: str,
 ) -> Link:
     return Link(
         waiter.shard,
@@ -181,19 +191,22 @@ def _send_to(tx: Connection, sender: RunRow, one: SendTo) -> None:
     _tell(tx, sender, links.answer(one.number, sender.run_id, problem))
 
 
-def _await_end(tx: Connection, waiter: RunRow, one: AwaitEnd) -> None:
-    row = latest_run(tx, one.target)
+def await_end(
+    tx: Connection, waiter: RunRow, number: int, target: Target, on_parent_close: str
+) -> None:
+    """Tell it when an execution has ended, at once if it has already."""
+    row = latest_run(tx, target)
     if row is None:
-        _tell(tx, waiter, links.answer(one.number, waiter.run_id, links.NOT_FOUND))
+        _tell(tx, waiter, links.answer(number, waiter.run_id, links.NOT_FOUND))
         return
-    link = _link(waiter, one.number, row.workflow_id, row.execution_id, "")
+    made = link(waiter, number, row.workflow_id, row.execution_id, on_parent_close)
     if row.status.is_open:
         if waiter.status.is_open:
-            put_link(tx, link)
+            put_link(tx, made)
         return
     last = tx.execute(SQL["last_event"], (row.shard, row.run_id)).fetchone()
     if last is None:  # Somebody has taken its history away.
-        _tell(tx, waiter, links.answer(one.number, waiter.run_id, links.NOT_FOUND))
+        _tell(tx, waiter, links.answer(number, waiter.run_id, links.NOT_FOUND))
     else:
         seq, kind, at_us, body, _ = last
-        tell_end(tx, link, row, seq, kind, body, at_us)
+        tell_end(tx, made, row, seq, kind, body, at_us)

@@ -1,18 +1,30 @@
 -- Every statement of the SQLite store, by name. `:rows:` stands for a list of parameter rows whose
--- length is chosen at run time; a row of NULLs pads it to one of a few lengths, so that few texts
--- are prepared. There is one writer, so lock order is no question here; it is kept all the same
--- (runs, then what hangs on a run), because the PostgreSQL dialect stands beside this one.
+-- length is chosen at run time; rows whose second column, always an id, is NULL pad it to one of a
+-- few lengths, so that few texts are prepared. There is one writer, so lock order is no question
+-- here; it is kept all the same (runs, then what hangs on a run), because the PostgreSQL dialect
+-- stands beside this one.
 
 -- name: insert_runs
 -- New runs; a workflow id that is open already yields no row.
 INSERT INTO runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
-                  next_seq, lease_token, owner, wake_us, started_us, closed_us, request_id)
+                  next_seq, lease_token, owner, wake_us, started_us, closed_us, request_id, version)
 SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL
 ON CONFLICT DO NOTHING
 RETURNING run_id;
 
+-- name: begin_runs
+-- The same for those whose history begins with it: none of them while any type is paused, so that
+-- each is asked about by itself.
+INSERT INTO runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
+                  next_seq, lease_token, owner, wake_us, started_us, closed_us, request_id, version)
+SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM pauses_of_types)
+ON CONFLICT DO NOTHING
+RETURNING run_id;
+
 -- name: advance_runs
--- The compare-and-set of an append: the lease token and the next sequence number must be mine.
+-- The compare-and-set of an append: the lease token and the next sequence number must be mine, and
+-- nobody may have paused the run.
 WITH mine (shard, run_id, token, base, next, healthy) AS (VALUES :rows:)
 UPDATE runs
 SET next_seq = mine.next,
@@ -21,7 +33,7 @@ SET next_seq = mine.next,
     probation = CASE WHEN mine.healthy THEN 0 ELSE probation END
 FROM mine
 WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
-  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10
+  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status = 0
 RETURNING runs.run_id;
 
 -- name: close_runs
@@ -32,13 +44,31 @@ SET next_seq = mine.next, status = mine.status, closed_us = mine.closed_us,
     owner = NULL, wake_us = NULL, losses = 0, strikes = 0, probation = 0, reason = NULL
 FROM mine
 WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
-  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10
+  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status = 0
 RETURNING runs.run_id;
 
 -- name: insert_history
 -- Accepted events. The primary key is the second guard: nothing is ever written over.
 INSERT INTO history (shard, run_id, seq, kind, at_us, body, checksum, append_id)
 SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;
+
+-- name: put_tags
+-- Tags of runs, each in place of what the run had under its name.
+INSERT INTO tags (shard, run_id, name, namespace, kind, value)
+SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL
+ON CONFLICT (shard, run_id, name) DO UPDATE SET kind = excluded.kind, value = excluded.value;
+
+-- name: namespace_of
+-- Where a run belongs: the append that changes its tags does not say.
+SELECT namespace FROM runs WHERE shard = ? AND run_id = ?;
+
+-- name: drop_tag
+-- One that a run takes away.
+DELETE FROM tags WHERE shard = ? AND run_id = ? AND name = ?;
+
+-- name: tags_of
+-- Those of one run, by name.
+SELECT name, kind, value FROM tags WHERE shard = ? AND run_id = ? ORDER BY name;
 
 -- name: insert_published
 -- Items of an accepted append. The primary key is a second guard here too.
@@ -49,6 +79,20 @@ SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;
 -- Items of a channel, one after the other from a number on.
 SELECT channel, number, at_us, payload, checksum FROM published
 WHERE shard = ? AND execution_id = ? AND channel = ? AND number >= ? ORDER BY number LIMIT ?;
+
+-- name: trim_published
+-- The oldest items of a channel, up to a bound: they are no longer kept.
+DELETE FROM published
+WHERE shard = ?1 AND execution_id = ?2 AND channel = ?3 AND number IN (
+    SELECT number FROM published
+    WHERE shard = ?1 AND execution_id = ?2 AND channel = ?3 AND number < ?4
+    ORDER BY number LIMIT ?5
+);
+
+-- name: published_before
+-- Whether a channel has items below a number.
+SELECT 1 FROM published
+WHERE shard = ? AND execution_id = ? AND channel = ? AND number < ? LIMIT 1;
 
 -- name: insert_approval
 -- A run asks somebody.
@@ -181,6 +225,37 @@ SELECT * FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND 
      WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND status < 10),
     (SELECT max(run_id) FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3));
 
+-- name: runs_of_execution
+-- A whole execution, the oldest run first.
+SELECT * FROM runs WHERE shard = ? AND execution_id = ? ORDER BY run_id;
+
+-- name: requests_of
+-- What was answered to those who wrote to an execution.
+SELECT request_id, result FROM requests WHERE shard = ? AND execution_id = ? ORDER BY request_id;
+
+-- name: items_of
+-- Everything that an execution has published.
+SELECT channel, number, at_us, payload, checksum FROM published
+WHERE shard = ? AND execution_id = ? ORDER BY channel, number;
+
+-- name: approvals_of
+-- What a run asks, and what it was answered.
+SELECT number, seq, answer, request FROM approvals WHERE shard = ? AND run_id = ? ORDER BY number;
+
+-- name: blob_uses_of
+-- What a run, or an execution's mail, refers to.
+SELECT owner_id, digest FROM blob_uses WHERE shard = ? AND owner_id = ? ORDER BY digest;
+
+-- name: import_run
+-- A run that was exported elsewhere; nobody has it.
+INSERT INTO runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
+                  next_seq, lease_token, wake_us, started_us, closed_us, reason, request_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?);
+
+-- name: import_approval
+-- What it asks.
+INSERT INTO approvals (shard, run_id, number, seq, answer, request) VALUES (?, ?, ?, ?, ?, ?);
+
 -- name: newest_run
 -- The greatest id of all: whoever mints new ones goes on from there.
 SELECT max(run_id) FROM runs WHERE shard = 0;
@@ -225,26 +300,144 @@ UPDATE runs SET wake_us = min(?1, coalesce(wake_us, ?1))
 WHERE shard = ?2 AND run_id = ?3 AND owner IS NULL AND status = 0;
 
 -- name: resume_run
--- Try a blocked run again.
-UPDATE runs SET status = 0, wake_us = ?, losses = 0, strikes = 0, probation = 0, reason = NULL
-WHERE shard = ? AND run_id = ? AND status = 1;
+-- Try a blocked run again; it is held if somebody has paused it, or its type.
+UPDATE runs SET status = ?1, wake_us = CASE ?1 WHEN 0 THEN ?2 END,
+                losses = 0, strikes = 0, probation = 0, reason = NULL
+WHERE shard = ?3 AND run_id = ?4 AND status = 1;
 
 -- name: resume_blocked
 -- A worker with other code has come: blocked runs of its types are tried again; poison is not.
-UPDATE runs SET status = 0, wake_us = ?, reason = NULL WHERE status = 1 AND strikes < ?
-  AND type IN (SELECT value FROM json_each(?));
+UPDATE runs SET status = ?1, wake_us = CASE ?1 WHEN 0 THEN ?2 END, reason = NULL
+WHERE status = 1 AND strikes < ?3 AND ((version IS NULL AND type IN (SELECT value FROM json_each(?4)))
+       OR EXISTS (SELECT 1 FROM json_each(?5) AS mine
+                  WHERE json_extract(mine.value, '$[0]') = runs.type
+                    AND json_extract(mine.value, '$[1]') = runs.version))
+  AND (EXISTS (SELECT 1 FROM pauses AS p
+               WHERE p.shard = runs.shard AND p.execution_id = runs.execution_id)
+       OR EXISTS (SELECT 1 FROM pauses_of_types AS p
+                  WHERE p.namespace = runs.namespace AND p.type IN ('', runs.type))) = (?1 = 2);
+
+-- name: put_pause
+-- Somebody holds an execution; who was first has given the reason.
+INSERT INTO pauses (shard, execution_id, namespace, workflow_id, since_us, by, reason)
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: pause_run
+-- From here on nothing is appended to it. Whoever owns it keeps it, for what it has at work.
+UPDATE runs SET status = 2, wake_us = NULL WHERE shard = ? AND run_id = ? AND status = 0;
+
+-- name: wake_at
+-- When somebody should look at a run; NULL: nobody need.
+UPDATE runs SET wake_us = ? WHERE shard = ? AND run_id = ?;
+
+-- name: forget_pause
+-- It is held no more for its own sake.
+DELETE FROM pauses WHERE shard = ? AND execution_id = ?;
+
+-- name: is_held
+-- Whether somebody has paused an execution, or all of its type.
+SELECT EXISTS (SELECT 1 FROM pauses WHERE shard = ?1 AND execution_id = ?2)
+    OR EXISTS (SELECT 1 FROM pauses_of_types WHERE namespace = ?3 AND type IN ('', ?4));
+
+-- name: unpause_run
+-- It goes on: whoever has it looks again, or else somebody takes it.
+UPDATE runs SET status = 0, wake_us = CASE WHEN owner IS NULL THEN ? END, reason = NULL
+WHERE shard = ? AND run_id = ? AND status = 2;
+
+-- name: any_pause_of_types
+-- Whether any type is paused: the cheap first look.
+SELECT 1 FROM pauses_of_types LIMIT 1;
+
+-- name: put_pause_of_types
+-- Somebody holds a type of workflow, or all of them ('').
+INSERT INTO pauses_of_types (namespace, type, since_us, by, reason) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING;
+
+-- name: pause_runs
+-- The open runs of a type that are not held already.
+UPDATE runs SET status = 2, wake_us = NULL
+WHERE status < 10 AND status = 0 AND namespace = ?1 AND (?2 = '' OR type = ?2)
+RETURNING shard, execution_id, owner;
+
+-- name: forget_pause_of_types
+-- It is not held any more.
+DELETE FROM pauses_of_types WHERE namespace = ? AND type = ?;
+
+-- name: unpause_runs
+-- Those of a type that nothing else holds.
+UPDATE runs SET status = 0, wake_us = CASE WHEN owner IS NULL THEN ?3 END, reason = NULL
+WHERE status < 10 AND status = 2 AND namespace = ?1 AND (?2 = '' OR type = ?2)
+  AND NOT EXISTS (SELECT 1 FROM pauses AS p
+                  WHERE p.shard = runs.shard AND p.execution_id = runs.execution_id)
+  AND NOT EXISTS (SELECT 1 FROM pauses_of_types AS p
+                  WHERE p.namespace = runs.namespace AND p.type IN ('', runs.type))
+RETURNING shard, execution_id, owner;
+
+-- name: blocked_runs
+-- Those of a type that are parked, poison too.
+SELECT shard, run_id FROM runs
+WHERE status < 10 AND status = 1 AND namespace = ?1 AND (?2 = '' OR type = ?2);
+
+-- name: pause_at
+-- Who holds an execution.
+SELECT namespace, workflow_id, execution_id, since_us, by, reason FROM pauses
+WHERE shard = ? AND execution_id = ?;
+
+-- name: pauses_of
+-- Those of a namespace, the oldest first.
+SELECT namespace, workflow_id, execution_id, since_us, by, reason FROM pauses
+WHERE namespace = ? ORDER BY since_us, execution_id LIMIT ?;
+
+-- name: pauses_of_types
+-- The types that somebody holds.
+SELECT namespace, type, since_us, by, reason FROM pauses_of_types
+WHERE namespace = ? ORDER BY since_us, type LIMIT ?;
+
+-- name: find_request_of_types
+-- What a request about many executions was answered before.
+SELECT result FROM requests_of_types WHERE namespace = ? AND request_id = ?;
+
+-- name: put_request_of_types
+-- Remember it.
+INSERT INTO requests_of_types (namespace, request_id, at_us, result) VALUES (?, ?, ?, ?);
+
+-- name: forget_requests_of_types
+-- Nobody repeats them any more.
+DELETE FROM requests_of_types WHERE at_us < ?;
+
+-- name: idle_pauses
+-- Pauses of executions that are not open, or whose run goes on all the same.
+SELECT execution_id FROM pauses AS p
+WHERE NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.shard = p.shard AND r.namespace = p.namespace
+                  AND r.workflow_id = p.workflow_id AND r.execution_id = p.execution_id
+                  AND r.status IN (1, 2));
+
+-- name: held_by_nobody
+-- Runs that are paused, and nothing says by whom; and runs that go on though all of their type are held.
+SELECT r.run_id FROM runs AS r
+WHERE r.status < 10 AND r.status IN (0, 2)
+  AND (r.status = 2) <> (EXISTS (SELECT 1 FROM pauses AS p WHERE p.shard = r.shard
+                                 AND p.execution_id = r.execution_id)
+                         OR EXISTS (SELECT 1 FROM pauses_of_types AS p
+                                    WHERE p.namespace = r.namespace AND p.type IN ('', r.type)));
+
+-- name: pin_run
+-- Which version may drive it from now on.
+UPDATE runs SET version = ? WHERE shard = ? AND run_id = ? AND status < 10;
 
 -- name: release_run
 -- Hand back under the lease; the owner must have seen the whole history.
-UPDATE runs SET owner = NULL, wake_us = ?, status = ?, reason = ?, probation = 0
-WHERE shard = ? AND run_id = ? AND lease_token = ? AND next_seq = ? AND status < 10
+UPDATE runs SET owner = NULL, wake_us = CASE WHEN status <> 2 THEN ?1 END,
+                status = max(status, ?2), reason = ?3, probation = 0
+WHERE shard = ?4 AND run_id = ?5 AND lease_token = ?6 AND next_seq = ?7 AND status < 10
   AND owner IS NOT NULL
 RETURNING run_id;
 
 -- name: sleep_runs
 -- The same for runs with nothing to tell: they sleep until they are due, or until mail comes.
 WITH mine (shard, run_id, token, base, wake_us) AS (VALUES :rows:)
-UPDATE runs SET owner = NULL, wake_us = mine.wake_us, reason = NULL, probation = 0
+UPDATE runs SET owner = NULL, wake_us = CASE WHEN status = 0 THEN mine.wake_us END, reason = NULL,
+                probation = 0
 FROM mine
 WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
   AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10
@@ -258,8 +451,8 @@ WHERE shard = ? AND run_id = ? AND lease_token = ? AND next_seq = ? AND status <
   AND owner IS NULL;
 
 -- name: check_lease
--- Whether an owner's lease still stands.
-SELECT 1 FROM runs WHERE shard = ? AND run_id = ? AND lease_token = ? AND status < 10;
+-- Whether an owner's lease still stands; the run may be paused all the same.
+SELECT status FROM runs WHERE shard = ? AND run_id = ? AND lease_token = ? AND status < 10;
 
 -- name: mark_probation
 -- The durable mark under which a suspected run is driven alone.
@@ -326,7 +519,18 @@ SELECT digest, data FROM blobs WHERE shard = ?1 AND digest IN
 -- name: due_runs
 -- What is due of one type, the longest due first. A type at a time, so that the index gives the order.
 SELECT wake_us, shard, run_id FROM runs
-WHERE wake_us IS NOT NULL AND queue = ?2 AND type = ?3 AND wake_us <= ?1 AND status = 0
+WHERE wake_us IS NOT NULL AND version IS NULL AND queue = ?2 AND type = ?3 AND wake_us <= ?1 AND status = 0
+ORDER BY wake_us LIMIT ?4;
+
+-- name: any_pinned
+-- Whether a pinned run sleeps at all: the cheap first look.
+SELECT 1 FROM runs WHERE wake_us IS NOT NULL AND version IS NOT NULL LIMIT 1;
+
+-- name: due_pinned
+-- The same as `due_runs` for what is pinned to one version.
+SELECT wake_us, shard, run_id FROM runs
+WHERE wake_us IS NOT NULL AND version = ?5 AND queue = ?2 AND type = ?3 AND wake_us <= ?1
+  AND status = 0
 ORDER BY wake_us LIMIT ?4;
 
 -- name: claim_run
@@ -346,10 +550,24 @@ UPDATE runs SET lease_token = lease_token + 1, probation = 0
 WHERE shard = ? AND run_id = ? AND owner = ?
 RETURNING *;
 
+-- name: pinned_of
+-- What bears a worker's name and is pinned. Nothing is looked at where nothing is.
+SELECT run_id, version FROM runs WHERE owner = ? AND version IS NOT NULL ORDER BY run_id;
+
 -- name: next_wake
 -- When the next of the runs that this worker hosts wants to be looked at.
 SELECT min(wake_us) FROM runs
-WHERE wake_us IS NOT NULL AND queue = ? AND type = ? AND status = 0;
+WHERE wake_us IS NOT NULL AND version IS NULL AND queue = ? AND type = ? AND status = 0;
+
+-- name: next_wake_of_pinned
+-- The same for what is pinned to one version.
+SELECT min(wake_us) FROM runs
+WHERE wake_us IS NOT NULL AND queue = ? AND type = ? AND version = ? AND status = 0;
+
+-- name: open_versions
+-- How many open runs there are of each type and version.
+SELECT type, version, sum(status <> 1), sum(status = 1) FROM runs
+WHERE namespace = ? AND status < 10 GROUP BY type, version ORDER BY type, version;
 
 -- name: orphans
 -- Runs of workers that are dead, or that nobody has heard of, in a bounded batch; suspects that
@@ -375,8 +593,8 @@ WHERE shard = ? AND run_id = ? AND lease_token = ?;
 
 -- name: put_worker
 -- A worker says who it is and what it hosts.
-INSERT INTO workers (worker_id, name, pid, host, started_us, beat_us, dead, queue, types)
-VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?);
+INSERT INTO workers (worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions)
+VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?);
 
 -- name: bury_workers
 -- Whoever had the file before is gone: the lock is ours.
@@ -394,12 +612,14 @@ DELETE FROM workers WHERE dead AND beat_us < ?
 
 -- name: list_workers
 -- Who is here.
-SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types FROM workers
+SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions
+FROM workers
 ORDER BY worker_id;
 
 -- name: worker_at
 -- One of them.
-SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types FROM workers
+SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions
+FROM workers
 WHERE worker_id = ?;
 
 -- name: put_question
@@ -441,7 +661,7 @@ DELETE FROM questions WHERE asked_us < ?;
 -- name: prune_candidates
 -- Runs in the order of their start, from a cursor up to the first id that the horizon could mint:
 -- what began later cannot be due.
-SELECT shard, run_id, execution_id, status, closed_us FROM runs
+SELECT shard, run_id, execution_id, closed_us FROM runs
 WHERE (shard, run_id) > (?, ?) AND (shard, run_id) < (?, ?) ORDER BY shard, run_id LIMIT ?;
 
 -- name: execution_is_open
@@ -463,6 +683,30 @@ SELECT digest FROM blobs AS b WHERE NOT EXISTS
 -- References of what is neither a run nor an execution.
 SELECT DISTINCT owner_id FROM blob_uses
 WHERE owner_id NOT IN (SELECT run_id FROM runs) AND owner_id NOT IN (SELECT execution_id FROM runs);
+
+-- name: published_numbers
+-- How far the output channels of an execution have come.
+SELECT channel, max(number) + 1 FROM published WHERE shard = ? AND execution_id = ?
+GROUP BY channel ORDER BY channel;
+
+-- name: message_behind
+-- Whether a history holds one of these kinds of inputs from a sequence number on.
+SELECT 1 FROM history WHERE shard = ? AND run_id = ? AND seq >= ? AND kind IN (?, ?, ?) LIMIT 1;
+
+-- name: put_request
+-- What senders are told from now on.
+INSERT INTO requests (shard, execution_id, request_id, result) VALUES (?, ?, ?, ?)
+ON CONFLICT (shard, execution_id, request_id) DO UPDATE SET result = excluded.result;
+
+-- name: links_from_run
+-- Whom a run waits for, and its children.
+SELECT shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id, waiter,
+       on_parent_close
+FROM links WHERE shard = ? AND waiter_id = ? AND waiter_run = ? ORDER BY number;
+
+-- name: forget_links_from_run
+-- Another run has taken its place.
+DELETE FROM links WHERE shard = ? AND waiter_id = ? AND waiter_run = ?;
 
 -- name: any_link
 -- Whether any execution has to do with another one: the cheap first look before an end.

@@ -21,6 +21,7 @@ from everlong_engine.model.runs import (
     Probation,
     RunRow,
     RunStatus,
+    VersionCount,
     WorkerRow,
 )
 from everlong_engine.store.interface import Question, RunFilter
@@ -29,12 +30,14 @@ from everlong_engine.store.sqlite.columns import (
     COLUMNS,
     ITEM,
     MAIL,
+    Column,
     as_id,
     fetch_one,
     is_too_big,
     named,
     wrong,
 )
+from everlong_engine.store.sqlite.filters import select_runs
 from everlong_engine.store.sqlite.rows import read_run
 from everlong_engine.store.sqlite.statements import SQL
 
@@ -51,7 +54,9 @@ __all__ = [
     "mail_since",
     "many",
     "open_questions",
+    "pinned_of",
     "published",
+    "versions",
     "workers",
 ]
 
@@ -229,11 +234,12 @@ def approvals(
 def published(
     tx: Connection, shard: int, execution_id: bytes, channel: str, number: int, limit: int
 ) -> list[ItemRow]:
-    """Items of a channel from a number on, as many as are to be read at once.
+    """Items of a channel from a number on, as many as are to be read at once. Where those are no
+    longer kept, from the oldest that is.
 
     Raises:
-        UndecodablePayload: the first of them is damaged, or missing. One behind it only ends what
-            is read, so that it hides nothing.
+        UndecodablePayload: the first of them is damaged, or missing between others. One behind it
+            only ends what is read, so that it hides nothing.
     """
     found: list[ItemRow] = []
     size = 0
@@ -241,6 +247,10 @@ def published(
     try:
         with closing(tx.execute(SQL["published_from"], key)) as rows:
             for values in rows:
+                if not found and type(values[1]) is int and values[1] > number:
+                    before = (shard, execution_id, channel, number)
+                    if tx.execute(SQL["published_before"], before).fetchone() is None:
+                        number = values[1]
                 item = _item(channel, number + len(found), values)
                 found.append(item)
                 size += len(item.payload)
@@ -277,27 +287,9 @@ def list_runs(tx: Connection, wanted: RunFilter, limit: int, after: bytes | None
     A row that cannot be read stands among them as a blocked one with the reason, so that it hides
     none of the others.
     """
-    conditions, values = ["namespace = ?"], [wanted.namespace]
-    parameters: list[Any] = list(values)
-    if wanted.status is not None:
-        conditions.append("status = ?")
-        parameters.append(int(RunStatus[wanted.status.upper()]))
-    if wanted.type is not None:
-        conditions.append("type = ?")
-        parameters.append(wanted.type)
-    if wanted.workflow_id is not None:
-        conditions.append("workflow_id = ?")
-        parameters.append(wanted.workflow_id)
-    if after is not None:
-        conditions.append("run_id < ?")
-        parameters.append(after)
-    # Conditions are our own texts; every value is a parameter.
-    text = (
-        "SELECT shard, run_id, namespace FROM runs"
-        f" WHERE {' AND '.join(conditions)} ORDER BY run_id DESC LIMIT ?"
-    )
-    found = tx.execute(text, (*parameters, limit)).fetchall()
-    return [_listed(tx, shard, run_id, wanted.namespace) for shard, run_id, _ in found]
+    text, values = select_runs(wanted, limit, after)
+    found = tx.execute(text, values).fetchall()
+    return [_listed(tx, shard, run_id, wanted.namespace) for shard, run_id in found]
 
 
 def _listed(tx: Connection, shard: int, run_id: bytes, namespace: str) -> RunRow:
@@ -394,9 +386,10 @@ def _worker_row(values: tuple[Any, ...]) -> WorkerRow | None:
         return None
     try:
         types: object = json.loads(values[8])
+        versions: object = json.loads(values[9])
     except (ValueError, RecursionError):
         return None
-    if not isinstance(types, list):
+    if not (isinstance(types, list) and isinstance(versions, list)):
         return None
     return WorkerRow(
         worker_id=values[0],
@@ -407,12 +400,34 @@ def _worker_row(values: tuple[Any, ...]) -> WorkerRow | None:
         beat_us=values[5],
         dead=bool(values[6]),
         types=tuple(str(one) for one in cast("list[object]", types)),
+        versions=tuple(str(one) for one in cast("list[object]", versions)),
     )
+
+
+def versions(tx: Connection, namespace: str) -> list[VersionCount]:
+    """The open runs by type and version; what no row of ours says is left out."""
+    return [
+        VersionCount(*values)
+        for values in tx.execute(SQL["open_versions"], (namespace,)).fetchall()
+        if wrong(_COUNT, values) is None
+    ]
+
+
+def pinned_of(tx: Connection, worker_id: bytes) -> list[tuple[bytes, str]]:
+    """What bears a worker's name and is pinned, with the version."""
+    return tx.execute(SQL["pinned_of"], (worker_id,)).fetchall()
 
 
 _NO_CHECKSUM: Final = -1
 _ATTEMPT: Final = COLUMNS["attempts"][2:]
 _QUESTION: Final = COLUMNS["questions"][:6]
+_TYPE: Final = next(one for one in COLUMNS["runs"] if one.name == "type")
+_COUNT: Final = (
+    _TYPE,
+    COLUMNS["runs"][-1],
+    Column("running", (int,), 0, 1 << 53),
+    Column("blocked", (int,), 0, 1 << 53),
+)
 
 
 def many(values: Sequence[str] | Sequence[bytes]) -> str:

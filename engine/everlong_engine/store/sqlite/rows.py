@@ -7,8 +7,8 @@ from typing import Any, Final
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import CODES, RunTerminated
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
-from everlong_engine.model.writes import Target
 from everlong_engine.store.sqlite.columns import COLUMNS, POSITION_MAX, check, fetch_one, named
 from everlong_engine.store.sqlite.statements import SQL
 
@@ -54,6 +54,7 @@ def run_row(values: tuple[Any, ...]) -> RunRow:
         probation=Probation(values[16]),
         reason=values[17],
         request_id=values[18],
+        version=values[19],
     )
 
 
@@ -103,6 +104,7 @@ def new_run_values(
         run.started_us,
         closed_us,
         run.request_id,
+        run.version,
     )
 
 

@@ -4,12 +4,14 @@ from sqlite3 import Connection
 from typing import Any
 
 from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, RunRow, RunStatus
-from everlong_engine.model.writes import StartResult, StartRun, Target, WriteResult
-from everlong_engine.store.sqlite.appends import history_values, item_values, put_approvals
+from everlong_engine.model.writes import Append, StartResult, StartRun, WriteResult
+from everlong_engine.store.sqlite.appends import history_values, item_values, put_approvals, trim
 from everlong_engine.store.sqlite.columns import as_id, fetch_one
 from everlong_engine.store.sqlite.messages import put_attached
+from everlong_engine.store.sqlite.pauses import is_held
 from everlong_engine.store.sqlite.rows import (
     latest_run,
     new_run_values,
@@ -19,15 +21,16 @@ from everlong_engine.store.sqlite.rows import (
     run_row,
 )
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
+from everlong_engine.store.sqlite.tags import change_tags, tag_values
 
-__all__ = ["start_runs"]
+__all__ = ["same_request", "start_runs"]
 
 
 def start_runs(
     tx: Connection, starts: list[tuple[int, StartRun]], results: list[WriteResult]
 ) -> None:
-    """Starts without conditions go in one statement. The others look before they insert, one by
-    one: what they must see may stand in the same group."""
+    """Starts without conditions go in one statement, while no type is paused. The others look
+    before they insert, one by one: what they must see may stand in the same group."""
     plain = [entry for entry in starts if not _has_conditions(entry[1])]
     if plain:
         _insert(tx, plain, results)
@@ -49,21 +52,27 @@ def _has_conditions(start: StartRun) -> bool:
 
 
 def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[WriteResult]) -> None:
-    created = {
-        row[0] for row in execute_rows(tx, "insert_runs", [_values(start) for _, start in starts])
-    }
+    values = [_values(start, RunStatus.RUNNING) for _, start in starts]
+    created = {row[0] for row in execute_rows(tx, "begin_runs", values)}
     history: list[tuple[Any, ...]] = []
     items: list[tuple[Any, ...]] = []
+    tags: list[tuple[Any, ...]] = []
+    changing: list[Append] = []
     for at, start in starts:
         run = start.run
+        result = StartResult(True, run.run_id, run.execution_id, RunStatus.RUNNING)
         if run.run_id not in created:
-            results[at] = _refuse(tx, start)
-            assert results[at] is not None, "the insert met a row that is not there"
+            result = _refuse(tx, start) or _begin_alone(tx, start)
+        results[at] = result
+        if not result.created or result.repeated:
             continue
-        results[at] = StartResult(True, run.run_id, run.execution_id, RunStatus.RUNNING)
+        if run.tags:
+            tags += tag_values(run, run.tags)
         if start.first is not None:
             history += history_values(start.first)
             items += item_values(start.first)
+            if start.first.tags:
+                changing.append(start.first)
             put_approvals(tx, start.first)
             put_blobs(tx, run.shard, run.run_id, start.first.blobs)
         else:
@@ -74,13 +83,31 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
         execute_rows(tx, "insert_history", history)
     if items:
         execute_rows(tx, "insert_published", items)
+        trim(tx, (start.first for _, start in starts if start.first is not None))
+    if tags:
+        execute_rows(tx, "put_tags", tags)
+    for first in changing:  # Behind what they began with.
+        change_tags(tx, first)
 
 
-def _values(start: StartRun) -> tuple[Any, ...]:
+def _begin_alone(tx: Connection, start: StartRun) -> StartResult:
+    """While some type is paused. What is held waits in the store, and is not driven."""
+    run = start.run
+    held = is_held(tx, run.shard, run.execution_id, run.namespace, run.type)
+    status = RunStatus.PAUSED if held else RunStatus.RUNNING
+    if held and start.first is not None:
+        return StartResult(False, run.run_id, run.execution_id, status, held=True)
+    created = execute_rows(tx, "insert_runs", [_values(start, status)])
+    assert created, "the insert met a row that is not there"
+    return StartResult(True, run.run_id, run.execution_id, status)
+
+
+def _values(start: StartRun, status: RunStatus) -> tuple[Any, ...]:
     first, run = start.first, start.run
     if first is None:
-        return new_run_values(run, RunStatus.RUNNING, 1, 0, None, start.wake_us, None)
-    status = RunStatus.RUNNING if first.closed is None else first.closed
+        wake_us = start.wake_us if status is RunStatus.RUNNING else None
+        return new_run_values(run, status, 1, 0, None, wake_us, None)
+    status = status if first.closed is None else first.closed
     owner = start.owner if status.is_open else None
     next_seq = first.base + len(first.rows)
     return new_run_values(run, status, next_seq, first.token, owner, None, first.closed_us)
@@ -90,7 +117,7 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
     """The answer to a start whose conditions are not met; None when it may begin."""
     run = start.run
     if run.request_id is not None:
-        same = _same_request(tx, run, run.request_id)
+        same = same_request(tx, run, run.request_id)
         if same is not None:
             return same
     latest = latest_run(tx, Target(run.shard, run.namespace, run.workflow_id))
@@ -114,7 +141,7 @@ def _refuse(tx: Connection, start: StartRun) -> StartResult | None:
     return None
 
 
-def _same_request(tx: Connection, run: NewRun, request_id: str) -> StartResult | None:
+def same_request(tx: Connection, run: NewRun, request_id: str) -> StartResult | None:
     """What a start with this request id was answered before."""
     key = (run.shard, run.namespace, run.workflow_id)
     began = fetch_one(tx, SQL["run_of_request"], (*key, request_id), run.workflow_id)

@@ -4,6 +4,10 @@ Every C call into SQLite gives the interpreter lock away and must win it back, w
 switch interval (5 ms) while the event loop is busy. So a group commit is a handful of statements
 with many rows each, not many statements: the number of rows is padded up to one of a few lengths,
 which keeps the number of prepared texts small.
+
+Python's sqlite3 looks for an adapter of each parameter that is no int, float, text or bytearray,
+and meets an AttributeError on the way, for bytes and None as well: 2,000 instructions each. So
+bytes go as a bytearray, and a row that pads has only the one NULL by which it is known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +53,10 @@ def execute_rows(
     for begin in range(0, len(rows), _LENGTHS[-1]):
         part = rows[begin : begin + _LENGTHS[-1]]
         length = next(length for length in _LENGTHS if length >= len(part))
-        values = list(chain.from_iterable(part))
-        values.extend([None] * (width * (length - len(part))))
+        values = [
+            bytearray(value) if type(value) is bytes else value
+            for value in chain.from_iterable(part)
+        ]
+        values += [0, None, *[0] * (width - 2)] * (length - len(part))
         returned += connection.execute(_text(name, length, width), values).fetchall()
     return returned

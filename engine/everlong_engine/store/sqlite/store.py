@@ -6,6 +6,7 @@ data_version`, about a microsecond): that is how an owner notices mail from othe
 """
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,19 +16,33 @@ from typing import Self, TypeVar
 
 from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed, UndecodablePayload
 from everlong_engine.model.events import Recorded
+from everlong_engine.model.exported import ExportedExecution
+from everlong_engine.model.filters import AnyField
 from everlong_engine.model.limits import STRIKES_TO_POISON
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
     ItemRow,
     LoadedRun,
     MailRow,
+    PauseRow,
     RunRow,
+    VersionCount,
     WorkerRow,
 )
-from everlong_engine.model.writes import Target, Write, WriteResult
-from everlong_engine.store.interface import Problem, Question, RunFilter, StoreInfo, Trouble, Wants
-from everlong_engine.store.sqlite import leases, reads, upkeep
+from everlong_engine.model.tags import Tags
+from everlong_engine.model.writes import Write, WriteResult
+from everlong_engine.store.interface import (
+    Counted,
+    Problem,
+    Question,
+    RunFilter,
+    StoreInfo,
+    Trouble,
+    Wants,
+)
+from everlong_engine.store.sqlite import leases, pauses, reads, transfers, upkeep
 from everlong_engine.store.sqlite.access import Access
 from everlong_engine.store.sqlite.columns import as_id, fetch_one, named
 from everlong_engine.store.sqlite.connection import (
@@ -41,9 +56,11 @@ from everlong_engine.store.sqlite.connection import (
     store_error,
 )
 from everlong_engine.store.sqlite.files import OwnerLock, check_place, prepare_schema
+from everlong_engine.store.sqlite.filters import count_runs
 from everlong_engine.store.sqlite.group import apply_group, transaction
 from everlong_engine.store.sqlite.rows import latest_run, read_run, run_row
 from everlong_engine.store.sqlite.statements import SQL
+from everlong_engine.store.sqlite.tags import tags_of_runs
 from everlong_engine.store.sqlite.verify import verify
 
 __all__ = ["SqliteStore"]
@@ -165,6 +182,7 @@ class SqliteStore:
             worker.beat_us,
             queue,
             reads.many(worker.types),
+            reads.many(worker.versions),
         )
         await self._write(lambda tx: tx.execute(SQL["put_worker"], values).close())
 
@@ -174,9 +192,11 @@ class SqliteStore:
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
         return await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
 
-    async def resume_blocked(self, types: Sequence[str], now_us: int) -> None:
-        values = (now_us, STRIKES_TO_POISON, reads.many(types))
-        await self._write(lambda tx: tx.execute(SQL["resume_blocked"], values).close())
+    async def resume_blocked(self, wants: Wants, now_us: int) -> None:
+        types, pinned = reads.many(wants.types), json.dumps(wants.pinned)
+        await self._write(
+            lambda tx: pauses.resume_blocked(tx, now_us, STRIKES_TO_POISON, types, pinned)
+        )
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
@@ -190,6 +210,11 @@ class SqliteStore:
                 tx.execute(SQL["next_wake"], (wants.queue, kind)).fetchone()[0]
                 for kind in wants.types
             ]
+            if wants.pinned and tx.execute(SQL["any_pinned"]).fetchone() is not None:
+                found += [
+                    tx.execute(SQL["next_wake_of_pinned"], (wants.queue, *one)).fetchone()[0]
+                    for one in wants.pinned
+                ]
             return min((wake for wake in found if isinstance(wake, int)), default=None)
 
         return await self._reader.run(look)
@@ -245,6 +270,13 @@ class SqliteStore:
             lambda tx: reads.approvals(tx, namespace, workflow_id, after, limit)
         )
 
+    async def pause_of(self, row: RunRow) -> list[PauseRow]:
+        key = (row.shard, row.execution_id, row.namespace, row.type)
+        return await self._read(lambda tx: pauses.pause_of(tx, *key))
+
+    async def pauses(self, namespace: str, limit: int) -> list[PauseRow]:
+        return await self._read(lambda tx: pauses.pauses(tx, namespace, limit))
+
     async def published(
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
     ) -> list[ItemRow]:
@@ -254,6 +286,18 @@ class SqliteStore:
 
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return await self._read(lambda tx: reads.list_runs(tx, wanted, limit, after))
+
+    async def count_runs(self, wanted: RunFilter, by: AnyField | None) -> list[Counted]:
+        return await self._read(lambda tx: count_runs(tx, wanted, by))
+
+    async def tags(self, runs: Sequence[tuple[int, bytes]]) -> dict[bytes, Tags]:
+        return await self._read(lambda tx: tags_of_runs(tx, runs))
+
+    async def versions(self, namespace: str) -> list[VersionCount]:
+        return await self._read(lambda tx: reads.versions(tx, namespace))
+
+    async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
+        return await self._read(lambda tx: reads.pinned_of(tx, worker_id))
 
     async def workers(self) -> list[WorkerRow]:
         rows = await self._read(reads.workers)
@@ -291,6 +335,9 @@ class SqliteStore:
     async def open_questions(self, limit: int) -> list[Question]:
         return await self._read(lambda tx: reads.open_questions(tx, limit))
 
+    async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
+        return await self._read(lambda tx: transfers.export(tx, target, family=family))
+
     def changed(self) -> bool:
         try:
             version = self._watch.version()
@@ -315,6 +362,9 @@ class SqliteStore:
         self, cursor: tuple[int, bytes], horizon_us: int, limit: int
     ) -> tuple[tuple[int, bytes] | None, int]:
         return await self._write(lambda tx: upkeep.prune(tx, cursor, horizon_us, limit))
+
+    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
+        await self._write(lambda tx: transfers.bring(tx, executions))
 
     async def verify(self) -> list[Problem]:
         """Reads everything on a connection of its own, so that nobody waits for it."""

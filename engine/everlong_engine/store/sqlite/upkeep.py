@@ -6,7 +6,7 @@ from pathlib import Path
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.ids import first_id_of
 from everlong_engine.model.requests import SENDERS, SENT_BEHIND, mark_of, name_of_start
-from everlong_engine.model.runs import RunRow, RunStatus
+from everlong_engine.model.runs import RunRow
 from everlong_engine.store.interface import StoreInfo
 from everlong_engine.store.sqlite.connection import BUSY_TIMEOUT_S
 from everlong_engine.store.sqlite.rows import read_run
@@ -46,10 +46,11 @@ def prune(
     if cursor[0] < 0:
         tx.execute(SQL["forget_workers"], (horizon_us,))
         tx.execute(SQL["forget_questions"], (horizon_us,))
+        tx.execute(SQL["forget_requests_of_types"], (horizon_us,))
     behind = (_SHARD, first_id_of(horizon_us))
     rows = tx.execute(SQL["prune_candidates"], (*cursor, *behind, limit)).fetchall()
     pruned = 0
-    for shard, run_id, execution_id, status, closed_us in rows:
+    for shard, run_id, execution_id, closed_us in rows:
         _forget_senders(tx, shard, execution_id, horizon_us)
         if type(closed_us) is not int or closed_us >= horizon_us:
             continue
@@ -62,8 +63,10 @@ def prune(
         if tx.execute(SQL["execution_is_open"], key).fetchone() is not None:
             continue
         _delete_run(tx, shard, run_id)
-        _keep_request(tx, row)
-        if status != RunStatus.CONTINUED_AS_NEW:
+        key = (shard, row.namespace, row.workflow_id, execution_id)
+        if tx.execute(SQL["latest_of_execution"], key).fetchone() is not None:
+            _keep_request(tx, row)
+        else:  # It was the last one.
             for table in ("requests", "inbox", "published"):
                 tx.execute(
                     f"DELETE FROM {table} WHERE shard = ? AND execution_id = ?",
@@ -83,17 +86,14 @@ def _forget_senders(tx: sqlite3.Connection, shard: int, execution_id: bytes, old
 
 def _keep_request(tx: sqlite3.Connection, gone: RunRow) -> None:
     """The start of an execution is known by its request id until the last of its runs goes."""
-    if gone.request_id is None:
-        return
-    key = (gone.shard, gone.namespace, gone.workflow_id, gone.execution_id)
-    if tx.execute(SQL["latest_of_execution"], key).fetchone() is not None:
+    if gone.request_id is not None:
         name = name_of_start(gone.request_id)
         values = (gone.shard, gone.execution_id, name, gone.run_id)
         tx.execute(SQL["insert_request"], values)
 
 
 def _delete_run(tx: sqlite3.Connection, shard: int, run_id: bytes) -> None:
-    for table in ("runs", "history", "attempts", "approvals"):
+    for table in ("runs", "history", "attempts", "approvals", "tags"):
         tx.execute(f"DELETE FROM {table} WHERE shard = ? AND run_id = ?", (shard, run_id))
     _drop_blobs(tx, shard, run_id)
 

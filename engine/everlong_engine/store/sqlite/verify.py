@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlite3 import Connection, DatabaseError, DataError
 from typing import Any, Final
 
+from everlong_engine.machine.state import tags_behind
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import (
@@ -27,6 +28,7 @@ from everlong_engine.model.events import (
 )
 from everlong_engine.model.limits import ROW_BYTES_MAX
 from everlong_engine.model.runs import RunRow
+from everlong_engine.model.tags import Tags, same_tags
 from everlong_engine.store.interface import Problem, Trouble
 from everlong_engine.store.sqlite.columns import (
     COLUMNS,
@@ -42,6 +44,7 @@ from everlong_engine.store.sqlite.connection import classify
 from everlong_engine.store.sqlite.reads import approval
 from everlong_engine.store.sqlite.rows import run_row
 from everlong_engine.store.sqlite.statements import SQL
+from everlong_engine.store.sqlite.tags import read_tags
 
 __all__ = ["verify"]
 
@@ -53,6 +56,7 @@ _HANGING: Final = (
     ("history", "run_id"),
     ("attempts", "run_id"),
     ("approvals", "run_id"),
+    ("tags", "run_id"),
     ("inbox", "execution_id"),
     ("requests", "execution_id"),
     ("published", "execution_id"),
@@ -97,6 +101,7 @@ def _problems(tx: Connection) -> Iterator[Problem]:
     yield from _of_approvals(tx)
     yield from _of_orphans(tx)
     yield from _of_links(tx)
+    yield from _of_pauses(tx)
     for (shard, run_id), values in _rows(tx, "runs"):
         yield from _of_run(tx, shard, run_id, values)
 
@@ -143,16 +148,14 @@ def _of_table(tx: Connection, table: str) -> Iterator[Problem]:
             yield Problem(_owner(table, key), f"the row {name} in {table} is damaged: {fault}")
 
 
-_OF_SOMEBODY: Final = frozenset({"attempts", "approvals", "requests", "published", "blob_uses"})
+_OF_SOMEBODY: Final = frozenset(
+    {"attempts", "approvals", "tags", "requests", "published", "blob_uses"}
+)
 
 
 def _owner(table: str, key: tuple[Any, ...]) -> bytes | None:
     """The run or the execution that a row belongs to."""
-    return (
-        as_id(key[1])
-        if table in ("attempts", "approvals", "requests", "published", "blob_uses")
-        else None
-    )
+    return as_id(key[1]) if table in _OF_SOMEBODY else None
 
 
 def _fault_of_types(text: str) -> str | None:
@@ -196,6 +199,7 @@ def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
     # Digests are checked once for the whole file, not with every run that uses a payload.
     blobs = dict(tx.execute(SQL["blobs_of"], (row.shard, row.run_id, row.execution_id)).fetchall())
     last, closed = 0, False
+    tags: Tags | None = None
     with closing(tx.execute(SQL["whole_history_of"], (row.shard, row.run_id))) as events:
         for seq, kind, at_us, body, stored, append_id in events:
             fault = wrong(_EVENT, (seq, kind, at_us, body, stored, append_id))
@@ -220,11 +224,25 @@ def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
                 yield "the history does not begin with an input"
             if isinstance(event, RunStarted):
                 yield from _of_start(row, seq, event)
+            if tags is not None or seq == 1:
+                tags = tags_behind(tags, event)
             closed = closed or KINDS[kind] in CLOSING
     if last + 1 != row.next_seq:
         yield f"the run expects event {row.next_seq}, its history ends at {last}"
     if closed is row.status.is_open:
         yield f"the run is {row.status.text}, its history says otherwise"
+    if tags is not None:
+        yield from _of_tags(tx, row, tags)
+
+
+def _of_tags(tx: Connection, row: RunRow, tags: Tags) -> Iterator[str]:
+    try:
+        stored = read_tags(tx, row.shard, row.run_id)
+    except UndecodablePayload as error:
+        yield f"its tags cannot be read: {error}"
+        return
+    if not same_tags(stored, sorted(tags)):
+        yield "it is found by other tags than its history has"
 
 
 def _of_start(row: RunRow, seq: int, event: RunStarted) -> Iterator[str]:
@@ -270,7 +288,7 @@ def _of_approvals(tx: Connection) -> Iterator[Problem]:
 
 
 def _of_published(tx: Connection) -> Iterator[Problem]:
-    """Each channel counts from 0 without a gap."""
+    """Each channel counts without a gap; its oldest items may be gone."""
     channel: tuple[Any, ...] = ()
     expected = 0
     for _, values in _rows(tx, "published"):
@@ -278,7 +296,7 @@ def _of_published(tx: Connection) -> Iterator[Problem]:
             continue  # Named with the rows of its table.
         _, execution_id, name, number, _, payload, stored = values
         if (execution_id, name) != channel:
-            channel, expected = (execution_id, name), 0
+            channel, expected = (execution_id, name), number
         if number != expected:
             gap = f"items {expected} to {number - 1}"
             yield Problem(execution_id, f"{gap} of the output channel {name!r:.100} are missing")
@@ -293,6 +311,15 @@ def _of_links(tx: Connection) -> Iterator[Problem]:
         both = f"{named(waited_for)} and {named(waiter)}"
         text = f"a link between {both} is damaged, or one of both is not open"
         yield Problem(as_id(waiter), text)
+
+
+def _of_pauses(tx: Connection) -> Iterator[Problem]:
+    for (execution_id,) in tx.execute(SQL["idle_pauses"]).fetchall():
+        text = f"{named(execution_id)} is said to be paused, and is not"
+        yield Problem(as_id(execution_id), text)
+    for (run_id,) in tx.execute(SQL["held_by_nobody"]).fetchall():
+        text = f"the row of {named(run_id)} and what is paused say different things"
+        yield Problem(as_id(run_id), text)
 
 
 def _of_orphans(tx: Connection) -> Iterator[Problem]:

@@ -1,0 +1,88 @@
+"""Where a run comes from that was reset or forked: it stands in the first event of the run.
+
+Such a run begins with a copy of what other runs have recorded. What the code was told of itself
+there (its workflow id, its run) must be the same on replay, so each part of the copy names the run
+that recorded it first.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.ids import ID_BYTES
+from everlong_engine.model.limits import INSTANT_US_MAX
+
+__all__ = ["CopiedPart", "Numbers", "Reset"]
+
+Numbers = tuple[tuple[str, int], ...]
+"""Output channels with the number that the next item of each will have."""
+
+_SEQ_MAX = 1 << 53
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedPart:
+    """A part of the copy, behind the parts before it."""
+
+    run: bytes
+    """That recorded it first."""
+    workflow_id: str
+    last: int
+    """The number of its last event. A part without events is the mark of a run that was reset to
+    its start."""
+    published: Numbers
+    """How far the output channels had come when the next part began: items stay published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """What a run repeats, oldest part first, and why."""
+
+    copied: tuple[CopiedPart, ...]
+    at_us: int
+    """When: time limits count from here."""
+    reason: str
+
+    @property
+    def last(self) -> int:
+        """The number of the last copied event; 0 if there is none."""
+        return self.copied[-1].last
+
+    def to_wire(self) -> list[Any]:
+        parts = [[one.run, one.workflow_id, one.last, one.published] for one in self.copied]
+        return [parts, self.at_us, self.reason]
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> "Reset":
+        match wire:
+            case [[*_] as parts, int(at_us), str(reason)] if 0 <= at_us <= INSTANT_US_MAX:
+                copied = tuple(_part(one) for one in parts)  # pyright: ignore[reportUnknownVariableType]
+            case _:
+                raise _no_reset()
+        ends = [one.last for one in copied]
+        if not ends or ends != sorted(ends) or type(at_us) is not int:
+            raise _no_reset()
+        return cls(copied, at_us, reason)
+
+
+def _part(wire: Any) -> CopiedPart:
+    match wire:
+        case [bytes(run), str(workflow_id), int(last), [*_] as published]:
+            numbers = tuple(_number(one) for one in published)  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            raise _no_reset()
+    if len(run) != ID_BYTES or type(last) is not int or not 0 <= last <= _SEQ_MAX:
+        raise _no_reset()
+    return CopiedPart(run, workflow_id, last, numbers)
+
+
+def _number(wire: Any) -> tuple[str, int]:
+    match wire:
+        case [str(channel), int(number)] if type(number) is int and 0 <= number <= _SEQ_MAX:
+            return channel, number
+        case _:
+            raise _no_reset()
+
+
+def _no_reset() -> UndecodablePayload:
+    return UndecodablePayload(reason="it does not say what a run repeats that was reset")

@@ -1,0 +1,125 @@
+"""How an execution's life is changed from outside: terminated, paused, let go on."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from everlong._texts import check_request_id
+from everlong.client._pauses import checked_reason
+from everlong.exceptions import WorkflowClosed, WorkflowNotFound
+from everlong_engine import (
+    Engine,
+    MessageResult,
+    Pause,
+    Resume,
+    RunRow,
+    RunStatus,
+    RunTerminated,
+    Target,
+    Terminate,
+)
+
+if TYPE_CHECKING:
+    from everlong.client._client import Client
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle:
+    """The part of a handle that ends an execution, or holds it."""
+
+    workflow_id: str
+    _client: "Client"
+
+    @property
+    def _engine(self) -> Engine:
+        raise NotImplementedError
+
+    def _target(self) -> Target:
+        raise NotImplementedError
+
+    async def _row(self) -> RunRow:
+        raise NotImplementedError
+
+    def _require_accepted(self, result: MessageResult) -> None:
+        if result.status is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        if result.position is None and not result.duplicate:
+            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+
+    async def terminate(self, reason: str = "") -> None:
+        """Close the execution at once: no clean-up runs. Needs no worker.
+
+        Raises:
+            WorkflowClosed, WorkflowNotFound: there is nothing to terminate.
+        """
+        event = RunTerminated(reason or "no reason was given")
+        target = self._target()
+        kind, body = self._client.records.message(target, event, {})
+        now_us = self._engine.clock.now_us()
+        result = await self._engine.commits.put(
+            Terminate(
+                target, kind, body, RunStatus.TERMINATED, now_us, self._engine.new_append_id()
+            )
+        )
+        assert isinstance(result, MessageResult)
+        self._require_accepted(result)
+        self._engine.terminated(result.execution_id, result.run_id, event)
+        self._engine.mail_arrived()  # Of whoever waits for it, and of its children.
+
+    async def pause(self, *, reason: str = "", by: str = "", request_id: str | None = None) -> None:
+        """Hold the execution until `resume`. Needs no worker.
+
+        Once it returns, nothing more is recorded of it and no attempt of an activity begins; those
+        at work go on to their ends, which are fed when it goes on. Signals, updates and
+        cancellations are stored and wait, so `update` waits too; queries are answered; timers that
+        come due fire when it goes on; `terminate` ends it at once.
+
+            await handle.pause(reason="asked by the customer", by="ann")
+
+        Args:
+            reason, by: why, and who says so; shown wherever it is said to be paused.
+            request_id: a repetition with the same id changes nothing, whatever happened between.
+
+        Raises:
+            WorkflowClosed, WorkflowNotFound: there is nothing to pause.
+        """
+        checked_reason(reason, by)
+        check_request_id(request_id)
+        engine, target = self._engine, self._target()
+        row = await self._row()  # A reason is bound to its execution.
+        target = replace(target, execution_id=row.execution_id)
+        records = self._client.records
+        stored = records.pause_reason(target.namespace, row.execution_id, reason)
+        sent = engine.sent() if request_id is None else None
+        pause = Pause(target, engine.clock.now_us(), by, stored, request_id, sent)
+        result = await engine.commits.put(pause)
+        engine.look_at([self._open(result)])
+
+    async def resume(self, *, request_id: str | None = None) -> None:
+        """Let it go on: takes its own pause away, and lets a blocked run be tried again, after its
+        code was fixed. A running one is left alone.
+
+        What people get wrong: where its type is paused too (or everything), it stays held;
+        `describe` tells by whom, and `client.resume(type=…)` lets go of that.
+
+        Args:
+            request_id: a repetition with the same id changes nothing, whatever happened between.
+
+        Raises:
+            WorkflowClosed, WorkflowNotFound: there is nothing to resume.
+        """
+        check_request_id(request_id)
+        engine = self._engine
+        sent = engine.sent() if request_id is None else None
+        resume = Resume(self._target(), engine.clock.now_us(), request_id, sent)
+        result = await engine.commits.put(resume)
+        engine.look_at([self._open(result)])
+
+    def _open(self, result: object) -> bytes:
+        """The open execution that was meant."""
+        assert isinstance(result, MessageResult)
+        if result.status is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        if not result.status.is_open:
+            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+        return result.execution_id

@@ -1,0 +1,382 @@
+"""Starting an execution, from outside.
+
+Options stand beside the workflow's own parameters in one call, which Python's types cannot say in
+one signature (PEP 612). So there are several: with no options, or with all arguments by position,
+type checkers see every argument. With `id=` and arguments by keyword they see the first two, and
+not the options.
+"""
+
+import asyncio
+import platform
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    ParamSpec,
+    TypedDict,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    cast,
+    overload,
+)
+
+from everlong import registry
+from everlong._definitions import WorkflowDefinition
+from everlong._records import Records
+from everlong._texts import checked_id, storable
+from everlong.channels import Signal
+from everlong.client._attachment import Attachment
+from everlong.client._handle import WorkflowHandle, check_request_id
+from everlong.exceptions import (
+    EverlongError,
+    InvalidArguments,
+    StoreError,
+    WorkflowAlreadyStarted,
+    WorkflowClosed,
+    WorkflowNotFound,
+)
+from everlong.labels import TagValue, checked_memo, checked_tags
+from everlong.workflow import Workflow
+from everlong_engine import (
+    Blobs,
+    Engine,
+    IfClosed,
+    IfOpen,
+    RunStarted,
+    StartResult,
+    StartRun,
+    pack,
+    seconds_us,
+)
+
+if TYPE_CHECKING:
+    from everlong.client._client import Client
+
+__all__ = ["Starting"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+A = TypeVar("A")
+B = TypeVar("B")
+Ts = TypeVarTuple("Ts")
+
+_PYTHON = platform.python_version()
+_START_TRIES = 5
+_IF_OPEN: Final = ("use", "fail", "terminate")
+_IF_CLOSED: Final = ("allow", "fail", "allow_failed")
+
+
+class StartOptions(TypedDict, total=False):
+    """What may stand beside the workflow's own arguments; `Starting.start` explains each."""
+
+    id: str | None
+    if_open: IfOpen
+    if_closed: IfClosed
+    run_timeout: float | timedelta | None
+    execution_timeout: float | timedelta | None
+    request_id: str | None
+    signal: tuple[Signal[Any] | str, Any] | None
+    update: tuple[Any, ...] | None
+    update_id: str | None
+    tags: Mapping[str, TagValue] | None
+    memo: Any
+
+
+class Starting:
+    """The part of a client that begins executions."""
+
+    namespace: str
+    records: Records
+
+    @property
+    def engine(self) -> Engine:
+        """Not public: the engine beneath."""
+        raise NotImplementedError
+
+    def hosting(self, kind: str) -> Any:
+        """Not public: the worker of this process that hosts the workflow, if one does."""
+        raise NotImplementedError
+
+    @overload
+    async def start(
+        self, workflow: "Workflow[P, R]", /, *args: P.args, **kwargs: P.kwargs
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(
+        self,
+        workflow: Callable[[*Ts], Coroutine[object, None, R]],
+        /,
+        *args: *Ts,
+        **options: Unpack[StartOptions],
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(
+        self, workflow: "Workflow[..., R]", /, *, id: str | None, **kwargs: Any
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(
+        self,
+        workflow: "Workflow[Concatenate[A, ...], R]",
+        first: A,
+        /,
+        *,
+        id: str | None,
+        **kwargs: Any,
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(
+        self,
+        workflow: "Workflow[Concatenate[A, B, ...], R]",
+        first: A,
+        second: B,
+        /,
+        *,
+        id: str | None,
+        **kwargs: Any,
+    ) -> WorkflowHandle[R]: ...
+    @overload
+    async def start(self, workflow: str, /, *args: Any, **kwargs: Any) -> WorkflowHandle[Any]: ...
+    async def start(  # type: ignore[misc]  # its options stand beside the workflow's own
+        self,
+        workflow: Any,
+        /,
+        *args: Any,
+        id: str | None = None,
+        if_open: IfOpen = "use",
+        if_closed: IfClosed = "allow",
+        run_timeout: float | timedelta | None = None,
+        execution_timeout: float | timedelta | None = None,
+        request_id: str | None = None,
+        signal: tuple[Signal[Any] | str, Any] | None = None,
+        update: tuple[Any, ...] | None = None,
+        update_id: str | None = None,
+        tags: Mapping[str, TagValue] | None = None,
+        memo: Any = None,
+        **kwargs: Any,
+    ) -> WorkflowHandle[Any]:
+        """Start an execution. Returns once it is stored for good.
+
+        The arguments are checked before anything is stored. Options are keyword-only and stand
+        beside the workflow's own parameters; a parameter of the same name is passed by position.
+        Type checkers see every argument that is passed by position; with options and arguments by
+        keyword only the first two, and only beside `id=`.
+
+        Args:
+            workflow: a function decorated with `@workflow`, or its name (for one that this process
+                does not import; its arguments are then checked by the worker).
+            id: the execution's name; a new one is made up unless given. At most one open execution
+                has an id.
+            if_open: when one is open under this id: "use" it, "fail", or "terminate" it first.
+            if_closed: when one has ended under this id: "allow" a new one, "fail", or
+                "allow_failed" (a new one unless the last one completed).
+            run_timeout, execution_timeout: seconds (or timedelta) after which the run, or the whole
+                execution over all its runs, is closed as timed out.
+            request_id: a start repeated with the same id and request id gives the same execution.
+            signal: `(signal, value)`, sent in the same transaction: to the new execution, or to the
+                open one that is used instead.
+            update: `(update, *arguments)`, likewise; `handle.started_update` waits for its result.
+            update_id: names that update.
+            tags: what the execution is found by: texts, numbers, bools, aware datetimes. They are
+                stored readable. One that is used instead keeps its own.
+            memo: any plain value, for people and programs that look at it.
+
+        Raises:
+            InvalidArguments: the arguments do not fit the signature, or the signal its type.
+            InvalidTag: a tag will not do.
+            WorkflowAlreadyStarted: the id is taken, and the policies say fail. Nothing was sent.
+        """
+        engine = self.engine
+        definition, name = self._definition(workflow)
+        if if_open not in _IF_OPEN:
+            raise ValueError(f"if_open={if_open!r}: choose one of {', '.join(_IF_OPEN)}")
+        if if_closed not in _IF_CLOSED:
+            raise ValueError(f"if_closed={if_closed!r}: choose one of {', '.join(_IF_CLOSED)}")
+        check_request_id(request_id)
+        execution_us = _duration(execution_timeout, "execution_timeout")
+        started = RunStarted(
+            workflow=name,
+            arguments=_arguments(definition, name, args, kwargs),
+            workflow_id=_made_up(engine, name) if id is None else checked_id(id),
+            seed=engine.random.getrandbits(60),
+            code="" if definition is None else definition.digest,
+            python=_PYTHON,
+            run_timeout_us=_duration(run_timeout, "run_timeout"),
+            execution_deadline_us=None
+            if execution_us is None
+            else engine.clock.now_us() + execution_us,
+            tags=checked_tags(tags),
+            memo=checked_memo(memo),
+        )
+        attachment = Attachment.of(engine, signal, update, update_id)
+        if if_open == "terminate":
+            result = await self._begin_in_place(engine, started, if_closed, request_id, attachment)
+        else:
+            result = await self._begin(engine, started, if_open, if_closed, request_id, attachment)
+        if result.refused:
+            raise WorkflowAlreadyStarted(workflow_id=started.workflow_id, status=result.status.text)
+        handle: WorkflowHandle[Any] = WorkflowHandle(
+            cast("Client", self),
+            started.workflow_id,
+            execution_id=result.execution_id,
+            run_id=result.run_id,
+            definition=definition,
+        )
+        if attachment is not None:
+            handle.started_update = attachment.handle_of(handle, result.execution_id)
+        return handle
+
+    async def _begin(
+        self,
+        engine: Engine,
+        started: RunStarted,
+        if_open: IfOpen,
+        if_closed: IfClosed,
+        request_id: str | None,
+        attachment: Attachment | None = None,
+    ) -> StartResult:
+        new = engine.new_run(
+            self.namespace,
+            started.workflow_id,
+            started.workflow,
+            "default",
+            request_id,
+            started.tags,
+        )
+        worker = self.hosting(started.workflow)
+        if worker is not None and attachment is None:
+            future: asyncio.Future[StartResult] = asyncio.get_running_loop().create_future()
+
+            def done(result: StartResult | StoreError) -> None:
+                if future.done():
+                    return
+                if isinstance(result, StoreError):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+            worker.begin(new, started, if_open, if_closed, done)
+            return await future
+        blobs: Blobs = {}
+        kind, body = self.records.start(new, started, blobs)
+        start = StartRun(
+            new,
+            if_open,
+            if_closed,
+            kind,
+            body,
+            blobs=blobs,
+            wake_us=engine.clock.now_us(),
+            attached=None if attachment is None else attachment.attached(self.records, new),
+        )
+        result = await engine.commits.put(start)
+        assert isinstance(result, StartResult)
+        engine.wake_hosts()
+        if attachment is not None:
+            engine.mail_arrived()
+        return result
+
+    async def _begin_in_place(
+        self,
+        engine: Engine,
+        started: RunStarted,
+        if_closed: IfClosed,
+        request_id: str | None,
+        attachment: Attachment | None,
+    ) -> StartResult:
+        """Start in the place of one that is open. It is terminated only once it is known to be in
+        the way: a repeated request must not end what it began."""
+        for _ in range(_START_TRIES):
+            result = await self._begin(
+                engine, started, "terminate", if_closed, request_id, attachment
+            )
+            if result.created or result.same_request or result.refused:
+                return result
+            in_the_way: WorkflowHandle[Any] = WorkflowHandle(
+                cast("Client", self), started.workflow_id, execution_id=result.execution_id
+            )
+            with suppress(WorkflowNotFound, WorkflowClosed):
+                await in_the_way.terminate("another one was started in its place")
+            if_closed = "allow"  # That it has ended so was our doing.
+        raise EverlongError(
+            f"{started.workflow_id!r} is started again and again by others; try again"
+        )
+
+    @overload
+    async def run(self, workflow: "Workflow[P, R]", /, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    async def run(
+        self,
+        workflow: Callable[[*Ts], Coroutine[object, None, R]],
+        /,
+        *args: *Ts,
+        **options: Unpack[StartOptions],
+    ) -> R: ...
+    @overload
+    async def run(self, workflow: "Workflow[..., R]", /, *, id: str | None, **kwargs: Any) -> R: ...
+    @overload
+    async def run(
+        self,
+        workflow: "Workflow[Concatenate[A, ...], R]",
+        first: A,
+        /,
+        *,
+        id: str | None,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def run(
+        self,
+        workflow: "Workflow[Concatenate[A, B, ...], R]",
+        first: A,
+        second: B,
+        /,
+        *,
+        id: str | None,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def run(self, workflow: str, /, *args: Any, **kwargs: Any) -> Any: ...
+    async def run(  # type: ignore[misc]  # as above
+        self, workflow: Any, /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """`start` and `result` in one. Options such as `id=` are those of `start`."""
+        handle: WorkflowHandle[Any] = await self.start(workflow, *args, **kwargs)
+        return await handle.result()
+
+    def _definition(self, workflow: Any) -> tuple[WorkflowDefinition | None, str]:
+        if isinstance(workflow, Workflow):
+            return workflow.definition, workflow.definition.name
+        if isinstance(workflow, str):
+            found = registry.workflows.get(workflow)
+            return (None if found is None else found.definition), storable(workflow, "workflow")
+        raise InvalidArguments(
+            f"start() takes a function decorated with @workflow, or its name; not {workflow!r}"
+        )
+
+
+def _made_up(engine: Engine, name: str) -> str:
+    return f"{name}-{engine.random.getrandbits(64):016x}"
+
+
+def _arguments(
+    definition: WorkflowDefinition | None,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> bytes:
+    if definition is not None:
+        return definition.parameters.encode(args, kwargs)
+    if args:
+        raise InvalidArguments(
+            f"{name!r} is not imported here, so its parameters have no order: pass them by name"
+        )
+    return pack(kwargs)
+
+
+def _duration(value: float | timedelta | None, name: str) -> int | None:
+    return None if value is None else seconds_us(value, name)

@@ -1,0 +1,33 @@
+"""What a worker hosts: what it was given, or else what has been imported when it starts."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from everlong import registry
+from everlong._definitions import WorkflowDefinition
+from everlong.activity import Activity
+from everlong.exceptions import DefinitionError
+from everlong.workflow import Workflow
+
+__all__ = ["hosted"]
+
+
+def hosted(
+    workflows: Iterable[Workflow[Any, Any]] | None, activities: Iterable[Activity[Any, Any]] | None
+) -> dict[str, WorkflowDefinition]:
+    """The workflows by name.
+
+    Raises:
+        DefinitionError: something given is not a workflow, or not an activity.
+    """
+    found: dict[str, WorkflowDefinition] = {}
+    for one in registry.workflows.values() if workflows is None else workflows:
+        if not isinstance(one, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"Worker(workflows=…): {one!r} is not decorated with @workflow")
+        found[one.definition.name] = one.definition
+    for other in activities or ():
+        if not isinstance(other, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(
+                f"Worker(activities=…): {other!r} is not decorated with @activity"
+            )
+    return found

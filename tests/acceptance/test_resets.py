@@ -1,0 +1,99 @@
+"""Resets: at each position of a history, of runs in every state, and what is kept of them."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+import everlong_engine
+from everlong import (
+    CannotReset,
+    Client,
+    Output,
+    Signal,
+    Update,
+    WorkflowHandle,
+    activity,
+    workflow,
+)
+from tests.support.hosting import ONCE, hosting
+
+go = Signal("go", int)
+lines = Output("lines", str)
+
+
+@pytest.mark.parametrize("cache_size", [1000, 0])
+@pytest.mark.parametrize("as_fork", [False, True])
+async def test_a_run_finishes_right_from_every_position_of_its_history(
+    path: Path, cache_size: int, as_fork: bool
+) -> None:
+    """Exhaustive: each number of an event is a point, or is refused with those that are."""
+    add = Update("add", int)
+
+    @activity
+    async def double(number: int) -> int:
+        return number * 2
+
+    @activity(retry=ONCE)
+    async def refuse(number: int) -> int:
+        raise ValueError(f"not {number}")
+
+    @workflow
+    async def each_position(number: int) -> list[str]:
+        seen: list[str] = []
+        is_added = asyncio.Event()
+
+        @add.handler
+        async def added(value: int) -> int:
+            seen.append(f"added {await double(value)}")
+            is_added.set()
+            return value + 1
+
+        first, second = await asyncio.gather(double(number), double(number + 1))
+        await lines.publish(f"{first} and {second}")
+        await asyncio.sleep(0.001)
+        try:
+            await refuse(second)
+        except ValueError as error:
+            seen.append(str(error))
+        async with asyncio.timeout(3600):
+            seen.append(f"got {await go.receive()}")
+            await is_added.wait()
+        await lines.publish("nearly")
+        return [str(first), str(second), *sorted(seen)]
+
+    async def finished(client: Client, name: str) -> WorkflowHandle[list[str]]:
+        handle = await client.start(each_position, 5, id=name)
+        await handle.signal(go, 7)
+        assert await handle.update(add, 4, update_id="one") == 5
+        assert await handle.result() == right
+        return handle
+
+    right = ["10", "12", "added 8", "got 7", "not 12"]
+    async with hosting(path, cache_size=cache_size) as client:
+        original = await finished(client, "original")
+        events = await original.history()
+        begun: list[int] = []
+        refusals: list[str] = []
+        for number in range(1, len(events) + 1):
+            source = original if as_fork else await finished(client, f"source-{number}")
+            try:
+                again = await (
+                    source.fork(f"fork-{number}", number) if as_fork else source.reset(number)
+                )
+            except CannotReset as refused:
+                refusals.append(str(refused))
+                continue
+            begun.append(number)
+            assert await again.result() == right
+            assert await again.update(add, 4, update_id="one") == 5
+            items = [one async for one in again.subscribe(lines, live=False)]
+            assert (items[0], items[-1]) == ("10 and 12", "nearly")
+        inputs = {one.seq for one in events if one.kind in INPUTS}
+        assert inputs <= set(begun) or not as_fork
+        assert len(begun) > len(events) / 2
+        assert all("Give " in one or "no event" in one for one in refusals)
+        assert not await client.verify()
+
+
+INPUTS = {kind.__name__ for kind in everlong_engine.INPUTS}

@@ -1,0 +1,348 @@
+"""Who waits for whom among executions, and what each must be told: a book of its own.
+
+It follows from what was accepted, and from the rules: a child begins once for each call of its
+parent, its end reaches its parent once, and what becomes of a child whose parent has ended is what
+the parent said. What a store does by itself in the transaction of another execution (a child's row,
+an end together with its parent) stands here before anybody has looked at the store.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from everlong_engine.model.events import (
+    ChildCancelRequested,
+    ChildClosed,
+    ChildScheduled,
+    ChildStarted,
+    ChildStartFailed,
+    Closing,
+    Event,
+    ExternalAnswered,
+    ExternalAwaited,
+    ExternalCancelSent,
+    ExternalSignalSent,
+    RunCancelled,
+    RunCompleted,
+    RunFailed,
+    RunTerminated,
+    RunTimedOut,
+)
+from everlong_engine.model.outgoing import AwaitEnd, CancelChild, SendTo, StartChild, Target
+from everlong_engine.model.writes import Append
+
+if TYPE_CHECKING:
+    from tests.simulation.journal import Journal, RunBook
+
+__all__ = ["Family", "Letter"]
+
+_Answer: TypeAlias = ChildStarted | ChildStartFailed | ChildClosed | ExternalAnswered
+
+_HOW: Final[dict[type[Closing], str]] = {
+    RunCompleted: "completed",
+    RunFailed: "failed",
+    RunCancelled: "cancelled",
+    RunTerminated: "terminated",
+    RunTimedOut: "timed_out",
+}
+_IN_WORDS: Final = {
+    "completed": "completed",
+    "failed": "failed",
+    "cancelled": "was cancelled",
+    "terminated": "was terminated",
+    "timed_out": "timed out",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Tie:
+    """A run waits for the end of an execution, or has it as its child."""
+
+    waiter: "RunBook"
+    number: int
+    execution_id: bytes
+    policy: str
+    """What becomes of a child; "" for what is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Owed:
+    """Something that a run must be told."""
+
+    since_us: int
+    event: _Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A signal from one execution to another."""
+
+    sender_run: bytes
+    execution_id: bytes
+    payload: bytes
+    accepted_us: int
+
+
+class Family:
+    """The executions of one world, and what is between them."""
+
+    def __init__(self, journal: "Journal", reached: Callable[[str], None]) -> None:
+        self._journal = journal
+        self._must = journal.must
+        self._reached = reached
+        self._ties: dict[tuple[bytes, int], _Tie] = {}
+        self._begun: set[tuple[bytes, int]] = set()
+        self._owed: dict[tuple[bytes, int, bool], _Owed] = {}
+        self._told: set[tuple[bytes, int, bool]] = set()
+        self._unwanted: set[tuple[bytes, int]] = set()
+        self.now_us = 0
+        """When what is told now was accepted."""
+        self.asked: dict[bytes, int] = {}
+        """Executions that must hear that they are to end, and since when."""
+        self.letters: list[Letter] = []
+        """In the order in which they were accepted."""
+
+    # --------------------------------------------------------------------- behind what was accepted
+
+    def sent(self, book: "RunBook", append: Append) -> None:
+        """An append was accepted, with all that goes out with it; then its end, if it has one."""
+        closes = append.closed is not None
+        is_open = not closes or append.next_run is not None
+        for one in append.outgoing:
+            if one.number not in book.calls:
+                self._must(False, f"{book.workflow_id}: sent {one.number}, and never decided that")
+            match one:
+                case StartChild():
+                    self._start(book, one, is_open=is_open, listens=not closes)
+                case CancelChild():
+                    tie = self._ties.get((book.run_id, one.number))
+                    if tie is not None:
+                        self._ask(tie.execution_id)
+                case SendTo():
+                    self._send(book, one, listens=not closes)
+                case AwaitEnd():
+                    self._await(book, one, listens=not closes)
+        if not is_open:
+            self.ended(book, book.last_us)
+
+    def _start(self, parent: "RunBook", one: StartChild, *, is_open: bool, listens: bool) -> None:
+        key, name = (parent.run_id, one.number), one.run.workflow_id
+        self._must(key not in self._begun, f"{parent.workflow_id}: child {name} was begun twice")
+        self._begun.add(key)
+        found = self._journal.latest(name)
+        if one.if_open == "terminate" and found is not None and _is_open(found):
+            self._reached("child: made room for it")
+            self._end(found, "another one was started in its place", one.wake_us)
+        if isinstance(parent.closing, RunTerminated):
+            self._reached("child: not begun, its parent was ended meanwhile")
+            return
+        if found is not None and _is_open(found):
+            if one.if_open == "fail":
+                self._reached("child: its id is taken")
+                self._owe(parent, ChildStartFailed(one.number, parent.run_id, "running"))
+                return
+            self._reached("child: found and used")
+            self._tie(parent, one.number, found.execution_id, "", is_open=is_open)
+        else:
+            self._reached("child: started")
+            found = self._journal.begin_child(one.run)
+            self._tie(parent, one.number, found.execution_id, one.on_parent_close, is_open=is_open)
+        if one.wants_start and listens:
+            self._owe(parent, ChildStarted(one.number, parent.run_id, found.execution_id))
+
+    def _send(self, sender: "RunBook", one: SendTo, *, listens: bool) -> None:
+        found = self._found(one.target)
+        problem = "not_found" if found is None else ""
+        if found is not None:
+            if _is_open(found):
+                decision = sender.calls[one.number]
+                if isinstance(decision, ExternalSignalSent):
+                    self._reached("signal to another execution")
+                    self.letters.append(
+                        Letter(sender.run_id, found.execution_id, decision.payload, self.now_us)
+                    )
+                else:
+                    self._ask(found.execution_id)
+            else:
+                problem = _how(found)
+                self._reached("message to an execution that has ended")
+        if listens:
+            self._owe(sender, ExternalAnswered(one.number, sender.run_id, problem))
+
+    def _await(self, waiter: "RunBook", one: AwaitEnd, *, listens: bool) -> None:
+        found = self._found(one.target)
+        if found is None:
+            if listens:
+                self._owe(waiter, ExternalAnswered(one.number, waiter.run_id, "not_found"))
+        elif _is_open(found):
+            self._tie(waiter, one.number, found.execution_id, "", is_open=listens)
+        elif listens:
+            self._reached("end of another execution, behind it")
+            self._owe(waiter, _end_of(found, one.number, waiter))
+
+    def _found(self, target: Target) -> "RunBook | None":
+        if target.execution_id is None:
+            return self._journal.latest(target.workflow_id)
+        return self._journal.last_run(target.execution_id)
+
+    def _tie(
+        self, waiter: "RunBook", number: int, execution_id: bytes, policy: str, *, is_open: bool
+    ) -> None:
+        if is_open:
+            key = waiter.run_id, number
+            self._ties[key] = _Tie(waiter, number, execution_id, policy)
+
+    def _ask(self, execution_id: bytes) -> None:
+        if not self._journal.is_over(execution_id):
+            self.asked.setdefault(execution_id, self.now_us)
+
+    def _owe(self, to: "RunBook", event: _Answer) -> None:
+        number = _number(event)
+        if (to.run_id, number) not in self._unwanted:
+            owed = _Owed(self.now_us, event)
+            self._owed[to.run_id, number, isinstance(event, ChildStarted)] = owed
+
+    # ------------------------------------------------------------------------------- ends
+
+    def ended(self, book: "RunBook", at_us: int) -> None:
+        """An execution is over: who waits for it is told, and its children get what was said."""
+        execution_id = book.execution_id
+        for key, tie in list(self._ties.items()):
+            if tie.execution_id == execution_id:
+                del self._ties[key]
+                if tie.waiter.closing is None:
+                    self._owe(tie.waiter, _end_of(book, tie.number, tie.waiter))
+        for key, tie in list(self._ties.items()):
+            # What an end leads to may lead back here: then it is dealt with already.
+            if tie.waiter.execution_id != execution_id or self._ties.pop(key, None) is None:
+                continue
+            if not tie.policy or self._journal.is_over(tie.execution_id):
+                continue
+            self._reached(f"child: {tie.policy} behind its parent")
+            child = self._journal.last_run(tie.execution_id)
+            if tie.policy == "terminate":
+                reason = f"its parent {book.workflow_id} {_IN_WORDS[_how(book)]}"
+                self._end(child, reason, at_us)
+            elif tie.policy == "cancel":
+                self._ask(tie.execution_id)
+
+    def _end(self, book: "RunBook", reason: str, at_us: int) -> None:
+        """By force, in the transaction of another execution."""
+        self._journal.ended_by_another(book, RunTerminated(reason), at_us)
+        self.ended(book, at_us)
+
+    # ------------------------------------------------------------------------- what was recorded
+
+    def recorded(self, book: "RunBook", event: Event) -> None:
+        """An event of these families is in a history now."""
+        match event:
+            case (
+                ChildScheduled(child_id=number)
+                | ExternalSignalSent(call_id=number)
+                | ExternalCancelSent(call_id=number)
+                | ExternalAwaited(call_id=number)
+            ):
+                book.calls[number] = event
+            case ChildCancelRequested():
+                self._reached("child: its caller was cancelled")
+                call = book.calls.get(event.child_id)
+                if isinstance(call, ChildScheduled) and call.on_cancel == "wait":
+                    self._reached("child: its cancelled caller waits for it")
+                    return
+                self._unwanted.add((book.run_id, event.child_id))
+                for start in (True, False):
+                    self._owed.pop((book.run_id, event.child_id, start), None)
+            case ChildStarted() | ChildStartFailed() | ChildClosed() | ExternalAnswered():
+                self._tell(book, event)
+            case _:
+                pass
+
+    def _tell(self, book: "RunBook", event: _Answer) -> None:
+        number, name = _number(event), book.workflow_id
+        key = book.run_id, number, isinstance(event, ChildStarted)
+        what = f"{type(event).__name__} of {number}"
+        owed = self._owed.pop(key, None)
+        self._must(key not in self._told, f"{name}: was told {what} twice")
+        self._told.add(key)
+        self._must(owed is not None, f"{name}: was told {what}, which did not happen")
+        if isinstance(event, ChildStartFailed) and event.status == "blocked":
+            event = replace(event, status="running")  # It is open, and that is what counts.
+        if owed is not None:
+            self._must(owed.event == event, f"{name}: was told {event}, and true is {owed.event}")
+        self._reached(f"told: {type(event).__name__}")
+
+    # ------------------------------------------------------------------------------- in the end
+
+    def nothing_is_overdue(self, now_us: int, patience_us: int, running: list[bytes]) -> None:
+        """Who is owed something for so long, and runs, was forgotten."""
+        for (run_id, number, _), owed in self._owed.items():
+            book = self._journal.runs[run_id]
+            if book.closing is None and book.execution_id in running:
+                self._must(
+                    now_us - owed.since_us < patience_us,
+                    f"{book.workflow_id}: nobody tells it {type(owed.event).__name__} of {number}",
+                )
+        for execution_id, since_us in self.asked.items():
+            if execution_id in running:
+                self._must(
+                    self._has_heard(execution_id) or now_us - since_us < patience_us,
+                    f"{self._journal.last_run(execution_id).workflow_id}: was asked to end, and "
+                    "nobody tells it",
+                )
+
+    def all_is_over(
+        self, decode: Callable[[bytes], Any], may_be_open: Callable[[bytes], bool]
+    ) -> None:
+        for execution_id in self.asked:
+            self._must(
+                self._has_heard(execution_id)
+                or self._journal.is_over(execution_id)
+                or may_be_open(execution_id),
+                f"{self._journal.last_run(execution_id).workflow_id}: was asked to end, and that "
+                "is lost",
+            )
+        self._letters_are_in_order(decode)
+
+    def _has_heard(self, execution_id: bytes) -> bool:
+        return any(book.cancels for book in self._journal.executions[execution_id])
+
+    def _letters_are_in_order(self, decode: Callable[[bytes], Any]) -> None:
+        """Those of one run to one execution: as they were sent."""
+        sent: dict[tuple[bytes, bytes], list[str]] = {}
+        for one in self.letters:
+            to = sent.setdefault((one.sender_run, one.execution_id), [])
+            to.append(str(decode(one.payload)))
+        for (_, execution_id), texts in sent.items():
+            got = self._journal.letters_of(execution_id, decode)
+            wanted = [text for text in texts if text in got]
+            found = [text for text in got if text in texts]
+            name = self._journal.last_run(execution_id).workflow_id
+            self._must(wanted == found, f"{name}: letters {texts} of one sender came as {found}")
+
+
+def _is_open(book: "RunBook") -> bool:
+    return book.closing is None
+
+
+def _how(book: "RunBook") -> str:
+    assert book.closing is not None
+    return _HOW[type(book.closing)]
+
+
+def _number(event: _Answer) -> int:
+    return event.call_id if isinstance(event, ExternalAnswered) else event.child_id
+
+
+def _end_of(book: "RunBook", number: int, waiter: "RunBook") -> ChildClosed:
+    status, run = _how(book), waiter.run_id
+    match book.closing:
+        case RunCompleted(result=result):
+            return ChildClosed(number, run, status, result=result)
+        case RunFailed(failure=failure):
+            return ChildClosed(number, run, status, failure=failure)
+        case RunCancelled(reason=reason) | RunTerminated(reason=reason):
+            return ChildClosed(number, run, status, reason=reason)
+        case RunTimedOut(timeout=timeout):
+            return ChildClosed(number, run, status, reason=timeout)
+        case _:
+            raise AssertionError("it has not ended")

@@ -1,0 +1,214 @@
+"""Filters over both stores, against a model of the language that shares no code with them."""
+
+import asyncio
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from everlong_engine.model.events import RunCompleted, RunFailed
+from everlong_engine.model.failure import Failure
+from everlong_engine.model.filter_text import parse_field, parse_filter
+from everlong_engine.model.filters import (
+    Among,
+    And,
+    Begins,
+    Compare,
+    Filter,
+    IsSet,
+    Not,
+    Or,
+    TagField,
+)
+from everlong_engine.model.runs import RunRow
+from everlong_engine.store.interface import RunFilter, Store
+from everlong_engine.store.memory.data import MemoryData
+from everlong_engine.store.memory.store import MemoryStore
+from everlong_engine.store.sqlite.filters import select_runs
+from everlong_engine.store.sqlite.inline import InlineDatabase
+from tests.support.events import tag_values
+from tests.support.filters import trees
+from tests.support.store_rig import SECOND_US, Rig
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+TAG_VALUES = (
+    st.sampled_from(["", "a", "ab", "b", "c1", "2026-11-01", 0, 1, 1.0, -2, 0.5, True, False])
+    | st.sampled_from([NOVEMBER, NOVEMBER + timedelta(microseconds=5)])
+    | tag_values
+)
+A_RUN = st.fixed_dictionaries(
+    {
+        "name": st.sampled_from(["a", "ab", "b", "it's", "c"]),
+        "type": st.sampled_from(["a", "flow"]),
+        "end": st.sampled_from(["no", "completed", "failed"]),
+        "tags": st.dictionaries(st.sampled_from(["a", "b", "order.id-2"]), TAG_VALUES, max_size=3),
+        "later_us": st.sampled_from([0, 5, SECOND_US]),
+    }
+)
+
+
+# ----------------------------------------------------------------------------------- the model
+
+
+def means(tree: Filter, row: RunRow, tags: dict[str, Any]) -> bool:
+    """The language once more, in the words of the guide."""
+    match tree:
+        case And(parts):
+            return not [one for one in parts if not means(one, row, tags)]
+        case Or(parts):
+            return bool([one for one in parts if means(one, row, tags)])
+        case Not(part):
+            return not means(part, row, tags)
+        case IsSet(of):
+            return found(of, row, tags) is not None
+        case Begins(of, prefix):
+            there = found(of, row, tags)
+            return type(there) is str and there[: len(prefix)] == prefix
+        case Among(of, values, negated):
+            there = found(of, row, tags)
+            return there is not None and (negated ^ any(relate(there, one) == 0 for one in values))
+        case Compare(of, op, value):
+            there = found(of, row, tags)
+            order = None if there is None else relate(there, value)
+            if order is None:
+                return there is not None and op == "!="
+            allowed = {"=": [0], "!=": [-1, 1], "<": [-1], "<=": [-1, 0], ">": [1], ">=": [0, 1]}
+            return order in allowed[op]
+
+
+def found(of: Any, row: RunRow, tags: dict[str, Any]) -> Any:
+    if isinstance(of, TagField):
+        return tags.get(of.name)
+    instants = {"started": row.started_us, "closed": row.closed_us}
+    if of.name in instants:
+        us = instants[of.name]
+        return None if us is None else EPOCH + timedelta(microseconds=us)
+    texts = {"status": row.status.text, "type": row.type, "id": row.workflow_id, "queue": row.queue}
+    return texts[of.name]
+
+
+def relate(there: Any, given: Any) -> int | None:
+    """-1, 0 or 1; None for what cannot be compared."""
+    if isinstance(there, datetime) and given == "2026-11-01":
+        given = NOVEMBER
+    families = (bool,), (str,), (int, float), (datetime,)
+    for kinds in families:
+        if type(there) in kinds:
+            return (there > given) - (there < given) if type(given) in kinds else None
+    raise AssertionError(f"{there!r} is no value")
+
+
+# --------------------------------------------------------------------------------- both stores
+
+
+async def filled(store: Store, runs: list[dict[str, Any]]) -> Rig:
+    rig = Rig(store, seed=7)
+    rig.now_us = (NOVEMBER - EPOCH) // timedelta(microseconds=1)
+    ends: dict[str, Any] = {
+        "no": (),
+        "completed": (RunCompleted(b""),),
+        "failed": (RunFailed(Failure(type="t", message="m")),),
+    }
+    for number, one in enumerate(runs):
+        rig.now_us += one["later_us"]
+        name = one["name"] if one["end"] != "no" else f"{one['name']}{number}"
+        tags = tuple(one["tags"].items())
+        start = rig.start_here(name, *ends[one["end"]], type=one["type"], tags=tags)
+        await rig.one(start)
+    return rig
+
+
+async def every(store: Store, where: Filter | None) -> list[RunRow]:
+    """By pages of three."""
+    rows: list[RunRow] = []
+    after: bytes | None = None
+    while page := await store.list_runs(RunFilter("default", where=where), 3, after):
+        rows += page
+        after = page[-1].run_id
+    return rows
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(A_RUN, max_size=8), st.lists(trees(), min_size=1, max_size=8))
+def test_stores_find_what_the_filter_means(
+    runs: list[dict[str, Any]], wanted: list[Filter]
+) -> None:
+    async def compare(store: Store) -> None:
+        await filled(store, runs)
+        rows = await every(store, None)
+        assert len(rows) == len(runs)
+        tags = await store.tags([(row.shard, row.run_id) for row in rows])
+        for where in wanted:
+            meant = [row for row in rows if means(where, row, dict(tags.get(row.run_id, ())))]
+            assert await every(store, where) == meant
+            total = await store.count_runs(RunFilter("default", where=where), None)
+            assert total == [(None, len(meant))]
+            for by in ("status", "tag.a"):
+                field = parse_field(by)
+                groups = await store.count_runs(RunFilter("default", where=where), field)
+                counts = sorted((repr_of(value), count) for value, count in groups)
+                assert counts == counted(meant, tags, field)
+
+    database = InlineDatabase()
+    try:
+        asyncio.run(compare(MemoryStore(MemoryData())))
+        asyncio.run(compare(database.open()))
+    finally:
+        database.close()
+
+
+def repr_of(value: Any) -> str:
+    return repr(float(value)) if type(value) in (int, float) else repr(value)
+
+
+def counted(rows: list[RunRow], tags: Any, by: Any) -> list[tuple[str, int]]:
+    values = [repr_of(found(by, row, dict(tags.get(row.run_id, ())))) for row in rows]
+    return sorted((value, values.count(value)) for value in set(values))
+
+
+async def test_other_namespaces_are_not_seen(rig: Rig) -> None:
+    await rig.owned("w", tags=(("a", 1),))
+    await rig.owned("w", tags=(("a", 1),), namespace="other")
+    for text in ("tag.a = 1", "tag.a > 0", "status = 'running'", "id = 'w'"):
+        where = parse_filter(text)
+        assert len(await rig.store.list_runs(RunFilter("default", where=where), 9, None)) == 1
+        assert await rig.store.count_runs(RunFilter("other", where=where), None) == [(None, 1)]
+
+
+# -------------------------------------------------------------------------------------- indexes
+
+
+@pytest.mark.parametrize(
+    ("text", "plan"),
+    [
+        ("tag.a = 'c1'", "SEARCH lead USING COVERING INDEX tags_by_value"),
+        ("tag.a = 7 and status = 'running'", "SEARCH lead USING COVERING INDEX tags_by_value"),
+        ("status = 'failed' and tag.a = 'c1' and type = 'order'", "SEARCH lead USING COVERING"),
+        ("id = 'order-7'", "SEARCH runs USING COVERING INDEX runs_of_workflow"),
+        ("started >= '2026-11-01'", "SEARCH runs USING PRIMARY KEY (shard=? AND run_id>?)"),
+        ("status = 'failed'", "SEARCH runs USING PRIMARY KEY (shard=?)"),
+        ("type = 'order'", "SEARCH runs USING PRIMARY KEY (shard=?)"),
+        ("tag.a > 7", "SEARCH t USING PRIMARY KEY (shard=? AND run_id=? AND name=?)"),
+    ],
+)
+@pytest.mark.parametrize("after", [None, b"\xff" * 16])
+def test_common_filters_read_in_the_order_of_an_index(
+    database: InlineDatabase, text: str, plan: str, after: bytes | None
+) -> None:
+    statement, values = select_runs(RunFilter("default", where=parse_filter(text)), 50, after)
+    connection: sqlite3.Connection = database.connection
+    steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    if after is None or "run_id>" not in plan:
+        assert any(step.startswith(plan.removesuffix(")")) for step in steps), steps
+    assert not any("TEMP B-TREE" in step for step in steps), steps
+
+
+@pytest.fixture
+def database() -> Any:
+    found = InlineDatabase()
+    found.open()
+    yield found
+    found.close()
