@@ -5,6 +5,7 @@ own history, and whichever worker hosts it runs it. Here are its options and the
 do is decided by the run, and happens with the commit of that decision.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -206,15 +207,15 @@ async def _started(
     return ChildHandle(await start(definition, options, arguments, where))
 
 
-class _Handle(Generic[R]):
+class _Handle(ABC, Generic[R]):
     """What both kinds of handles can do. Only in the workflow that made them."""
 
     workflow_id: str
     _execution: bytes | None = None
 
+    @abstractmethod
     async def result(self) -> R:
         """Wait for the end and return what the workflow returned."""
-        raise NotImplementedError
 
     def __await__(self) -> Generator[Any, Any, R]:
         return self.result().__await__()

@@ -1,8 +1,8 @@
 """Approvals, seen from outside: who is asked what, and the one answer."""
 
 from everlong._records import Records
-from everlong._texts import storable
-from everlong.client._handle import check_request_id
+from everlong._texts import check_request_id, storable
+from everlong.client._connected import Connected
 from everlong.client._views import OpenApproval, Page, instant, plain
 from everlong.exceptions import (
     AlreadyAnswered,
@@ -17,7 +17,6 @@ from everlong_engine import (
     ApprovalRequested,
     ApprovalResult,
     ApprovalRow,
-    Engine,
     RunRow,
     id_from_text,
     id_text,
@@ -33,16 +32,8 @@ _SHOWN_MAX = 1_000
 _NUMBER_MAX = 1 << 53
 
 
-class Approving:
+class Approving(Connected):
     """The part of a client that deals with approvals."""
-
-    namespace: str
-    records: Records
-
-    @property
-    def engine(self) -> Engine:
-        """Not public."""
-        raise NotImplementedError
 
     async def approvals(
         self, *, workflow_id: str | None = None, limit: int = 50, after: str | None = None

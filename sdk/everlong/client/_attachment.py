@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from everlong._records import Records
+from everlong._texts import check_request_id
 from everlong.channels import Signal, Update
-from everlong.client._handle import WorkflowHandle, check_request_id, requested, signalled
+from everlong.client._handle import WorkflowHandle, requested, signalled
 from everlong.client._updates import UpdateHandle
 from everlong.exceptions import InvalidArguments
 from everlong_engine import (

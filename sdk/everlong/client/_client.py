@@ -4,12 +4,11 @@ In a process that also has a Worker for the workflow, a start goes straight to i
 and its row are one transaction. From any other process it is left in the store as mail.
 """
 
-import platform
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import Any, ParamSpec, Self, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
 from everlong._records import Records
@@ -33,11 +32,8 @@ from everlong_engine import (
     LoadedRun,
     Problem,
     RunFilter,
-    RunRow,
     StoreInfo,
-    Target,
     WorkerRow,
-    id_from_text,
     limits,
     seconds_us,
 )
@@ -47,28 +43,7 @@ __all__ = ["Client"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_PYTHON = platform.python_version()
 _VERIFIED_AT_ONCE = 100
-_START_TRIES = 5
-
-
-class LocalWorker(Protocol):
-    """What a client uses of a worker in its own process."""
-
-    def hosts(self, kind: str) -> bool: ...
-    def begin(
-        self, new: Any, started: Any, if_open: Any, if_closed: Any, on_result: Any
-    ) -> None: ...
-    def owned_run(self, namespace: str, workflow_id: str, execution_id: bytes | None) -> Any: ...
-    def send(self, run: Any, event: Any, on_done: Any) -> None: ...
-    async def query(
-        self,
-        namespace: str,
-        workflow_id: str,
-        execution_id: bytes | None,
-        name: str,
-        arguments: bytes,
-    ) -> bytes: ...
 
 
 class Client(Approving, Finding, Pausing, Reporting, Starting, Transferring):
@@ -161,20 +136,6 @@ class Client(Approving, Finding, Pausing, Reporting, Starting, Transferring):
         self._engine = None
         await engine.close()
 
-    @property
-    def engine(self) -> Engine:
-        """Not public: the engine beneath.
-
-        Raises:
-            EverlongError: the client is not open, or is used on another event loop than its own.
-        """
-        if self._engine is None:
-            raise EverlongError(
-                "this client is not open: use `async with Client.connect(…) as client`"
-            )
-        self._engine.require_its_loop()
-        return self._engine
-
     # ------------------------------------------------------------------------------------ finding
 
     @overload
@@ -188,14 +149,6 @@ class Client(Approving, Finding, Pausing, Reporting, Starting, Transferring):
         _ = self.engine  # A handle of a client that is not open is of no use.
         definition = None if workflow is None else workflow.definition
         return WorkflowHandle(self, storable(workflow_id, "id"), definition=definition)
-
-    async def run_row(self, run_id: str) -> RunRow | None:
-        """Not public: a row by a run's id."""
-        try:
-            identifier = id_from_text(run_id)
-        except ValueError:
-            return None
-        return await self.engine.store.run_by_id(identifier)
 
     async def workers(self) -> Sequence[WorkerRow]:
         """Workers that have registered on this store."""
@@ -254,36 +207,6 @@ class Client(Approving, Finding, Pausing, Reporting, Starting, Transferring):
     async def store_info(self) -> StoreInfo:
         """Versions and settings in force, with warnings."""
         return await self.engine.store.info()
-
-    # ---------------------------------------------------------------------- workers of this process
-
-    def _workers(self) -> Sequence[LocalWorker]:
-        """The engine knows its hosts by less than a client uses of them.
-
-        On the hot path, behind a look at `engine`: that this is its loop is known.
-        """
-        return cast(Sequence[LocalWorker], () if self._engine is None else self._engine.hosts)
-
-    def hosting(self, kind: str) -> Any:
-        for host in self._workers():
-            if host.hosts(kind):
-                return host
-        return None
-
-    def owner_of(self, target: Target) -> tuple[Any, Any] | None:
-        """Not public: the worker of this process that has the execution in hand, and its run."""
-        for host in self._workers():
-            run: Any = host.owned_run(target.namespace, target.workflow_id, target.execution_id)
-            if run is not None:
-                return host, run
-        return None
-
-    def host_for(self, target: Target) -> Any:
-        """Not public: a worker of this process that can answer for the execution."""
-        owner = self.owner_of(target)
-        if owner is not None:
-            return owner[0]
-        return self.engine.hosts[0] if self.engine.hosts else None
 
 
 def _path(url: str | Path) -> Path:

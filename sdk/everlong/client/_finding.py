@@ -2,13 +2,12 @@
 
 from typing import overload
 
-from everlong._records import Records
 from everlong._texts import storable
+from everlong.client._connected import Connected
 from everlong.client._pauses import held_by
 from everlong.client._views import ExecutionSummary, Page, summary
 from everlong.exceptions import InvalidFilter
 from everlong_engine import (
-    Engine,
     Field,
     RunFilter,
     RunStatus,
@@ -21,16 +20,8 @@ from everlong_engine import (
 __all__ = ["Finding"]
 
 
-class Finding:
+class Finding(Connected):
     """The part of a client that searches."""
-
-    namespace: str
-    records: Records
-
-    @property
-    def engine(self) -> Engine:
-        """Not public: the engine beneath."""
-        raise NotImplementedError
 
     async def list(
         self,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from everlong._failures import ExceptionRegistry, decode_failure
 from everlong._texts import check_request_id, storable
@@ -33,7 +33,6 @@ from everlong_engine import (
     Blobs,
     CancelRequested,
     Closing,
-    Engine,
     Input,
     Message,
     MessageResult,
@@ -47,16 +46,12 @@ from everlong_engine import (
     SignalReceived,
     Target,
     UpdateReceived,
-    id_text,
     name_of_update,
     pack,
     unpack,
 )
 
-if TYPE_CHECKING:
-    from everlong.client._client import Client
-
-__all__ = ["WorkflowHandle", "check_request_id", "requested", "signalled"]
+__all__ = ["WorkflowHandle", "requested", "signalled"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -69,38 +64,11 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
     whatever execution has the workflow id at the time of the call.
     """
 
-    def __init__(
-        self,
-        client: "Client",
-        workflow_id: str,
-        *,
-        execution_id: bytes | None = None,
-        run_id: bytes | None = None,
-        definition: Any = None,
-    ) -> None:
-        self._client = client
-        self._execution_id = execution_id
-        self._run_id = run_id
-        self._definition = definition
-        self.workflow_id = workflow_id
-        self.started_update: UpdateHandle[Any] | None = None
-        """The update that was sent with the start, if one was."""
-
-    @property
-    def run_id(self) -> str | None:
-        """The run that this handle was made for; None for one from `get_handle`."""
-        return None if self._run_id is None else id_text(self._run_id)
+    started_update: UpdateHandle[Any] | None = None
+    """The update that was sent with the start, if one was."""
 
     def __repr__(self) -> str:
         return f"<WorkflowHandle {self.workflow_id}>"
-
-    @property
-    def _engine(self) -> Engine:
-        """Looked up at each use: the client may have been closed."""
-        return self._client.engine
-
-    def _target(self) -> Target:
-        return self._engine.target(self._client.namespace, self.workflow_id, self._execution_id)
 
     # ------------------------------------------------------------------------------- the result
 
@@ -509,15 +477,6 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         loaded = self._client.records.shown(loaded)
         return view_history(loaded.history, loaded.attempts)
-
-    async def _row(self, run_id: str | None = None) -> RunRow:
-        if run_id is not None:
-            row = await self._client.run_row(run_id)
-        else:
-            row = await self._engine.store.latest(self._target())
-        if row is None:
-            raise WorkflowNotFound(workflow_id=self.workflow_id)
-        return row
 
 
 async def _values(items: AsyncIterator[PublishedItem[T]]) -> AsyncIterator[T]:

@@ -1,50 +1,24 @@
 """How an execution's life is changed from outside: terminated, paused, let go on."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from everlong._texts import check_request_id
+from everlong.client._addressed import Addressed
 from everlong.client._pauses import checked_reason
-from everlong.exceptions import WorkflowClosed, WorkflowNotFound
 from everlong_engine import (
-    Engine,
     MessageResult,
     Pause,
     Resume,
-    RunRow,
     RunStatus,
     RunTerminated,
-    Target,
     Terminate,
 )
-
-if TYPE_CHECKING:
-    from everlong.client._client import Client
 
 __all__ = ["Lifecycle"]
 
 
-class Lifecycle:
+class Lifecycle(Addressed):
     """The part of a handle that ends an execution, or holds it."""
-
-    workflow_id: str
-    _client: "Client"
-
-    @property
-    def _engine(self) -> Engine:
-        raise NotImplementedError
-
-    def _target(self) -> Target:
-        raise NotImplementedError
-
-    async def _row(self) -> RunRow:
-        raise NotImplementedError
-
-    def _require_accepted(self, result: MessageResult) -> None:
-        if result.status is None:
-            raise WorkflowNotFound(workflow_id=self.workflow_id)
-        if result.position is None and not result.duplicate:
-            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
 
     async def terminate(self, reason: str = "") -> None:
         """Close the execution at once: no clean-up runs. Needs no worker.
@@ -114,12 +88,3 @@ class Lifecycle:
         resume = Resume(self._target(), engine.clock.now_us(), request_id, sent)
         result = await engine.commits.put(resume)
         engine.look_at([self._open(result)])
-
-    def _open(self, result: object) -> bytes:
-        """The open execution that was meant."""
-        assert isinstance(result, MessageResult)
-        if result.status is None:
-            raise WorkflowNotFound(workflow_id=self.workflow_id)
-        if not result.status.is_open:
-            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
-        return result.execution_id

@@ -1,27 +1,16 @@
 """What a pause says, on its way into the store and out of it."""
 
-from typing import Protocol
-
 from everlong._records import Records
 from everlong._texts import storable
+from everlong.client._connected import Connected
 from everlong.client._views import Pause, instant
 from everlong.exceptions import InvalidArguments
-from everlong_engine import Engine, PauseRow, RunRow, RunStatus
+from everlong_engine import PauseRow, RunRow, RunStatus
 
-__all__ = ["Connected", "checked_reason", "held_by", "shown"]
+__all__ = ["checked_reason", "held_by", "shown"]
 
 _BY_CHARS_MAX = 200
 _REASON_CHARS_MAX = 4_000
-
-
-class Connected(Protocol):
-    """A client, as its pauses need it."""
-
-    namespace: str
-    records: Records
-
-    @property
-    def engine(self) -> Engine: ...
 
 
 def checked_reason(reason: str, by: str) -> tuple[str, str]:

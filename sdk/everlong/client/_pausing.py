@@ -3,7 +3,8 @@
 from typing import Any
 
 from everlong._texts import check_request_id, storable
-from everlong.client._pauses import Connected, checked_reason, shown
+from everlong.client._connected import Connected
+from everlong.client._pauses import checked_reason, shown
 from everlong.client._views import Pause
 from everlong.exceptions import InvalidArguments
 from everlong.workflow import Workflow
@@ -14,11 +15,11 @@ __all__ = ["Pausing"]
 _SHOWN_MAX = 1_000
 
 
-class Pausing:
+class Pausing(Connected):
     """The part of a client that holds many executions at once."""
 
     async def pause(
-        self: Connected,
+        self,
         *,
         type: "Workflow[..., Any] | str | None" = None,
         reason: str = "",
@@ -54,7 +55,7 @@ class Pausing:
         return result.executions
 
     async def resume(
-        self: Connected,
+        self,
         *,
         type: "Workflow[..., Any] | str | None" = None,
         blocked: bool = False,
@@ -91,7 +92,7 @@ class Pausing:
         engine.wake_hosts()
         return result.executions
 
-    async def paused(self: Connected, *, limit: int = 100) -> list[Pause]:
+    async def paused(self, *, limit: int = 100) -> list[Pause]:
         """What somebody has paused: whole types first, then single executions, the oldest first.
 
             for one in await client.paused():

@@ -5,14 +5,14 @@ word, in the transaction that keeps the answer.
 """
 
 from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from everlong import registry
 from everlong._definitions import ActivityDefinition
 from everlong._failures import ExceptionRegistry, encode_exception
-from everlong._records import Records
+from everlong._texts import check_request_id
 from everlong._tokens import Token, read_token
-from everlong.client._handle import check_request_id
+from everlong.client._connected import Connected
 from everlong.exceptions import ActivityNotOpen, ApplicationError, InvalidToken
 from everlong_engine import (
     ActivityCancelled,
@@ -24,7 +24,6 @@ from everlong_engine import (
     AttemptState,
     Beat,
     Blobs,
-    Engine,
     NotTaken,
     Recorded,
     Report,
@@ -38,21 +37,11 @@ from everlong_engine import (
 __all__ = ["Reporting"]
 
 
-class Connected(Protocol):
-    """A client, as its answers need it."""
-
-    namespace: str
-    records: Records
-
-    @property
-    def engine(self) -> Engine: ...
-
-
-class Reporting:
+class Reporting(Connected):
     """The part of a client that speaks for activities, by their tokens."""
 
     async def complete(
-        self: Connected, token: str, result: Any = None, *, request_id: str | None = None
+        self, token: str, result: Any = None, *, request_id: str | None = None
     ) -> None:
         """Say that an activity which was left with `complete_later` has this result.
 
@@ -74,7 +63,7 @@ class Reporting:
         await _complete(self, token, result, request_id)
 
     async def fail(
-        self: Connected, token: str, error: Exception | str, *, request_id: str | None = None
+        self, token: str, error: Exception | str, *, request_id: str | None = None
     ) -> None:
         """Say that an activity which was left with `complete_later` has failed.
 
@@ -83,7 +72,7 @@ class Reporting:
         """
         await _fail(self, token, error, request_id)
 
-    async def heartbeat(self: Connected, token: str, details: Any = None) -> bool:
+    async def heartbeat(self, token: str, details: Any = None) -> bool:
         """A sign of life of an activity that is completed elsewhere.
 
         It puts off the activity's `heartbeat_timeout`. Details are for its next attempt.

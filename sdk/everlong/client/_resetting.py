@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar
 
 from everlong import registry
 from everlong._definitions import WorkflowDefinition
-from everlong._texts import checked_id, storable
+from everlong._texts import check_request_id, checked_id, storable
+from everlong.client._addressed import Addressed
 from everlong.client._reset_plan import Wanted, plan
 from everlong.exceptions import (
     CannotReset,
@@ -29,7 +30,6 @@ from everlong_engine import (
     RunRow,
     WriteResult,
     find_point,
-    is_request_id,
     name_of_reset,
 )
 
@@ -50,15 +50,8 @@ _FAMILIES: Final[Mapping[object, tuple[str, ...]]] = {
 }
 
 
-class Resetting(Generic[R]):
+class Resetting(Addressed, Generic[R]):
     """The part of a handle that begins runs anew."""
-
-    _client: "Client"
-    _definition: Any
-    workflow_id: str
-
-    async def _row(self, run_id: str | None = None) -> RunRow:
-        raise NotImplementedError
 
     async def reset(
         self,
@@ -202,11 +195,7 @@ def _check(to: object, reason: str, reapply: object, request_id: str | None) -> 
     if isinstance(to, str):
         storable(to, "to")
     storable(reason, "reason")
-    if request_id is not None and not is_request_id(request_id):
-        raise InvalidArguments(
-            f"request_id={request_id!r}: give a text of 1 to 512 characters, none of them a "
-            "control character"
-        )
+    check_request_id(request_id)
     if not isinstance(reapply, bool | str) or reapply not in _FAMILIES:
         raise InvalidArguments(f'reapply={reapply!r}: choose True, False, "signals" or "updates"')
     return _FAMILIES[reapply]

@@ -27,11 +27,11 @@ from typing import (
 
 from everlong import registry
 from everlong._definitions import WorkflowDefinition
-from everlong._records import Records
-from everlong._texts import checked_id, storable
+from everlong._texts import check_request_id, checked_id, storable
 from everlong.channels import Signal
 from everlong.client._attachment import Attachment
-from everlong.client._handle import WorkflowHandle, check_request_id
+from everlong.client._connected import Connected
+from everlong.client._handle import WorkflowHandle
 from everlong.exceptions import (
     EverlongError,
     InvalidArguments,
@@ -87,20 +87,8 @@ class StartOptions(TypedDict, total=False):
     memo: Any
 
 
-class Starting:
+class Starting(Connected):
     """The part of a client that begins executions."""
-
-    namespace: str
-    records: Records
-
-    @property
-    def engine(self) -> Engine:
-        """Not public: the engine beneath."""
-        raise NotImplementedError
-
-    def hosting(self, kind: str) -> Any:
-        """Not public: the worker of this process that hosts the workflow, if one does."""
-        raise NotImplementedError
 
     @overload
     async def start(
@@ -192,12 +180,8 @@ class Starting:
         """
         engine = self.engine
         definition, name = self._definition(workflow)
-        if if_open not in _IF_OPEN:
-            raise ValueError(f"if_open={if_open!r}: choose one of {', '.join(_IF_OPEN)}")
-        if if_closed not in _IF_CLOSED:
-            raise ValueError(f"if_closed={if_closed!r}: choose one of {', '.join(_IF_CLOSED)}")
+        _check_policies(if_open, if_closed)
         check_request_id(request_id)
-        execution_us = _duration(execution_timeout, "execution_timeout")
         started = RunStarted(
             workflow=name,
             arguments=_arguments(definition, name, args, kwargs),
@@ -206,9 +190,7 @@ class Starting:
             code="" if definition is None else definition.digest,
             python=_PYTHON,
             run_timeout_us=_duration(run_timeout, "run_timeout"),
-            execution_deadline_us=None
-            if execution_us is None
-            else engine.clock.now_us() + execution_us,
+            execution_deadline_us=_deadline(engine, execution_timeout),
             tags=checked_tags(tags),
             memo=checked_memo(memo),
         )
@@ -217,11 +199,20 @@ class Starting:
             result = await self._begin_in_place(engine, started, if_closed, request_id, attachment)
         else:
             result = await self._begin(engine, started, if_open, if_closed, request_id, attachment)
+        return self._handle_of(started.workflow_id, result, definition, attachment)
+
+    def _handle_of(
+        self,
+        workflow_id: str,
+        result: StartResult,
+        definition: WorkflowDefinition | None,
+        attachment: Attachment | None,
+    ) -> WorkflowHandle[Any]:
         if result.refused:
-            raise WorkflowAlreadyStarted(workflow_id=started.workflow_id, status=result.status.text)
+            raise WorkflowAlreadyStarted(workflow_id=workflow_id, status=result.status.text)
         handle: WorkflowHandle[Any] = WorkflowHandle(
             cast("Client", self),
-            started.workflow_id,
+            workflow_id,
             execution_id=result.execution_id,
             run_id=result.run_id,
             definition=definition,
@@ -359,6 +350,13 @@ class Starting:
         )
 
 
+def _check_policies(if_open: str, if_closed: str) -> None:
+    if if_open not in _IF_OPEN:
+        raise ValueError(f"if_open={if_open!r}: choose one of {', '.join(_IF_OPEN)}")
+    if if_closed not in _IF_CLOSED:
+        raise ValueError(f"if_closed={if_closed!r}: choose one of {', '.join(_IF_CLOSED)}")
+
+
 def _made_up(engine: Engine, name: str) -> str:
     return f"{name}-{engine.random.getrandbits(64):016x}"
 
@@ -376,6 +374,11 @@ def _arguments(
             f"{name!r} is not imported here, so its parameters have no order: pass them by name"
         )
     return pack(kwargs)
+
+
+def _deadline(engine: Engine, timeout: float | timedelta | None) -> int | None:
+    timeout_us = _duration(timeout, "execution_timeout")
+    return None if timeout_us is None else engine.clock.now_us() + timeout_us
 
 
 def _duration(value: float | timedelta | None, name: str) -> int | None:

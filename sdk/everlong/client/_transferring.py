@@ -7,16 +7,15 @@ done to sealed payloads, which open nowhere but in their place.
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from everlong._texts import checked_id, storable
+from everlong.client._connected import Connected
 from everlong.client._handle import WorkflowHandle
 from everlong.codec import ENCRYPTED
 from everlong.exceptions import ImportRefused, UnreadableExport, WorkflowNotFound
 from everlong_engine import (
-    Engine,
     ExportedExecution,
-    RunRow,
     Target,
     arriving,
     closed_on_arrival,
@@ -34,22 +33,11 @@ _SEALED_TEXT: Final = b"everlong-sealed:"
 _LOOKED_AT: Final = "imported to be looked at"
 
 
-class Connected(Protocol):
-    """A client, as its transfers need it."""
-
-    namespace: str
-
-    @property
-    def engine(self) -> Engine: ...
-
-    async def run_row(self, run_id: str) -> RunRow | None: ...
-
-
-class Transferring:
+class Transferring(Connected):
     """The part of a client that takes executions out of a store, and brings them in."""
 
     async def export(
-        self: Connected, workflow_id: str, *, run_id: str | None = None, children: bool = False
+        self, workflow_id: str, *, run_id: str | None = None, children: bool = False
     ) -> str:
         r"""A whole execution as JSON lines: histories, inbox, attempts, outputs, approvals.
 
@@ -75,7 +63,7 @@ class Transferring:
         return "".join(f"{line}\n" for line in export_lines(found, written_by=_own(), at_us=now_us))
 
     async def import_(
-        self: Connected, *exports: str | Path, id: str | None = None, closed: bool = False
+        self, *exports: str | Path, id: str | None = None, closed: bool = False
     ) -> list[WorkflowHandle[Any]]:
         """Bring exported executions into this store: all of them, or none.
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from everlong._definitions import check_version
-from everlong.exceptions import WorkflowClosed, WorkflowNotFound
-from everlong_engine import Engine, MessageResult, Pin, Target, VersionCount, WorkerRow
+from everlong.client._addressed import Addressed
+from everlong_engine import Pin, VersionCount, WorkerRow
 
 __all__ = ["Pinning", "VersionSummary", "summaries"]
 
@@ -50,17 +50,8 @@ def summaries(counts: Iterable[VersionCount], workers: Sequence[WorkerRow]) -> l
     ]
 
 
-class Pinning:
+class Pinning(Addressed):
     """The part of a handle that says which version goes on with an execution."""
-
-    workflow_id: str
-
-    @property
-    def _engine(self) -> Engine:
-        raise NotImplementedError
-
-    def _target(self) -> Target:
-        raise NotImplementedError
 
     async def pin(self, version: str | None) -> None:
         """Say which version of the code may go on with it; None: the newest that is here.
@@ -77,9 +68,5 @@ class Pinning:
         if version is not None:
             check_version(version, f"{self.workflow_id}.pin")
         result = await self._engine.commits.put(Pin(self._target(), version))
-        assert isinstance(result, MessageResult)
-        if result.status is None:
-            raise WorkflowNotFound(workflow_id=self.workflow_id)
-        if not result.status.is_open:
-            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+        self._open(result)
         self._engine.versions_changed()

@@ -83,27 +83,8 @@ class Appends:
         incoming, decisions = step.incoming, step.decisions
         blobs: Blobs = {}
         base = run.next_seq
-        row = self._records.row
-        rows = [row(run, base, incoming.event, at_us, blobs)]
-        items: list[ItemRow] = []
-        sends = False
-        for index, made in enumerate(decisions):
-            decision = made
-            sends = sends or type(made) in SENDING
-            if type(made) in _RETURNS:  # Not isinstance with a union: that builds it each time.
-                decision = decisions[index] = _with_unread(made, run)  # type: ignore[arg-type]
-            if type(made) is ActivityScheduled and self._reserve():
-                decision = decisions[index] = ActivityScheduled(
-                    made.activity_id,
-                    made.activity,
-                    made.arguments,
-                    made.options,
-                    made.where,
-                    began=True,
-                )
-            elif type(made) is ItemPublished:
-                items.append(self._records.item(run.execution_id, run, made, at_us))
-            rows.append(row(run, base + 1 + index, decision, at_us, blobs))
+        rows = [self._records.row(run, base, incoming.event, at_us, blobs)]
+        items, sends = self._decided(run, decisions, rows, at_us, blobs)
         last = decisions[-1] if decisions else None
         closing: Closing | None = None
         if last is not None and type(last) in CLOSING:
@@ -139,6 +120,38 @@ class Appends:
             tags=_tags_set(decisions) if run.code.is_labelled else (),
             trims=run.code.outputs.trims(items) if items else (),
         )
+
+    def _decided(
+        self,
+        run: OwnedRun,
+        decisions: list[Decision],
+        rows: list[HistoryRow],
+        at_us: int,
+        blobs: Blobs,
+    ) -> tuple[list[ItemRow], bool]:
+        """Add their rows. Gives what they publish, and whether anything goes to others."""
+        row = self._records.row
+        seq = run.next_seq
+        items: list[ItemRow] = []
+        sends = False
+        for index, made in enumerate(decisions):
+            decision = made
+            sends = sends or type(made) in SENDING
+            if type(made) in _RETURNS:  # Not isinstance with a union: that builds it each time.
+                decision = decisions[index] = _with_unread(made, run)  # type: ignore[arg-type]
+            if type(made) is ActivityScheduled and self._reserve():
+                decision = decisions[index] = ActivityScheduled(
+                    made.activity_id,
+                    made.activity,
+                    made.arguments,
+                    made.options,
+                    made.where,
+                    began=True,
+                )
+            elif type(made) is ItemPublished:
+                items.append(self._records.item(run.execution_id, run, made, at_us))
+            rows.append(row(run, seq + 1 + index, decision, at_us, blobs))
+        return items, sends
 
     def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
         """A closing event that the code did not decide."""

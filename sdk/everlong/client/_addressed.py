@@ -1,0 +1,67 @@
+"""What every part of a handle stands on: whom it means, and what was said to it."""
+
+from typing import TYPE_CHECKING, Any
+
+from everlong.exceptions import WorkflowClosed, WorkflowNotFound
+from everlong_engine import Engine, MessageResult, RunRow, Target, id_text
+
+if TYPE_CHECKING:
+    from everlong.client._client import Client
+
+__all__ = ["Addressed"]
+
+
+class Addressed:
+    """One execution, as its client finds it."""
+
+    def __init__(
+        self,
+        client: "Client",
+        workflow_id: str,
+        *,
+        execution_id: bytes | None = None,
+        run_id: bytes | None = None,
+        definition: Any = None,
+    ) -> None:
+        self._client = client
+        self._execution_id = execution_id
+        self._run_id = run_id
+        self._definition = definition
+        self.workflow_id = workflow_id
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that this handle was made for; None for one from `get_handle`."""
+        return None if self._run_id is None else id_text(self._run_id)
+
+    @property
+    def _engine(self) -> Engine:
+        """Looked up at each use: the client may have been closed."""
+        return self._client.engine
+
+    def _target(self) -> Target:
+        return self._engine.target(self._client.namespace, self.workflow_id, self._execution_id)
+
+    async def _row(self, run_id: str | None = None) -> RunRow:
+        if run_id is not None:
+            row = await self._client.run_row(run_id)
+        else:
+            row = await self._engine.store.latest(self._target())
+        if row is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        return row
+
+    def _require_accepted(self, result: MessageResult) -> None:
+        if result.status is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        if result.position is None and not result.duplicate:
+            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+
+    def _open(self, result: object) -> bytes:
+        """The open execution that was meant."""
+        assert isinstance(result, MessageResult)
+        if result.status is None:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        if not result.status.is_open:
+            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+        return result.execution_id
