@@ -91,8 +91,8 @@ MUTANTS: Final = (
         "an attempt begins before its mark is stored",
         Edit(
             ActivityRunner._mark_started,  # pyright: ignore[reportPrivateUsage]
-            "self._mark(attempt, row, lambda: self._begin(attempt), begins=True)",
-            "self._mark(attempt, row, None, begins=True)\n    self._begin(attempt)",
+            "self.mark(attempt, row, lambda: self._begin(attempt), begins=True)",
+            "self.mark(attempt, row, None, begins=True)\n    self._begin(attempt)",
         ),
     ),
     mutant(
@@ -159,7 +159,7 @@ MUTANTS: Final = (
     mutant(
         "an outcome is recorded twice",
         Edit(
-            ActivityRunner._finish,  # pyright: ignore[reportPrivateUsage]
+            ActivityRunner.finish,
             "self._deliver(run, Incoming(outcome))",
             "self._deliver(run, Incoming(outcome))\n    self._deliver(run, Incoming(outcome))",
         ),
@@ -198,8 +198,8 @@ MUTANTS: Final = (
         "a takeover forgets the back-off",
         Edit(
             ActivityRunner.restore,
-            "self._after_row(attempt, newest.retry_us)",
-            "self._after_row(attempt, newest.retry_us and 0)",
+            "self.outcomes.after_row(attempt, newest.retry_us)",
+            "self.outcomes.after_row(attempt, newest.retry_us and 0)",
         ),
     ),
     mutant(

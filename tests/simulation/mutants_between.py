@@ -128,7 +128,7 @@ BETWEEN: Final[tuple[Mutant, ...]] = (
         Edit(
             ActivityRunner._ask_to_end,  # pyright: ignore[reportPrivateUsage]
             "attempt.interrupt()",
-            'self._ended(attempt, "stopped")',
+            'self.outcomes.ended(attempt, "stopped")',
         ),
     ),
     mutant(

@@ -1,4 +1,4 @@
-"""Runs attempts of activities: slots, timeouts, heartbeats, retries.
+"""Runs attempts of activities: slots, marks, time limits, cancellation.
 
 An attempt begins only behind a commit that says so: the one that scheduled its activity, if a slot
 was free then, or else one with a started mark. A failed attempt is written down with the time of
@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from random import Random
 from typing import Any, Final
 
 from everlong._context import activity_context
@@ -28,35 +27,26 @@ from everlong.worker._attempt_rules import (
 )
 from everlong.worker._attempts import (
     AttemptContext,
-    Died,
-    Later,
     Launch,
     Pools,
-    Raised,
-    Succeeded,
     launch,
 )
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._elsewhere import Elsewhere
+from everlong.worker._outcomes import OutcomeJudge
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
     ActivityCancelled,
-    ActivityCompleted,
-    ActivityFailed,
-    ActivityLost,
     ActivityScheduled,
     ActivityTimedOut,
     AppendResult,
     AttemptRow,
     AttemptState,
     Engine,
-    Failure,
     Input,
     MarkAttempts,
     WriteResult,
     may_repeat_lost,
-    next_delay_us,
-    retry_failed,
 )
 
 __all__ = ["ActivityRunner"]
@@ -88,14 +78,14 @@ class ActivityRunner:
         self._worker = worker_name
         self._deadlines = deadlines
         self._deliver = deliver
-        self._random: Random = engine.random
         self._free = slots
         self._waiting: deque[OpenAttempt] = deque()
         self.pools = Pools(threads, processes)
         self.launch: Launch = launch
         self.at_work: set[OpenAttempt] = set()
         """Attempts whose code is running."""
-        self._elsewhere = Elsewhere(engine, records, deadlines, self._time_out_elsewhere)
+        self.outcomes = OutcomeJudge(self, engine, records)
+        self.elsewhere = Elsewhere(engine, records, deadlines, self.outcomes.time_out_elsewhere)
         self.on_rest: Callable[[OwnedRun], None] = lambda _: None
         """Called when an attempt of a paused run has ended, or one could not begin."""
         self.stopping = False
@@ -150,7 +140,7 @@ class ActivityRunner:
         self._watch_limits(attempt)
         if newest is None and not attempt.scheduled.began:
             if attempt.cancel_asked:
-                self._ended(attempt, "not_begun")
+                self.outcomes.ended(attempt, "not_begun")
             else:
                 self._queue(attempt)
             return
@@ -158,32 +148,25 @@ class ActivityRunner:
         if newest is not None and newest.state is AttemptState.ELSEWHERE:
             attempt.started_us = newest.started_us
             attempt.previous_details = newest.details
-            self._elsewhere.watch(attempt, newest.ended_us or newest.started_us)
+            self.elsewhere.watch(attempt, newest.ended_us or newest.started_us)
             return
         if attempt.cancel_asked:
             if newest is not None and newest.state is not AttemptState.NOT_BEGUN:
                 attempt.retry_us = newest.retry_us or 0
-            self._ended(attempt, end_of(newest))
+            self.outcomes.ended(attempt, end_of(newest))
             return
         attempt.previous_details = None if newest is None else newest.details
         if newest is not None and newest.state is AttemptState.NOT_BEGUN:
             self._queue(attempt)
             return
         if newest is not None and newest.state is not AttemptState.STARTED:
-            self._after_row(attempt, newest.retry_us)
+            self.outcomes.after_row(attempt, newest.retry_us)
         elif may_repeat_lost(attempt.scheduled.options, attempt.attempt):
-            self._after_row(attempt, 0)
+            self.outcomes.after_row(attempt, 0)
         else:
-            self._after_row(attempt, None)
+            self.outcomes.after_row(attempt, None)
 
-    def _after_row(self, attempt: OpenAttempt, retry_us: int | None) -> None:
-        if retry_us is None:
-            self._finish(attempt, ActivityLost(attempt.scheduled.activity_id, attempt.attempt))
-            return
-        attempt.retry_us = retry_us
-        self._retry_at(retry_us, attempt)
-
-    def _retry_at(self, due_us: int, attempt: OpenAttempt) -> None:
+    def retry_at(self, due_us: int, attempt: OpenAttempt) -> None:
         number = attempt.attempt
         self._deadlines.add(due_us, self._retry, attempt, number, matters=retry_matters)
 
@@ -206,10 +189,10 @@ class ActivityRunner:
     def _mark_started(self, attempt: OpenAttempt) -> None:
         """Durable before it begins: after a crash it counts as an attempt that may have run."""
         attempt.started_us = self._engine.clock.now_us()
-        row = self._row(attempt, AttemptState.STARTED)
-        self._mark(attempt, row, lambda: self._begin(attempt), begins=True)
+        row = self.row(attempt, AttemptState.STARTED)
+        self.mark(attempt, row, lambda: self._begin(attempt), begins=True)
 
-    def _mark(
+    def mark(
         self,
         attempt: OpenAttempt,
         row: AttemptRow,
@@ -224,7 +207,7 @@ class ActivityRunner:
                 # Full, for example. The run is not hurt: try again until it is taken from us.
                 if not (run.dropped or attempt.abandoned or self._engine.commits.failed):
                     again_us = self._engine.clock.now_us() + _MARK_AGAIN_US
-                    again = partial(self._mark, attempt, row, then, begins=begins)
+                    again = partial(self.mark, attempt, row, then, begins=begins)
                     self._deadlines.add(again_us, again, matters=always_matters)
                 elif then is not None:
                     self._free_slot(attempt)
@@ -254,7 +237,7 @@ class ActivityRunner:
         else:
             then()
 
-    def _row(self, attempt: OpenAttempt, state: AttemptState, **more: Any) -> AttemptRow:
+    def row(self, attempt: OpenAttempt, state: AttemptState, **more: Any) -> AttemptRow:
         row = AttemptRow(
             activity_id=attempt.scheduled.activity_id,
             attempt=attempt.attempt,
@@ -290,8 +273,8 @@ class ActivityRunner:
 
     def _leave_unbegun(self, attempt: OpenAttempt) -> None:
         """What is committed says that it may have begun; here one knows better."""
-        row = self._row(attempt, AttemptState.NOT_BEGUN, details=attempt.previous_details)
-        self._mark(attempt, row, None)
+        row = self.row(attempt, AttemptState.NOT_BEGUN, details=attempt.previous_details)
+        self.mark(attempt, row, None)
         self._free_slot(attempt)
         self.on_rest(attempt.run)
 
@@ -327,151 +310,13 @@ class ActivityRunner:
         outcome = None if done.cancelled() else done.result()
         attempt.has_slot = False
         if not (attempt.abandoned or attempt.run.dropped):
-            self._judge(attempt, outcome)
+            self.outcomes.judge(attempt, outcome)
             if attempt.run.paused:
                 self.on_rest(attempt.run)
         # A thread or a process cannot be stopped: its slot stays taken until it ends by itself.
         when_over(activity.work, self.give_back)
 
-    def _judge(self, attempt: OpenAttempt, outcome: Any) -> None:
-        activity_id = attempt.scheduled.activity_id
-        if isinstance(outcome, Later):
-            self._hand_over(attempt)
-            return
-        if attempt.cancel_asked:
-            self._judge_end(attempt, outcome)
-            return
-        match outcome:
-            case Succeeded():
-                self._finish(attempt, ActivityCompleted(activity_id, outcome.result))
-            case Raised():
-                self._failed(attempt, outcome.failure)
-            case Died():
-                self._lost(attempt, outcome.text)
-            case _:
-                self._judge_timeout(attempt)
-
-    def _judge_end(self, attempt: OpenAttempt, outcome: Any) -> None:
-        """Somebody waits for its end, whatever came of it; there is no further attempt."""
-        match outcome:
-            case Succeeded():
-                self._ended(attempt, "completed")
-            case Raised():
-                # The event does not bear the failure, so it is written down first.
-                failed = partial(self._ended, attempt, "failed")
-                self._write_down(attempt, AttemptState.FAILED, outcome.failure, None, then=failed)
-            case Died():
-                self._ended(attempt, "lost")
-            case _:
-                self._ended(attempt, "stopped" if attempt.timed_out is None else "timed_out")
-
-    def _ended(self, attempt: OpenAttempt, outcome: str) -> None:
-        number = attempt.attempt
-        if outcome == "not_begun" and attempt.retry_us is None:
-            number -= 1
-        self._finish(attempt, ActivityCancelled(attempt.scheduled.activity_id, outcome, number))
-
-    def _hand_over(self, attempt: OpenAttempt) -> None:
-        """It waits for whoever has its token: no slot, no task, and no row of the run's to load."""
-        now_us = self._engine.clock.now_us()
-        row = self._row(attempt, AttemptState.ELSEWHERE, ended_us=now_us, details=attempt.details)
-        self._mark(attempt, row, None)
-        self._elsewhere.watch(attempt, now_us)
-
-    def _time_out_elsewhere(self, attempt: OpenAttempt, which: str) -> None:
-        if attempt.cancel_asked:
-            self._ended(attempt, "timed_out")
-        else:
-            self._failed_in_time(attempt, which)
-
-    def _judge_timeout(self, attempt: OpenAttempt) -> None:
-        which = attempt.timed_out
-        if which is None:
-            return  # Cancelled because its worker stops: it is handed back with its run.
-        attempt.timed_out = None
-        self._failed_in_time(attempt, which)
-
-    def _failed_in_time(self, attempt: OpenAttempt, which: str) -> None:
-        failure = Failure(
-            type="everlong.exceptions.ActivityTimeout",
-            message=f"the attempt exceeded its {which} timeout",
-        )
-        self._failed(attempt, failure, AttemptState.TIMED_OUT, which)
-
-    def _failed(
-        self,
-        attempt: OpenAttempt,
-        failure: Failure,
-        state: AttemptState = AttemptState.FAILED,
-        timeout: str = "",
-    ) -> None:
-        """Write the attempt down with the time of the next, or hand the failure to the code."""
-        options, number = attempt.scheduled.options, attempt.attempt
-        delay_us = retry_failed(options, failure, number, self._random.random())
-        if delay_us is None:
-            activity_id = attempt.scheduled.activity_id
-            if timeout:
-                self._finish(attempt, ActivityTimedOut(activity_id, timeout, number))
-            else:
-                self._finish(attempt, ActivityFailed(activity_id, failure, number))
-            return
-        logger.info(
-            "attempt %d of %s in %s failed (%s: %s); the next in %.1f s",
-            number,
-            attempt.definition.name,
-            attempt.run.workflow_id,
-            failure.type,
-            "its message is encrypted" if self._records.conceals else failure.message,
-            delay_us / 1e6,
-        )
-        self._again(attempt, state, failure, delay_us)
-
-    def _lost(self, attempt: OpenAttempt, text: str) -> None:
-        """Its process died. Mostly that is its own doing, so the next one waits as after a failure;
-        but what it has done nobody knows, so that with `at_most_once` it was the last."""
-        options, number = attempt.scheduled.options, attempt.attempt
-        name, workflow_id = attempt.definition.name, attempt.run.workflow_id
-        failure = Failure(type="lost", message=text)
-        delay_us = None
-        if may_repeat_lost(options, number):
-            delay_us = next_delay_us(options, number, self._random.random())
-        logger.warning("attempt %d of %s in %s is lost: %s", number, name, workflow_id, text)
-        self._again(attempt, AttemptState.LOST, failure, delay_us)
-
-    def _again(
-        self, attempt: OpenAttempt, state: AttemptState, failure: Failure, delay_us: int | None
-    ) -> None:
-        """Write down how it ended, and when the next one is due."""
-        retry_us = self._write_down(attempt, state, failure, delay_us)
-        self._after_row(attempt, retry_us)
-
-    def _write_down(
-        self,
-        attempt: OpenAttempt,
-        state: AttemptState,
-        failure: Failure,
-        delay_us: int | None,
-        then: Callable[[], None] | None = None,
-    ) -> int | None:
-        now_us = self._engine.clock.now_us()
-        retry_us = None if delay_us is None else now_us + delay_us
-        row = self._row(
-            attempt,
-            state,
-            ended_us=now_us,
-            retry_us=retry_us,
-            error_type=failure.type,
-            error=failure.message,
-            traceback=failure.traceback,
-            details=attempt.details,
-        )
-        if attempt.details is not None:
-            attempt.previous_details = attempt.details
-        attempt.details = None
-        self._mark(attempt, row, then)
-        return retry_us
-
-    def _finish(self, attempt: OpenAttempt, outcome: Input) -> None:
+    def finish(self, attempt: OpenAttempt, outcome: Input) -> None:
         attempt.abandoned = True
         run = attempt.run
         run.attempts.pop(attempt.scheduled.activity_id, None)
@@ -502,7 +347,7 @@ class ActivityRunner:
             return  # Whoever has its token is told by its next heartbeat.
         if attempt.interrupt is None or attempt.task is None:
             # It waits for a slot, for its mark, or for its next attempt.
-            self._ended(attempt, "not_begun")
+            self.outcomes.ended(attempt, "not_begun")
         else:
             attempt.interrupt()
 
@@ -543,7 +388,7 @@ class ActivityRunner:
         for attempt in run.attempts.values():
             left = handed_back(attempt, now_us)
             if left is not None:
-                rows.append(self._row(attempt, left[0], **left[1]))
+                rows.append(self.row(attempt, left[0], **left[1]))
         self.drop(run)
         return tuple(rows)
 
@@ -564,7 +409,7 @@ class ActivityRunner:
 
     def close(self) -> None:
         """What still runs was handed back: threads end by themselves, processes are ended."""
-        self._elsewhere.stop()
+        self.elsewhere.stop()
         for attempt in self.at_work:
             if attempt.task is not None:
                 attempt.task.cancel()
@@ -585,7 +430,7 @@ class ActivityRunner:
         activity_id, number = attempt.scheduled.activity_id, attempt.attempt
         which = "schedule_to_start" if start else "schedule_to_close"
         task = attempt.task
-        self._finish(attempt, ActivityTimedOut(activity_id, which, 0 if start else number))
+        self.finish(attempt, ActivityTimedOut(activity_id, which, 0 if start else number))
         if task is not None:
             task.cancel()
 
@@ -595,5 +440,5 @@ class ActivityRunner:
         if attempt.task is None or now_us - attempt.details_stored_us < _DETAILS_EVERY_US:
             return
         attempt.details_stored_us = now_us
-        row = self._row(attempt, AttemptState.STARTED, details=attempt.details)
-        self._mark(attempt, row, None)
+        row = self.row(attempt, AttemptState.STARTED, details=attempt.details)
+        self.mark(attempt, row, None)
