@@ -53,6 +53,8 @@ PARTS: Final = (
          "{python} -m tests.fuzz --seconds 5"),
     Part("questions", (10,),
          f"{_PYTEST} tests/replay/test_random_programs.py -k change_nothing"),
+    Part("changes", (7,), f"{_PYTEST} tests/replay/test_changed_code.py",
+         environment=(("EVERLONG_CODE_CHANGES", "1000"),)),
     Part("uncached", (7,), f"{_PYTEST} tests/acceptance",
          environment=(("EVERLONG_HARDER", "cache-off"),)),
     Part("prefixes", (7,), f"{_PYTEST} tests/acceptance",

@@ -2,12 +2,12 @@
 
 A program stands for code: it is changed, the history is not. Whether the changed one decides
 otherwise within the history is told by feeding it live (`first_difference`), independently of
-replay. `EVERLONG_CODE_CHANGES=1000` is the full length; `make soak` runs it.
+replay. `EVERLONG_CODE_CHANGES=1000` is the full length; `make soak` and `make proof` run it.
 """
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -17,6 +17,7 @@ import pytest
 from everlong import NondeterminismError, WorkflowFault
 from everlong._replay.history import replay
 from everlong_engine import Recorded
+from tests.proof.tally import Tally
 from tests.replay.test_random_programs import NEVER, first_difference, live, world
 from tests.support import programs
 from tests.support.programs import Call, Program, Repeat, changed, play, random_program
@@ -81,8 +82,21 @@ def found_at(program: Program, history: Sequence[Recorded]) -> int | None:
     return begin
 
 
+@pytest.fixture(name="tally", scope="module")
+def tally_of_this_file() -> Generator[Tally]:
+    tally = Tally()
+    yield tally
+    tally.record(
+        "histories against changed code",
+        invariants=[7],
+        tried="a history replayed against code in which a step was changed, removed, added or "
+        "moved, which must be found, or that is equivalent within it, which must pass",
+        reproduce="EVERLONG_CODE_CHANGES=1000 pytest tests/replay/test_changed_code.py",
+    )
+
+
 @pytest.mark.timeout(3600)
-def test_a_step_that_differs_within_the_history_is_found_each_time() -> None:
+def test_a_step_that_differs_within_the_history_is_found_each_time(tally: Tally) -> None:
     verdicts: Counter[tuple[str, bool]] = Counter()
     for seed in range(HISTORIES):
         with world(NEVER):
@@ -94,30 +108,33 @@ def test_a_step_that_differs_within_the_history_is_found_each_time() -> None:
                 other = mutation(program, source)
                 history = under(other, run.history)
                 end = first_difference(other, history)
-                begin = found_at(other, history)
-                assert (begin is None) is (end is None), (seed, name)
-                if begin is not None and end is not None:
-                    assert end in [one for one in pairs(history) if one > begin][:1], (seed, name)
+                with tally.trying("the same" if end is None else name):
+                    begin = found_at(other, history)
+                    assert (begin is None) is (end is None), (seed, name)
+                    if begin is not None and end is not None:
+                        behind = [one for one in pairs(history) if one > begin]
+                        assert end in behind[:1], (seed, name)
                 verdicts[name, end is None] += 1
     for name in MUTATIONS:
         assert min(verdicts[name, True], verdicts[name, False]) >= HISTORIES / 20, verdicts
 
 
 @pytest.mark.timeout(3600)
-def test_an_equivalent_refactoring_is_never_refused() -> None:
+def test_an_equivalent_refactoring_is_never_refused(tally: Tally) -> None:
     for seed in range(HISTORIES):
         with world(NEVER):
             source = Random(seed)
             program = random_program(source, patches=False, checkpoints=False)
             run, stood = live(program, source)
             other = changed(program, source, lambda step: (Repeat(1, (step,)),))
-            code = replayed(play, under(other, run.history))
-            assert code.closed == (run.closing is not None), seed
-            assert repr(code.answer("programs.so_far", b"\x92\x90\x80")) == stood[-1][0], seed
+            with tally.trying("refactored"):
+                code = replayed(play, under(other, run.history))
+                assert code.closed == (run.closing is not None), seed
+                assert repr(code.answer("programs.so_far", b"\x92\x90\x80")) == stood[-1][0], seed
 
 
 @pytest.mark.timeout(3600)
-def test_a_change_behind_the_end_of_the_history_is_never_refused() -> None:
+def test_a_change_behind_the_end_of_the_history_is_never_refused(tally: Tally) -> None:
     behind = 0
     for seed in range(HISTORIES):
         with world(NEVER):
@@ -127,6 +144,7 @@ def test_a_change_behind_the_end_of_the_history_is_never_refused() -> None:
             ends = list(pairs(run.history))
             for end in ends if run.closing is None else ends[:-1]:
                 other = (*program, NEW)
-                replayed(play, under(other, run.history[:end])).discard()
+                with tally.trying("behind the end"):
+                    replayed(play, under(other, run.history[:end])).discard()
                 behind += 1
     assert behind >= HISTORIES
