@@ -22,7 +22,12 @@ from everlong_engine.machine.points import (
     waiting_at,
 )
 from everlong_engine.machine.probation import hold_us, is_suspect, trial_us, watch_us
-from everlong_engine.machine.retries import may_repeat_lost, next_delay_us, retry_failed
+from everlong_engine.machine.retries import (
+    exhausted_at,
+    may_repeat_lost,
+    next_delay_us,
+    retry_failed,
+)
 from everlong_engine.machine.state import OpenActivity, OpenChild, RunState, fold
 from everlong_engine.machine.takeover import latest_attempts
 from everlong_engine.model import limits
@@ -107,10 +112,12 @@ from everlong_engine.model.outgoing import (
 from everlong_engine.model.payload import pack, unpack
 from everlong_engine.model.policies import (
     ON_CANCEL,
+    ON_EXHAUSTED,
     ActivityOptions,
     IfClosed,
     IfOpen,
     OnCancel,
+    OnExhausted,
     OnParentClose,
     Retry,
     seconds_us,
@@ -162,6 +169,7 @@ from everlong_engine.model.writes import (
     Attached,
     Beat,
     ForgetMail,
+    Halt,
     HistoryRow,
     ManyResult,
     MarkAttempts,
@@ -197,6 +205,7 @@ __all__ = [
     "EXPORT_VERSION",
     "INPUTS",
     "ON_CANCEL",
+    "ON_EXHAUSTED",
     "ActivityCancelRequested",
     "ActivityCancelled",
     "ActivityCompleted",
@@ -250,6 +259,7 @@ __all__ = [
     "Field",
     "Filter",
     "ForgetMail",
+    "Halt",
     "HistoryRow",
     "IfClosed",
     "IfOpen",
@@ -271,6 +281,7 @@ __all__ = [
     "NotTaken",
     "Numbers",
     "OnCancel",
+    "OnExhausted",
     "OnParentClose",
     "Onlooker",
     "OpenActivity",
@@ -346,6 +357,7 @@ __all__ = [
     "decode_event",
     "elsewhere_limit",
     "encode_event",
+    "exhausted_at",
     "export_lines",
     "filter_text",
     "find_point",

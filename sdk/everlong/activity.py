@@ -149,6 +149,7 @@ def _options(
             delay_max_us=retry.delay_max_us,
             jitter=float(retry.jitter),
             non_retryable=retry.names,
+            on_exhausted=retry.on_exhausted,
         )
     durations = {
         "start_to_close_us": ("timeout", timeout),

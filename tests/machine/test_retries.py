@@ -2,11 +2,19 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import example, given, strategies as st
 
-from everlong_engine.machine.retries import may_repeat_lost, next_delay_us, retry_failed
+from everlong_engine.machine.retries import (
+    exhausted_at,
+    may_repeat_lost,
+    next_delay_us,
+    retry_failed,
+)
+from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.runs import AttemptRow, AttemptState
 
 FAILURE = Failure(type="shop.payments.CardDeclined", message="no")
 chances = st.floats(0, 1, exclude_max=True)
@@ -82,3 +90,28 @@ def test_a_failure_may_set_its_own_delay_within_the_attempts() -> None:
 def test_a_lost_attempt_of_at_most_once_was_the_last() -> None:
     assert not may_repeat_lost(replace(STEADY, at_most_once=True), 1)
     assert may_repeat_lost(STEADY, 1_000_000)
+
+
+def test_a_set_of_attempts_begins_behind_the_last_exhausted_one() -> None:
+    rows = [
+        AttemptRow(activity_id=activity, attempt=number, state=state, started_us=1)
+        for activity, number, state in (
+            (1, 4, AttemptState.EXHAUSTED),
+            (1, 2, AttemptState.EXHAUSTED),
+            (1, 5, AttemptState.FAILED),
+            (2, 1, AttemptState.FAILED),
+        )
+    ]
+    assert exhausted_at(rows) == {1: 4}
+
+
+def test_what_came_later_is_written_only_where_it_is_chosen() -> None:
+    """Versions that know nothing of it read the rest."""
+    chosen = replace(STEADY, on_exhausted="pause")
+    assert ActivityOptions.from_wire(chosen.to_wire()) == chosen
+    wire = STEADY.to_wire()
+    assert wire is not None
+    assert len(wire) == 12
+    assert ActivityOptions.from_wire(wire) == STEADY
+    with pytest.raises(UndecodablePayload, match="on_exhausted"):
+        ActivityOptions.from_wire([*wire, "wait"])

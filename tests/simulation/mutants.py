@@ -198,7 +198,7 @@ MUTANTS: Final = (
         "a takeover forgets the back-off",
         Edit(
             ActivityRunner.restore,
-            "self.outcomes.after_row(attempt, newest.retry_us)",
+            "self.outcomes.after_row(attempt, newest.retry_us, newest.error)",
             "self.outcomes.after_row(attempt, newest.retry_us and 0)",
         ),
     ),

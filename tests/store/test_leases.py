@@ -13,7 +13,7 @@ from everlong_engine.model.runs import (
     RunStatus,
     VersionCount,
 )
-from everlong_engine.model.writes import MarkAttempts, MessageResult, Pin, Refusal
+from everlong_engine.model.writes import Halt, MarkAttempts, MessageResult, Pin, Refusal, Resume
 from tests.support.store_rig import SECOND_US, Rig, refusal
 
 
@@ -201,6 +201,56 @@ async def test_attempts_are_kept_beside_the_history(rig: Rig) -> None:
     (found,) = await rig.store.attempts(row.shard, row.run_id)
     assert found == replace(ended, details=b"50 %")
     assert await rig.kinds() == ["RunStarted"]
+
+
+HALT = Halt(7, "the engine", "the bank is down")
+
+
+async def test_an_exhausted_attempt_pauses_its_execution_with_its_row(rig: Rig) -> None:
+    row = await rig.owned()
+    last = attempt(2, AttemptState.EXHAUSTED, retry_us=7)
+    assert refusal(await rig.one(replace(mark(row, last), halt=HALT))) is None
+    held = await rig.row()
+    assert (held.status, held.owner, held.lease_token) == (
+        RunStatus.PAUSED,
+        row.owner,
+        row.lease_token,
+    )
+    assert await rig.store.attempts(row.shard, row.run_id) == [last]
+    (pause,) = await rig.store.pause_of(held)
+    assert (pause.since_us, pause.by, pause.reason) == (7, "the engine", "the bank is down")
+
+
+async def test_a_mark_that_is_repeated_does_not_pause_what_goes_on_again(rig: Rig) -> None:
+    row = await rig.owned()
+    halts = replace(mark(row, attempt(2, AttemptState.EXHAUSTED)), halt=HALT)
+    await rig.one(halts)
+    await rig.one(Resume(rig.target(), rig.now_us))
+    assert refusal(await rig.one(halts)) is None
+    assert (await rig.row()).status is RunStatus.RUNNING
+    await rig.one(mark(row, attempt(3, AttemptState.STARTED)))
+    assert refusal(await rig.one(halts)) is None
+    assert (await rig.row()).status is RunStatus.RUNNING
+    again = replace(mark(row, attempt(3, AttemptState.EXHAUSTED)), halt=HALT)
+    assert refusal(await rig.one(again)) is None
+    assert (await rig.row()).status is RunStatus.PAUSED
+
+
+async def test_a_zombie_pauses_nothing(rig: Rig) -> None:
+    row = await rig.owned()
+    stale = replace(row, lease_token=0)
+    halts = replace(mark(stale, attempt(2, AttemptState.EXHAUSTED)), halt=HALT)
+    assert refusal(await rig.one(halts)) is Refusal.FENCED
+    assert (await rig.row()).status is RunStatus.RUNNING
+
+
+async def test_the_attempt_behind_which_a_set_began_is_kept(rig: Rig) -> None:
+    row = await rig.owned()
+    for number in range(1, 40):
+        state = AttemptState.EXHAUSTED if number in (2, 3) else AttemptState.FAILED
+        await rig.one(mark(row, attempt(number, state)))
+    kept = [one.attempt for one in await rig.store.attempts(row.shard, row.run_id)]
+    assert kept == [3, *range(40 - ATTEMPTS_KEPT, 40)]
 
 
 async def test_a_zombie_marks_no_attempt(rig: Rig) -> None:

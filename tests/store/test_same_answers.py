@@ -28,6 +28,7 @@ from everlong_engine.model.writes import (
     Ask,
     Beat,
     ForgetMail,
+    Halt,
     MarkAttempts,
     Message,
     Pause,
@@ -426,6 +427,7 @@ class BothStores(RuleBasedStateMachine):
         probation=st.sampled_from([None, *Probation]),
         begins=st.booleans(),
         outcome=seldom,
+        halts=seldom,
     )
     def mark(
         self,
@@ -437,6 +439,7 @@ class BothStores(RuleBasedStateMachine):
         probation: Probation | None,
         begins: bool,
         outcome: bool,
+        halts: bool,
     ) -> None:
         row = self.row(name)
         if row is not None:
@@ -446,6 +449,8 @@ class BothStores(RuleBasedStateMachine):
             if outcome:
                 mail: Message = self.rigs[0].message(name, b"an outcome")
                 mark = replace(mark, mail=((mail.kind, mail.body),))
+            if halts:
+                mark = replace(mark, halt=Halt(self.rigs[0].now_us, "the engine", "no more"))
             self.add(mark)
 
     @rule(

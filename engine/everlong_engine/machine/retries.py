@@ -1,12 +1,25 @@
 """When a failed or lost attempt is tried again: arithmetic, nothing else.
 
 Exponential backoff with a cap; jitter is only ever added, so no delay is shorter than the policy.
+An attempt counts within its set: a new one begins when an exhausted activity is resumed.
 """
+
+from collections.abc import Iterable
 
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.runs import AttemptRow, AttemptState
 
-__all__ = ["may_repeat_lost", "next_delay_us", "retry_failed"]
+__all__ = ["exhausted_at", "may_repeat_lost", "next_delay_us", "retry_failed"]
+
+
+def exhausted_at(attempts: Iterable[AttemptRow]) -> dict[int, int]:
+    """The number of the attempt behind which each activity's present set began."""
+    found: dict[int, int] = {}
+    for row in attempts:
+        if row.state is AttemptState.EXHAUSTED:
+            found[row.activity_id] = max(row.attempt, found.get(row.activity_id, 0))
+    return found
 
 
 def next_delay_us(options: ActivityOptions, attempt: int, chance: float) -> int:

@@ -15,7 +15,7 @@ from typing import Final
 
 from everlong_engine.machine.elsewhere import elsewhere_limit
 from everlong_engine.machine.probation import is_suspect
-from everlong_engine.machine.retries import may_repeat_lost
+from everlong_engine.machine.retries import exhausted_at, may_repeat_lost
 from everlong_engine.machine.state import RunState, fold
 from everlong_engine.model.codec import decode_event
 from everlong_engine.model.errors import UndecodablePayload
@@ -131,7 +131,7 @@ def _guilt(row: RunRow, *, at_work: bool, explained: bool) -> tuple[int, int]:
 def _lost(
     state: RunState, attempts: list[AttemptRow], worker: str, now_us: int
 ) -> tuple[AttemptRow, ...]:
-    newest = latest_attempts(attempts)
+    newest, sets = latest_attempts(attempts), exhausted_at(attempts)
     lost: list[AttemptRow] = []
     for activity_id, activity in state.activities.items():
         row = newest.get(activity_id)
@@ -144,7 +144,7 @@ def _lost(
         else:
             continue  # In back-off: it is re-armed.
         again = not activity.cancel_requested and may_repeat_lost(
-            activity.scheduled.options, attempt
+            activity.scheduled.options, attempt - sets.get(activity_id, 0)
         )
         lost.append(
             AttemptRow(

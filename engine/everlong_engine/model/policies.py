@@ -15,10 +15,12 @@ from everlong_engine.model.limits import INSTANT_US_MAX
 
 __all__ = [
     "ON_CANCEL",
+    "ON_EXHAUSTED",
     "ActivityOptions",
     "IfClosed",
     "IfOpen",
     "OnCancel",
+    "OnExhausted",
     "OnParentClose",
     "Retry",
     "seconds_us",
@@ -28,6 +30,8 @@ IfOpen = Literal["use", "fail", "terminate"]
 IfClosed = Literal["allow", "fail", "allow_failed"]
 OnCancel = Literal["try", "wait", "abandon"]
 ON_CANCEL: Final[tuple[str, ...]] = get_args(OnCancel)
+OnExhausted = Literal["fail", "pause"]
+ON_EXHAUSTED: Final[tuple[str, ...]] = get_args(OnExhausted)
 OnParentClose = Literal["terminate", "cancel", "abandon"]
 
 _YEARS_100_S = 100 * 365 * 24 * 3600.0
@@ -67,6 +71,9 @@ class Retry:
         jitter: up to this share is added to each delay, 0 to 1, so that many do not return at once.
             It is only ever added: a delay is never shorter than the policy says.
         non_retryable: exception classes or qualified names that end the attempts at once.
+        on_exhausted: what becomes of an activity without a further attempt. "fail" raises its
+            failure in the workflow. "pause" tells the workflow nothing and pauses the execution,
+            visibly, until somebody has mended the cause: `resume` gives a fresh set of attempts.
 
     Raises:
         ValueError, TypeError: an option out of its range, named.
@@ -78,6 +85,7 @@ class Retry:
     delay_max: float | timedelta | None = None
     jitter: float = 0.1
     non_retryable: tuple[type[BaseException] | str, ...] = ()
+    on_exhausted: OnExhausted = "fail"
 
     def __post_init__(self) -> None:
         if self.max_attempts is not None and self.max_attempts < 1:
@@ -98,6 +106,8 @@ class Retry:
         if not _is_collection(self.non_retryable):
             raise TypeError("Retry(non_retryable): give a tuple of exception classes or names")
         object.__setattr__(self, "non_retryable", tuple(self.non_retryable))
+        if self.on_exhausted not in ON_EXHAUSTED:
+            raise ValueError(f'Retry(on_exhausted={self.on_exhausted!r}): give "fail" or "pause"')
 
     @property
     def delay_max_us(self) -> int:
@@ -131,12 +141,17 @@ class ActivityOptions:
     at_most_once: bool = False
     on_cancel: str = "try"
     """What its cancellation means: ask and go on, ask and wait for its end, or leave it alone."""
+    on_exhausted: str = "fail"
+    """What comes behind its last attempt: its failure, or a pause of its execution."""
 
     def to_wire(self) -> list[Any] | None:
-        """None for the defaults of version 1: most activities record nothing here."""
+        """None for the defaults of version 1: most activities record nothing here. What came
+        later is written only where it is not the default, so that earlier versions read the rest.
+        """
         if self is _DEFAULT or self == _DEFAULT:
             return None
-        return [getattr(self, name) for name in self.__slots__]
+        wire = [getattr(self, name) for name in self.__slots__]
+        return wire if self.on_exhausted != _DEFAULT.on_exhausted else wire[:-1]
 
     @classmethod
     def from_wire(cls, wire: list[Any] | None) -> "ActivityOptions":
@@ -194,5 +209,6 @@ _SENSIBLE: Mapping[str, Callable[[object], bool]] = {
     "heartbeat_us": _is_duration_or_none,
     "at_most_once": lambda it: type(it) is bool,
     "on_cancel": lambda it: it in ON_CANCEL,
+    "on_exhausted": lambda it: it in ON_EXHAUSTED,
 }
 """What may stand in a history, in the order of the fields."""

@@ -90,6 +90,9 @@ class AttemptState(IntEnum):
     ELSEWHERE = 5
     """It left the worker and waits for whoever has its token; `ended_us` is when it was last heard
     of."""
+    EXHAUSTED = 6
+    """It failed and was the last of its set, and its execution is paused for that. The next one
+    begins a new set when it goes on."""
 
 
 class Probation(IntEnum):

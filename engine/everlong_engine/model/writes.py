@@ -28,6 +28,7 @@ __all__ = [
     "Attached",
     "Beat",
     "ForgetMail",
+    "Halt",
     "HistoryRow",
     "ManyResult",
     "MarkAttempts",
@@ -414,6 +415,16 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Halt:
+    """The execution is paused with what is written down of an exhausted attempt; unless that was
+    written down before, for it may have gone on since."""
+
+    now_us: int
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class MarkAttempts:
     """Attempts that may begin now, failed, or were lost. `probation` sets the mark."""
 
@@ -427,6 +438,7 @@ class MarkAttempts:
     mail: tuple[tuple[int, bytes], ...] = ()
     """Outcomes that cannot be fed now, as (kind, body)."""
     blobs: Blobs | None = None
+    halt: Halt | None = None
 
 
 @dataclass(frozen=True, slots=True)

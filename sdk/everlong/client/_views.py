@@ -113,7 +113,8 @@ class Attempt:
 
     number: int
     state: str
-    """started, elsewhere, failed, lost, timed_out, or cancelled (asked to end, and has ended)."""
+    """started, elsewhere, failed, lost, timed_out, exhausted (the last one before its execution was
+    paused for it), or cancelled (asked to end, and has ended)."""
     started_at: datetime
     ended_at: datetime | None
     next_at: datetime | None
@@ -131,8 +132,8 @@ class PendingActivity:
     name: str
     attempt: int
     state: str
-    """running, waiting (for a slot), backing off, elsewhere (waiting for whoever has
-    its token), or cancelling (its end is waited for)."""
+    """running, waiting (for a slot), backing off, exhausted (until its execution is resumed),
+    elsewhere (waiting for whoever has its token), or cancelling (its end is waited for)."""
     scheduled_at: datetime
     next_at: datetime | None
     last_error: str | None
@@ -337,9 +338,12 @@ def _pending(number: int, activity: OpenActivity, newest: AttemptRow | None) -> 
         elif newest.state is AttemptState.ELSEWHERE:
             state = "elsewhere"
         elif newest.state is not AttemptState.STARTED:
-            state = "backing off"
             error = f"{newest.error_type}: {newest.error}"
-            next_at = None if newest.retry_us is None else instant(newest.retry_us)
+            if newest.state is AttemptState.EXHAUSTED:
+                state = "exhausted"
+            else:
+                state = "backing off"
+                next_at = None if newest.retry_us is None else instant(newest.retry_us)
         else:
             state = "running"
     if activity.cancel_requested:
@@ -450,7 +454,9 @@ def _attempt(row: AttemptRow) -> Attempt:
         ended_at=None
         if row.ended_us is None or row.state is AttemptState.ELSEWHERE
         else instant(row.ended_us),
-        next_at=None if row.retry_us is None else instant(row.retry_us),
+        next_at=None
+        if row.retry_us is None or row.state is AttemptState.EXHAUSTED
+        else instant(row.retry_us),
         error_type=row.error_type,
         error=row.error,
         traceback=row.traceback,

@@ -43,6 +43,7 @@ from everlong_engine import (
     AttemptRow,
     AttemptState,
     Engine,
+    Halt,
     Input,
     MarkAttempts,
     WriteResult,
@@ -160,8 +161,8 @@ class ActivityRunner:
             self._queue(attempt)
             return
         if newest is not None and newest.state is not AttemptState.STARTED:
-            self.outcomes.after_row(attempt, newest.retry_us)
-        elif may_repeat_lost(attempt.scheduled.options, attempt.attempt):
+            self.outcomes.after_row(attempt, newest.retry_us, newest.error)
+        elif may_repeat_lost(attempt.scheduled.options, attempt.number_in_set):
             self.outcomes.after_row(attempt, 0)
         else:
             self.outcomes.after_row(attempt, None)
@@ -199,6 +200,7 @@ class ActivityRunner:
         then: Callable[[], None] | None,
         *,
         begins: bool = False,
+        halt: Halt | None = None,
     ) -> None:
         run = attempt.run
 
@@ -207,7 +209,7 @@ class ActivityRunner:
                 # Full, for example. The run is not hurt: try again until it is taken from us.
                 if not (run.dropped or attempt.abandoned or self._engine.commits.failed):
                     again_us = self._engine.clock.now_us() + _MARK_AGAIN_US
-                    again = partial(self.mark, attempt, row, then, begins=begins)
+                    again = partial(self.mark, attempt, row, then, begins=begins, halt=halt)
                     self._deadlines.add(again_us, again, matters=always_matters)
                 elif then is not None:
                     self._free_slot(attempt)
@@ -217,12 +219,23 @@ class ActivityRunner:
                 return
             if result.refusal is not None:
                 self._free_slot(attempt)
-                self.on_rest(run)
+                self.look_again(attempt)
             else:
                 self._go_on(attempt, then)
 
-        mark = MarkAttempts(run.shard, run.run_id, run.token, (row,), begins=begins)
+        mark = MarkAttempts(run.shard, run.run_id, run.token, (row,), begins=begins, halt=halt)
         self._engine.commits.add(mark, settled)
+
+    def look_again(self, attempt: OpenAttempt) -> None:
+        """What becomes of it stands in the store: its run is paused, or was and goes on again."""
+        run = attempt.run
+        if run.loading:  # What is being read may be older.
+            again_us = self._engine.clock.now_us() + _LOOK_AGAIN_US
+            self._deadlines.add(again_us, self.look_again, attempt, matters=always_matters)
+        elif not (run.dropped or attempt.abandoned):
+            attempt.abandoned = True
+            run.attempts.pop(attempt.scheduled.activity_id, None)
+            self.on_rest(run)
 
     def _go_on(self, attempt: OpenAttempt, then: Callable[[], None]) -> None:
         """Behind a mark: unless nobody wants the attempt any more."""

@@ -50,7 +50,7 @@ def handed_back(attempt: OpenAttempt, now_us: int) -> tuple[AttemptState, dict[s
     """What is written down of an attempt whose run leaves its worker: a state, and the rest."""
     if attempt.task is not None:
         again = not attempt.cancel_asked and may_repeat_lost(
-            attempt.scheduled.options, attempt.attempt
+            attempt.scheduled.options, attempt.number_in_set
         )
         return AttemptState.LOST, {
             "ended_us": now_us,

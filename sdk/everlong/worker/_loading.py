@@ -32,6 +32,7 @@ from everlong_engine import (
     RunStatus,
     RunTerminated,
     WriteResult,
+    exhausted_at,
     fold,
     hold_us,
     is_suspect,
@@ -159,6 +160,7 @@ class RunLoader:
         run.last_us = state.last_us
         run.timers = {timer.timer_id: timer.due_us for timer in state.timers.values()}
         newest = latest_attempts(loaded.attempts)
+        sets = exhausted_at(loaded.attempts)
         run.suspects = {
             number
             for number, row in newest.items()
@@ -174,7 +176,7 @@ class RunLoader:
         self._arm(run, state.started, state.started_us)
         run.pumping = True  # A lost attempt may be an outcome at once: it waits until all is here.
         try:
-            self._restore_activities(run, state, newest)
+            self._restore_activities(run, state, newest, sets)
             late, run.late_mail = run.late_mail, []
             for row in late:
                 self._keeper.deliver(row)
@@ -183,7 +185,11 @@ class RunLoader:
         return True
 
     def _restore_activities(
-        self, run: OwnedRun, state: RunState, newest: dict[int, AttemptRow]
+        self,
+        run: OwnedRun,
+        state: RunState,
+        newest: dict[int, AttemptRow],
+        sets: dict[int, int],
     ) -> None:
         activities = self._keeper.activities
         for number in sorted(run.attempts.keys() - state.activities.keys()):
@@ -204,6 +210,7 @@ class RunLoader:
                 assert definition is not None, "the replayed code has this activity open"
                 attempt = OpenAttempt(run, activity.scheduled, definition, activity.at_us)
                 attempt.cancel_asked = activity.cancel_requested
+                attempt.set_began_behind = sets.get(number, 0)
                 activities.restore(attempt, newest.get(number))
 
     def _is_notice(self, row: MailRow) -> bool:

@@ -7,7 +7,7 @@ run's mailbox. Nothing here begins anything.
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from everlong._records import Records
 from everlong.worker._attempts import Died, Later, Raised, Succeeded
@@ -18,9 +18,12 @@ from everlong_engine import (
     ActivityFailed,
     ActivityLost,
     ActivityTimedOut,
+    AttemptRow,
     AttemptState,
     Engine,
     Failure,
+    Halt,
+    Input,
     may_repeat_lost,
     next_delay_us,
     retry_failed,
@@ -33,6 +36,10 @@ __all__ = ["OutcomeJudge"]
 
 logger = logging.getLogger("everlong")
 
+ENGINE: Final = "everlong"
+"""Who pauses what has failed for good."""
+_REASON_CHARS_MAX: Final = 2_000
+
 
 class OutcomeJudge:
     """The outcomes of one runner."""
@@ -42,15 +49,44 @@ class OutcomeJudge:
         self._engine = engine
         self._records = records
 
-    def after_row(self, attempt: OpenAttempt, retry_us: int | None) -> None:
+    def after_row(
+        self, attempt: OpenAttempt, retry_us: int | None, error: str = "its worker has gone"
+    ) -> None:
         """What is written down of its last attempt says when the next one is due, if ever."""
         if retry_us is None:
-            self._runner.finish(
-                attempt, ActivityLost(attempt.scheduled.activity_id, attempt.attempt)
-            )
+            lost = ActivityLost(attempt.scheduled.activity_id, attempt.attempt)
+            self._give_up(attempt, lost, Failure(type="lost", message=error))
             return
         attempt.retry_us = retry_us
         self._runner.retry_at(retry_us, attempt)
+
+    def _give_up(self, attempt: OpenAttempt, outcome: Input, failure: Failure) -> None:
+        """It was the last attempt of its set: the code is told, or else somebody who can help."""
+        if attempt.scheduled.options.on_exhausted == "pause":
+            self._halt(attempt, failure)
+        else:
+            self._runner.finish(attempt, outcome)
+
+    def _halt(self, attempt: OpenAttempt, failure: Failure) -> None:
+        """Pause its execution. It stands in the store then: what becomes of the attempt is found
+        there when the run is looked at, or loaded, whoever has resumed it until then."""
+        run, now_us = attempt.run, self._engine.clock.now_us()
+        times = "once" if attempt.attempt == 1 else f"{attempt.attempt} times"
+        reason = (
+            f"activity {attempt.definition.name} was tried {times}, and then failed for good: "
+            f"{failure.type}: {failure.message}"
+        )[:_REASON_CHARS_MAX]
+        stored = self._records.pause_reason(run.namespace, run.execution_id, reason)
+        logger.warning(
+            "%s is paused: activity %s was tried %s, and then failed for good (%s)",
+            run.workflow_id,
+            attempt.definition.name,
+            times,
+            failure.type,
+        )
+        row = self._ended_row(attempt, AttemptState.EXHAUSTED, failure, now_us, now_us)
+        again = partial(self._runner.look_again, attempt)
+        self._runner.mark(attempt, row, again, halt=Halt(now_us, ENGINE, stored))
 
     def judge(self, attempt: OpenAttempt, outcome: Any) -> None:
         activity_id = attempt.scheduled.activity_id
@@ -130,13 +166,14 @@ class OutcomeJudge:
     ) -> None:
         """Write the attempt down with the time of the next, or hand the failure to the code."""
         options, number = attempt.scheduled.options, attempt.attempt
-        delay_us = retry_failed(options, failure, number, self._engine.random.random())
+        chance = self._engine.random.random()
+        delay_us = retry_failed(options, failure, attempt.number_in_set, chance)
         if delay_us is None:
             activity_id = attempt.scheduled.activity_id
+            outcome: Input = ActivityFailed(activity_id, failure, number)
             if timeout:
-                self._runner.finish(attempt, ActivityTimedOut(activity_id, timeout, number))
-            else:
-                self._runner.finish(attempt, ActivityFailed(activity_id, failure, number))
+                outcome = ActivityTimedOut(activity_id, timeout, number)
+            self._give_up(attempt, outcome, failure)
             return
         logger.info(
             "attempt %d of %s in %s failed (%s: %s); the next in %.1f s",
@@ -156,8 +193,9 @@ class OutcomeJudge:
         name, workflow_id = attempt.definition.name, attempt.run.workflow_id
         failure = Failure(type="lost", message=text)
         delay_us = None
-        if may_repeat_lost(options, number):
-            delay_us = next_delay_us(options, number, self._engine.random.random())
+        if may_repeat_lost(options, attempt.number_in_set):
+            chance = self._engine.random.random()
+            delay_us = next_delay_us(options, attempt.number_in_set, chance)
         logger.warning("attempt %d of %s in %s is lost: %s", number, name, workflow_id, text)
         self._again(attempt, AttemptState.LOST, failure, delay_us)
 
@@ -166,7 +204,7 @@ class OutcomeJudge:
     ) -> None:
         """Write down how it ended, and when the next one is due."""
         retry_us = self._write_down(attempt, state, failure, delay_us)
-        self.after_row(attempt, retry_us)
+        self.after_row(attempt, retry_us, failure.message)
 
     def _write_down(
         self,
@@ -178,6 +216,17 @@ class OutcomeJudge:
     ) -> int | None:
         now_us = self._engine.clock.now_us()
         retry_us = None if delay_us is None else now_us + delay_us
+        self._runner.mark(attempt, self._ended_row(attempt, state, failure, now_us, retry_us), then)
+        return retry_us
+
+    def _ended_row(
+        self,
+        attempt: OpenAttempt,
+        state: AttemptState,
+        failure: Failure,
+        now_us: int,
+        retry_us: int | None,
+    ) -> AttemptRow:
         row = self._runner.row(
             attempt,
             state,
@@ -191,5 +240,4 @@ class OutcomeJudge:
         if attempt.details is not None:
             attempt.previous_details = attempt.details
         attempt.details = None
-        self._runner.mark(attempt, row, then)
-        return retry_us
+        return row

@@ -86,6 +86,8 @@ class OpenAttempt:
     definition: ActivityDefinition
     scheduled_us: int
     attempt: int = 1
+    set_began_behind: int = 0
+    """The attempt at which its attempts were exhausted last: a new set began behind it."""
     started_us: int = 0
     has_slot: bool = False
     task: "asyncio.Future[Any] | None" = None
@@ -113,6 +115,11 @@ class OpenAttempt:
     @property
     def is_at_work(self) -> bool:
         return self.task is not None
+
+    @property
+    def number_in_set(self) -> int:
+        """Which of the attempts that its policy allows this one is."""
+        return self.attempt - self.set_began_behind
 
 
 @dataclass(slots=True, eq=False)

@@ -4,16 +4,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import cast
 
+from everlong_engine.machine.retries import exhausted_at
 from everlong_engine.machine.takeover import judge
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.limits import ATTEMPTS_KEPT, STRIKES_TO_POISON
-from everlong_engine.model.runs import AttemptRow, LoadedRun, Probation, RunRow, RunStatus
+from everlong_engine.model.runs import (
+    AttemptRow,
+    AttemptState,
+    LoadedRun,
+    Probation,
+    RunRow,
+    RunStatus,
+)
 from everlong_engine.model.writes import AppendResult, MarkAttempts, Refusal, Release
 from everlong_engine.store.interface import Wants
 from everlong_engine.store.memory import reads
 from everlong_engine.store.memory.data import MemoryData
-from everlong_engine.store.memory.pauses import is_held
+from everlong_engine.store.memory.pauses import hold, is_held
 
 __all__ = [
     "bury",
@@ -171,11 +179,27 @@ def mark_attempts(data: MemoryData, mark: MarkAttempts) -> AppendResult:
     if mark.begins and run.status is not RunStatus.RUNNING:
         return AppendResult(Refusal.FENCED)
     if mark.probation is not None:
-        data.runs.put(run.run_id, replace(run, probation=mark.probation))
+        run = replace(run, probation=mark.probation)
+        data.runs.put(run.run_id, run)
+    if mark.halt is not None and not _was_exhausted(data, mark):
+        hold(data, run, mark.halt.now_us, mark.halt.by, mark.halt.reason)
     _put_attempts(data, run.run_id, mark.attempts)
     for kind, body in mark.mail:
         data.put_mail(run.execution_id, kind, body, mark.blobs)
     return AppendResult()
+
+
+def _was_exhausted(data: MemoryData, mark: MarkAttempts) -> bool:
+    """Whether this mark was stored before, and its answer was lost."""
+    for row in mark.attempts:
+        known = [key for key in data.attempts_of.keys(mark.run_id) if key[1] == row.activity_id]
+        newest = max((key[2] for key in known), default=0)
+        if newest < row.attempt:
+            return False
+        state = data.attempts.rows[mark.run_id, row.activity_id, newest].state
+        if newest == row.attempt and state is not AttemptState.EXHAUSTED:
+            return False
+    return True
 
 
 def _put_attempts(data: MemoryData, run_id: bytes, attempts: Iterable[AttemptRow]) -> None:
@@ -188,8 +212,10 @@ def _put_attempts(data: MemoryData, run_id: bytes, attempts: Iterable[AttemptRow
             details = before.details if row.details is None else row.details
             row = replace(row, details=details)  # noqa: PLW2901
         data.attempts.put(key, row)
-        for old in list(data.attempts_of.keys(run_id)):
-            if old[1] == row.activity_id and old[2] <= row.attempt - ATTEMPTS_KEPT:
+        known = [key for key in data.attempts_of.keys(run_id) if key[1] == row.activity_id]
+        begins = exhausted_at(data.attempts.rows[key] for key in known).get(row.activity_id)
+        for old in known:
+            if old[2] <= row.attempt - ATTEMPTS_KEPT and old[2] != begins:
                 data.attempts.remove(old)
 
 

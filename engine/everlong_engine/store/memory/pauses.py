@@ -16,6 +16,7 @@ from everlong_engine.model.writes import (
 from everlong_engine.store.memory.data import MemoryData
 
 __all__ = [
+    "hold",
     "hold_arrival",
     "is_held",
     "pause_many",
@@ -34,19 +35,24 @@ def pause_run(data: MemoryData, pause: Pause) -> MessageResult:
         return _nobody(run)
     if _was_done(data, run, pause):
         return MessageResult(run.status, run.run_id, run.execution_id, duplicate=True)
+    hold(data, run, pause.now_us, pause.by, pause.reason)
+    return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
+
+
+def hold(data: MemoryData, run: RunRow, now_us: int, by: str, reason: str) -> None:
+    """Hold an open execution for its own sake; who was first has given the reason."""
     if run.execution_id not in data.pauses.rows:
         row = PauseRow(
             namespace=run.namespace,
             workflow_id=run.workflow_id,
             execution_id=run.execution_id,
-            since_us=pause.now_us,
-            by=pause.by,
-            reason=pause.reason,
+            since_us=now_us,
+            by=by,
+            reason=reason,
         )
         data.pauses.put(run.execution_id, row)
     if run.status is RunStatus.RUNNING:
         _hold(data, run)
-    return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
 
 
 def resume_run(data: MemoryData, resume: Resume) -> MessageResult:

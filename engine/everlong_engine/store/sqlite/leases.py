@@ -9,12 +9,13 @@ from typing import Any, Final
 from everlong_engine.machine.takeover import judge
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.limits import ATTEMPTS_KEPT
-from everlong_engine.model.runs import LoadedRun, RunStatus
+from everlong_engine.model.runs import AttemptState, LoadedRun, RunStatus
 from everlong_engine.model.writes import AppendResult, MarkAttempts, Release, WriteResult
 from everlong_engine.store.interface import Wants
 from everlong_engine.store.sqlite import reads
 from everlong_engine.store.sqlite.appends import ACCEPTED, FENCED, MAIL
 from everlong_engine.store.sqlite.columns import fetch_one, named
+from everlong_engine.store.sqlite.pauses import hold
 from everlong_engine.store.sqlite.rows import forget_notices, put_mail, read_run, run_row
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
@@ -142,6 +143,10 @@ def mark_attempts(tx: Connection, mark: MarkAttempts) -> AppendResult:
         return FENCED
     if mark.probation is not None:
         tx.execute(SQL["mark_probation"], (int(mark.probation), *key))
+    if mark.halt is not None and not _was_exhausted(tx, mark):
+        row = read_run(tx, mark.shard, mark.run_id)
+        assert row is not None, "its lease has just been checked"
+        hold(tx, row, mark.halt.now_us, mark.halt.by, mark.halt.reason)
     _put_attempts(tx, mark)
     if mark.mail:
         row = read_run(tx, mark.shard, mark.run_id)
@@ -149,6 +154,18 @@ def mark_attempts(tx: Connection, mark: MarkAttempts) -> AppendResult:
         for kind, body in mark.mail:
             put_mail(tx, mark.shard, row.execution_id, kind, body, mark.blobs)
     return ACCEPTED
+
+
+def _was_exhausted(tx: Connection, mark: MarkAttempts) -> bool:
+    """Whether the commit of this mark succeeded before, and its answer was lost."""
+    for row in mark.attempts:
+        key = (mark.shard, mark.run_id, row.activity_id)
+        newest = tx.execute(SQL["newest_attempt"], key).fetchone()
+        if newest is None or newest[0] < row.attempt:
+            return False
+        if newest[0] == row.attempt and newest[1] != AttemptState.EXHAUSTED:
+            return False
+    return True
 
 
 def _put_attempts(tx: Connection, mark: MarkAttempts) -> None:

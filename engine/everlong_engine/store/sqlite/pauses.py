@@ -25,6 +25,7 @@ from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
     "forget_pause",
+    "hold",
     "hold_arrival",
     "is_held",
     "pause_many",
@@ -43,21 +44,16 @@ def pause_run(tx: Connection, pause: Pause) -> MessageResult:
         return _nobody(row)
     if _was_done(tx, row, pause):
         return MessageResult(row.status, row.run_id, row.execution_id, duplicate=True)
-    tx.execute(
-        SQL["put_pause"],
-        (
-            row.shard,
-            row.execution_id,
-            row.namespace,
-            row.workflow_id,
-            pause.now_us,
-            pause.by,
-            pause.reason,
-        ),
-    )
+    hold(tx, row, pause.now_us, pause.by, pause.reason)
+    return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
+
+
+def hold(tx: Connection, row: RunRow, now_us: int, by: str, reason: str) -> None:
+    """Hold an open execution for its own sake; who was first has given the reason."""
+    values = (row.shard, row.execution_id, row.namespace, row.workflow_id, now_us, by, reason)
+    tx.execute(SQL["put_pause"], values)
     if tx.execute(SQL["pause_run"], (row.shard, row.run_id)).rowcount and row.owner is not None:
         _notify(tx, row.shard, row.execution_id)
-    return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
 
 
 def resume_run(tx: Connection, resume: Resume) -> MessageResult:

@@ -479,8 +479,11 @@ UPDATE attempts SET ended_us = ?, details = coalesce(?, details)
 WHERE shard = ? AND run_id = ? AND activity_id = ? AND attempt = ? AND state = 5;
 
 -- name: trim_attempts
--- Keep the last few attempts of an activity; the count stays exact, it is the attempt's number.
-DELETE FROM attempts WHERE shard = ? AND run_id = ? AND activity_id = ? AND attempt <= ?;
+-- Keep the last few attempts of an activity, and the one behind which its present set began; the
+-- count stays exact, it is the attempt's number.
+DELETE FROM attempts WHERE shard = ?1 AND run_id = ?2 AND activity_id = ?3 AND attempt <= ?4
+  AND attempt <> (SELECT coalesce(max(attempt), 0) FROM attempts
+                  WHERE shard = ?1 AND run_id = ?2 AND activity_id = ?3 AND state = 6);
 
 -- name: attempts_of
 -- What is known of a run's attempts.
