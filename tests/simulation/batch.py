@@ -46,6 +46,7 @@ MUST_BE_REACHED: Final = (
     "bomb parked",
     "cancelled",
     "child: abandon behind its parent",
+    "child: begun in the commit of its parent's end",
     "child: cancel behind its parent",
     "child: found and used",
     "child: its caller was cancelled",

@@ -40,6 +40,7 @@ __all__ = [
     "KIDS",
     "Feature",
     "grown",
+    "in_a_hurry",
     "random_program",
 ]
 
@@ -139,6 +140,21 @@ def grown(
         others: the workflow ids that there are.
     """
     return _Growing(chance, name, features, others).grow(program, 2)
+
+
+def in_a_hurry(program: Program, chance: Random, name: str) -> Program:
+    """With an end in which two things happen at once: one begins a child, the other is the end. So
+    both are likely to be in one group of appends."""
+    label = f"{name}!"
+    child = Child(
+        f"{label}c",
+        Making(chance, f"{label}c.").program(steps_max=2),
+        how=chance.choice(("call", "start", "leave")),
+        on_parent_close=chance.choice(("terminate", "terminate", "cancel", "abandon")),
+    )
+    if chance.random() < 0.5:
+        return (*program, First(((Receive(), child), (Receive(),))))
+    return (*program, First(((Act(f"{label}a"), child), (Act(f"{label}b"),))))
 
 
 @dataclass(slots=True)

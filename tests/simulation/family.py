@@ -145,6 +145,8 @@ class Family:
             self._tie(parent, one.number, found.execution_id, "", is_open=is_open)
         else:
             self._reached("child: started")
+            if parent.closing is not None and is_open:
+                self._reached("child: begun in the commit of its parent's end")
             found = self._journal.begin_child(one.run)
             self._tie(parent, one.number, found.execution_id, one.on_parent_close, is_open=is_open)
         if one.wants_start and listens:

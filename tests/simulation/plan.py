@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, fields
 from random import Random
 from typing import Final, Literal, TypeAlias
 
-from tests.simulation.drawing import CHANNELS, FEATURES, KIDS, Feature, grown, random_program
+from tests.simulation.drawing import (
+    CHANNELS,
+    FEATURES,
+    KIDS,
+    Feature,
+    grown,
+    in_a_hurry,
+    random_program,
+)
 from tests.simulation.language import Program
 from tests.simulation.line import Rates
 
@@ -115,6 +123,8 @@ class Plan:
     bombs: frozenset[str] = field(default=frozenset())
     mistakes: frozenset[str] = field(default=frozenset())
     features: tuple[Feature, ...] = ()
+    hurry: bool = False
+    """Whether executions may end with two things that happen at once."""
 
     def options(self) -> str:
         """The swarm options, for people."""
@@ -128,7 +138,7 @@ class Plan:
             f"store={self.store} workers={self.workers} clients={self.clients} slots={self.slots} "
             f"cache={self.cache_size} checkpoint={self.checkpoint_events} steal={self.steal} "
             f"skew={self.skew_s} fresh={self.fresh} "
-            f"features={','.join(self.features) or 'none'} "
+            f"features={','.join(self.features) or 'none'} hurry={self.hurry} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -150,6 +160,11 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
     for name in names if features else ():
         more = _chance(seed, f"features of {name}")
         programs[name] = grown(programs[name], more, name, features, names)
+    hurry = _chance(seed, "hurry").random() < 0.25
+    for name in names if hurry else ():
+        more = _chance(seed, f"hurry of {name}")
+        if more.random() < 0.6:
+            programs[name] = in_a_hurry(programs[name], more, name)
     workers = shape.choice((1, 1, 2))
     clients = shape.choice((0, 1, 1, 2))
     senders = max(clients, 1) + shape.randrange(2)
@@ -170,11 +185,12 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         fresh=bool(needs_new_code) or steal or later.random() < 0.4,
         rates=_rates(_chance(seed, "rates")),
         programs=programs,
-        errands=tuple(_all_errands(seed, names, n, features) for n in range(senders)),
+        errands=tuple(_all_errands(seed, names, n, features, hurry=hurry) for n in range(senders)),
         mishaps=mishaps,
         bombs=bombs,
         mistakes=mistakes,
         features=features,
+        hurry=hurry,
     )
 
 
@@ -220,7 +236,7 @@ def _mishaps(chance: Random) -> tuple[Mishap, ...]:
 
 
 def _all_errands(
-    seed: int, names: list[str], sender: int, features: tuple[Feature, ...]
+    seed: int, names: list[str], sender: int, features: tuple[Feature, ...], *, hurry: bool
 ) -> tuple[Errand, ...]:
     made = list(_errands(_chance(seed, f"sender {sender}"), names, sender))
     if _chance(seed, "wishes").random() < 0.5:
@@ -230,6 +246,12 @@ def _all_errands(
             after_s = chance.choice((0.0, 0.0, 0.2, 1.0))
             wish = Errand(after_s, "wish", chance.choice(names), text)
             made.insert(1 + chance.randrange(len(made)), wish)
+    if hurry:  # Two letters at a time.
+        chance = _chance(seed, f"hurry of {sender}")
+        for number in range(chance.randrange(3)):
+            name, at = chance.choice(names), 1 + chance.randrange(len(made))
+            pair = [Errand(0.0, "letter", name, f"{sender}!{number}.{n}") for n in range(2)]
+            made[at:at] = pair
     for feature in features:
         chance = _chance(seed, f"{feature} of {sender}")
         for number in range(1 + chance.randrange(4)):
