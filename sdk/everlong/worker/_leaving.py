@@ -116,10 +116,12 @@ class RunReleaser:
                     if release.wake_us is not None:
                         self._keeper.on_asleep(release.wake_us)
                     self._reclaim(run)
-                elif isinstance(result, StoreError):
-                    self._keeper.loading.reload_later(run)
-                else:
+                elif not isinstance(result, StoreError):
                     self._keeper.loading.reload(run)
+                elif self._keeper.stopping:
+                    self.leave_behind(run)
+                else:
+                    self._keeper.loading.reload_later(run)
 
         self._engine.commits.add(release, settled)
 
@@ -189,25 +191,50 @@ class RunReleaser:
     async def release_all(self) -> None:
         """Hand everything back: the worker stops.
 
-        What cannot be handed back in order (a run that is being loaded, an append that is refused
-        now) is dropped here; the takeover behind a worker's end frees it.
+        What the store takes nothing of now is dropped here; the takeover behind a worker's end
+        frees it.
         """
         loop = asyncio.get_running_loop()
         departures: list[asyncio.Future[None]] = []
         self._keeper.loading.hand_back()
         for run in list(self._keeper.cache):
-            if run.loading:
-                self._keeper.loading.end_trial(run)  # A stop in order is no strike.
-                self._keeper.forget(run)
-                self._keeper.reject(run)
-                continue
             run.departed = loop.create_future()
             departures.append(run.departed)
-            if not run.releasing:
+            if run.loading:
+                self.release_unloaded(run)
+            elif not run.releasing:
                 run.when_settled(partial(self._release_at_stop, run))
         if departures:
             await asyncio.wait(departures, timeout=_STOP_S)
         await self._engine.commits.drain()
+
+    def release_unloaded(self, run: OwnedRun) -> None:
+        """The worker stops, and the run has no code here: where it stands, its row says."""
+        self._keeper.spawn(self._release_unloaded(run))
+
+    async def _release_unloaded(self, run: OwnedRun) -> None:
+        keeper = self._keeper
+        try:
+            row = await self._engine.store.latest(
+                self._engine.target(run.namespace, run.workflow_id, run.execution_id)
+            )
+        except EverlongError as error:
+            logger.warning("%s: it cannot be handed back in order: %s", run.workflow_id, error)
+            row = None
+        if run.dropped:
+            return
+        if row is None or not keeper.loading.is_ours(run, row):
+            self.leave_behind(run)
+            return
+        run.run_id, run.token, run.next_seq = row.run_id, row.lease_token, row.next_seq
+        run.loading = False
+        self.release(run, 0)
+
+    def leave_behind(self, run: OwnedRun) -> None:
+        """The store knows better whose it is, or takes nothing now."""
+        self._keeper.loading.end_trial(run)  # A stop in order is no strike.
+        self._keeper.forget(run)
+        self._keeper.reject(run)
 
     def _release_at_stop(self, run: OwnedRun) -> None:
         at_work = run.mailbox or not all(

@@ -299,12 +299,11 @@ class RunLoader:
         """Discard the code, and bring new code to where the store says the run stands."""
         if run.dropped:
             return
-        if self._keeper.stopping:
-            self._keeper.forget(run)
-            self._keeper.reject(run)
-            return
         self._keeper.discard_code(run)
         run.loading = True
+        if self._keeper.stopping:
+            self._keeper.leaving.release_unloaded(run)
+            return
         self._spawn(self._reload(run, run.generation))
 
     def reload_later(self, run: OwnedRun) -> None:
@@ -329,7 +328,7 @@ class RunLoader:
         if run.dropped or run.generation != generation:
             return
         keeper = self._keeper
-        if loaded is None or not self._is_ours(run, loaded.row):
+        if loaded is None or not self.is_ours(run, loaded.row):
             keeper.forget(run)
             keeper.reject(run)
             return
@@ -348,10 +347,11 @@ class RunLoader:
         wake_us = run.wake_us()
         return wake_us is None or wake_us > self._engine.clock.now_us()
 
-    def _is_ours(self, run: OwnedRun, row: RunRow) -> bool:
+    def is_ours(self, run: OwnedRun, row: RunRow) -> bool:
+        """Whether a row bears this worker's lease: that of a successor has not been seen yet."""
         return (
             row.status in (RunStatus.RUNNING, RunStatus.PAUSED)
-            and row.lease_token == run.token
+            and (row.lease_token == run.token or not run.run_id)
             and row.owner == self._keeper.worker_id
         )
 
