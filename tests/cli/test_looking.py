@@ -115,6 +115,8 @@ def test_what_has_no_worker_says_so(here: Here) -> None:
     assert shown.out.splitlines()[0] == "● p1  purchase  running"
     assert "not begun; its start waits in the inbox" in shown.out
     assert "none is here for purchase: everlong worker FILE" in shown.out
+    assert "none is here for purchase" in here("list").out
+    assert "no worker is here for purchase: 1 run waits" in here("doctor").out
     assert here("history", "p1").out == "p1  no events; its start waits in the inbox\n"
     told = here("start", "purchase", "--id", "p2", "-a", "amount=5")
     assert (told.out, "waits for one" in told.err) == ("p2\n", True)

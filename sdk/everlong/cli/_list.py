@@ -73,8 +73,8 @@ def list_(
                 raise
             except ValueError as error:
                 raise Mistake(str(error)) from error
-            pinned = any(run.version is not None for run in page.items)
-            return page, await client.workers() if pinned else ()
+            runs = any(run.status == "running" for run in page.items)
+            return page, await client.workers() if runs else ()
 
     page, workers = asyncio.run(look(connect(db, namespace, codecs)))
     if as_json:
@@ -118,7 +118,7 @@ def _reason(run: ExecutionSummary, workers: Sequence[WorkerRow]) -> str:
     if run.status == "paused" and run.paused is not None:
         who = f" ({run.paused.by})" if run.paused.by else ""
         return cropped(run.paused.reason.partition("\n")[0], _REASON_CHARS_MAX) + who
-    if run.status == "running" and run.version is not None and not hosting(workers, run):
+    if run.status == "running" and not hosting(workers, run):
         return cropped(missing(run), _REASON_CHARS_MAX)
     if run.status != "blocked" or not run.reason:
         return ""

@@ -76,7 +76,8 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
         """Wait for the end and return what the workflow returned, rebuilt by its type hint.
 
         Follows the execution over checkpoints and continue-as-new. What people get wrong: a run
-        that is blocked by a fault in its code has not ended, and is waited for; `describe()` tells.
+        that is blocked by a fault in its code has not ended, and is waited for, as one is that no
+        worker hosts: `describe()` tells, by its `status` and `hosted`.
 
         Raises:
             WorkflowFailed: an exception left the function; it is the `__cause__`.
