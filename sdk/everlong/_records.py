@@ -143,7 +143,8 @@ class Records:
         """
         self.opened(loaded)
         for mail in loaded.mail:
-            self.input(loaded.row, mail, loaded.blobs)
+            if mail.kind != _TERMINATED:  # A notice for who had the run: no input of it.
+                self.input(loaded.row, mail, loaded.blobs)
 
     def shown(self, loaded: LoadedRun) -> LoadedRun:
         """The same for people to look at; what cannot be read says so in its place."""
@@ -469,6 +470,7 @@ def _of_item(to: Execution, execution_id: bytes, channel: str, number: int) -> P
 
 
 _ITEM: Final = CODES[ItemPublished]
+_TERMINATED: Final = CODES[RunTerminated]
 
 
 def _of_reason(run: Run) -> Place:

@@ -71,9 +71,9 @@ async def test_who_begins_anew_is_not_held_to_have_been_lost(path: Path) -> None
     @workflow
     async def begins_anew_while_stopping(heard: str = "") -> str:
         word = await nudge.receive()
-        if heard:
-            return f"{heard} and {word}"
-        continue_as_new(heard=word)
+        if not heard:
+            continue_as_new(heard=word)
+        return f"{heard} and {word}"
 
     async with Client.connect(path) as client:
         worker = Worker(client)

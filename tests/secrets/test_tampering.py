@@ -27,7 +27,8 @@ from everlong import (
 )
 from everlong.codec import Codec, Compress, Encrypt, new_key
 from everlong_engine.model.codec import checksum
-from everlong_engine.model.events import CODES, ItemPublished
+from everlong_engine.model.events import CODES, ItemPublished, RunTerminated
+from everlong_engine.store.interface import RunFilter
 from tests.proof.record import record
 from tests.support.command_line import everlong
 from tests.support.hosting import described, of_kind
@@ -320,6 +321,20 @@ async def test_verify_opens_every_payload_if_it_has_the_keys(tmp_path: Path) -> 
         problems = [one.text for one in await client.verify()]
     assert len(problems) == 3
     assert all(text.startswith("MissingKey") for text in problems)
+
+
+async def test_the_notice_of_a_termination_is_no_fault(tmp_path: Path) -> None:
+    """It lies there for the worker that had the run, which may be gone."""
+    path = tmp_path / "everlong.db"
+    async with Client.connect(path, codecs=[K1]) as client:
+        handle = await client.start(flow, "ended", id="ended")
+        row = (await client.engine.store.list_runs(RunFilter("default"), 1, None))[0]
+        assert await client.engine.store.claim_run(b"g" * 16, row.shard, row.run_id) is not None
+        await handle.terminate("over")
+        loaded = await client.engine.store.load(row.shard, row.run_id)
+        assert loaded is not None
+        assert [mail.kind for mail in loaded.mail] == [CODES[RunTerminated]]
+        assert await client.verify() == []
 
 
 async def test_a_signal_that_a_worker_cannot_open_waits_for_the_key(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from everlong_engine.model.codec import encode_event
 from everlong_engine.model.events import ActivityCompleted
 from everlong_engine.model.limits import ATTEMPTS_KEPT
@@ -168,6 +170,28 @@ async def test_a_hand_back_is_known_again_and_undoes_nothing(rig: Rig) -> None:
     assert len(loaded.mail) == 1
     assert refusal(await rig.one(asleep)) is not None
     assert (await rig.row()).owner == rig.worker_id
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0)])
+async def test_of_two_hand_backs_in_one_group_the_first_that_may_decides(
+    rig: Rig, order: tuple[int, int]
+) -> None:
+    row = await rig.owned()
+    wake_us = rig.now_us + SECOND_US
+    stale = rig.release(replace(row, lease_token=9), wake_us)
+    group = (
+        rig.release(row, wake_us),
+        stale,
+        rig.release(row, None, blocked=True, reason="a fault"),
+        rig.release(row, wake_us + SECOND_US),
+    )
+    results = await rig.group(*(group[at] for at in order))
+    told = [refusal(result) for result in results]
+    assert told == [Refusal.FENCED if at == 1 else None for at in order]
+    first = next(at for at in order if at != 1)
+    after = await rig.row()
+    assert (after.owner, after.status is RunStatus.BLOCKED) == (None, first == 2)
+    assert after.wake_us == group[first].wake_us
 
 
 async def test_local_outcomes_go_back_as_mail(rig: Rig) -> None:

@@ -403,8 +403,13 @@ async def _published(this: _Plan, started: RunStarted) -> list[ItemRow]:
         at = 0
         while at < end:
             limit = min(end - at, _ITEMS_AT_ONCE)
-            found = await store.published(row.shard, row.execution_id, channel, at, limit)
-            if not found:
+            some = await store.published(row.shard, row.execution_id, channel, at, limit)
+            found = [item for item in some if item.number < end]
+            if at == 0:  # The oldest may be gone, if it keeps so many only.
+                at = found[0].number if found else end
+            if [item.number for item in found] != list(range(at, at + len(found))) or (
+                not found and at < end
+            ):
                 raise CannotReset(f"item {at} of the output channel {channel!r:.100} is missing")
             for item in found:
                 payload = this.records.published(row.execution_id, row, item)

@@ -197,14 +197,15 @@ def _put_attempts(tx: Connection, mark: MarkAttempts) -> None:
 def release_all(
     tx: Connection, releases: list[tuple[int, Release]], results: list[WriteResult]
 ) -> None:
-    """Hand runs back; those that just fall asleep go in one statement."""
+    """Hand runs back; those that just fall asleep go in one statement, if each is there once."""
+    one_each = len({release.run_id for _, release in releases}) == len(releases)
     inbox_empty = tx.execute(SQL["any_mail"]).fetchone() is None
     asleep: list[tuple[int, Release]] = []
     for at, release in releases:
         falls_asleep = not (release.blocked or release.mail or release.wake_us == 0)
         if falls_asleep and not inbox_empty and _has_mail(tx, release):
             results[at] = _unless_done(tx, release, MAIL)
-        elif falls_asleep and not release.attempts:
+        elif falls_asleep and one_each and not release.attempts:
             asleep.append((at, release))
         else:
             results[at] = _release_one(tx, release)
