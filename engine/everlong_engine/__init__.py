@@ -126,8 +126,10 @@ from everlong_engine.model.requests import (
     child_request_id,
     is_request_id,
     name_of_attached,
+    name_of_pin,
     name_of_report,
     name_of_reset,
+    name_of_termination,
     name_of_update,
 )
 from everlong_engine.model.runs import (
@@ -372,8 +374,10 @@ __all__ = [
     "literal",
     "may_repeat_lost",
     "name_of_attached",
+    "name_of_pin",
     "name_of_report",
     "name_of_reset",
+    "name_of_termination",
     "name_of_update",
     "next_delay_us",
     "origin_of",

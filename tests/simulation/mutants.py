@@ -23,6 +23,7 @@ from everlong_engine.store.sqlite import (
     group,
     leases,
     messages,
+    rows,
     starts,
 )
 from tests.simulation.mutants_between import BETWEEN
@@ -232,6 +233,7 @@ MUTANTS: Final = (
     mutant(
         "a request id is not looked for",
         Edit("find_request", "WHERE shard = ?", "WHERE 0 AND shard = ?"),
+        Edit("user_of_request", "WHERE runs.shard = ?1", "WHERE 0 AND runs.shard = ?1"),
         Edit("insert_request", "INSERT INTO", "INSERT OR IGNORE INTO"),
     ),
     mutant(
@@ -353,9 +355,9 @@ MUTANTS: Final = (
     mutant(
         "an update that is sent again is performed again",
         Edit(
-            messages._was_accepted,  # pyright: ignore[reportPrivateUsage]
-            "return True",
-            "return not message.request_id.startswith(chr(1))",
+            rows.sent_before,
+            "return row if found[0] >= least else None",
+            "return None if name.startswith(chr(1)) else row",
         ),
         Edit("insert_request", "INSERT INTO", "INSERT OR REPLACE INTO"),
     ),

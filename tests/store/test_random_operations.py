@@ -125,8 +125,12 @@ class StoreMachine(RuleBasedStateMachine):
             return
         row = self.run(self.rig.row(name))
         mail = [] if here else [self._last_position()]
+        wake_us = None if here else self.rig.now_us
+        before = self.model.get(name)
+        # What an earlier execution of the id was asked is not asked of this one.
+        requests = set() if before is None else set(before.requests)
         self.model[name] = Execution(
-            row, int(here), here, 2 if here else 1, None if here else self.rig.now_us, mail=mail
+            row, int(here), here, 2 if here else 1, wake_us, mail=mail, requests=requests
         )
 
     def _last_position(self) -> int:

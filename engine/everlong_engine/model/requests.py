@@ -10,6 +10,8 @@ Several kinds of answers stand side by side in `requests`, each under its execut
                          sender waits for, opaque here
     \\x01with RUN          "accepted": the message that came with the start of this run
     \\x01reset ID           the run that a reset with this request id has begun
+    \\x01terminate ID       "accepted": it was terminated by this, or under a name of its own
+    \\x01pin ID             "accepted": likewise
     \\x01report RUN N      what knows the answer again that was given to activity N by its token
 
 No user's id begins like the last ones, nor like the request id of a child's start: control
@@ -27,9 +29,11 @@ __all__ = [
     "is_request_id",
     "mark_of",
     "name_of_attached",
+    "name_of_pin",
     "name_of_report",
     "name_of_reset",
     "name_of_start",
+    "name_of_termination",
     "name_of_update",
 ]
 
@@ -43,6 +47,8 @@ _UPDATE: Final = "\x01update "
 _ATTACHED: Final = "\x01with "
 _REPORT: Final = "\x01report "
 _RESET: Final = "\x01reset "
+_TERMINATE: Final = "\x01terminate "
+_PIN: Final = "\x01pin "
 
 _CHARS_MAX: Final = 512
 
@@ -83,6 +89,16 @@ def name_of_report(run_id: bytes, activity_id: int) -> str:
 def name_of_reset(request_id: str) -> str:
     """The name of a reset, apart from that of a message with the same request id."""
     return _RESET + request_id
+
+
+def name_of_termination(request_id: str | None, append_id: int) -> str:
+    """The name of a termination; without a request id one that no user can give."""
+    return f"{_TERMINATE}\x01{append_id:x}" if request_id is None else _TERMINATE + request_id
+
+
+def name_of_pin(request_id: str) -> str:
+    """The name of a pin, apart from that of a message with the same request id."""
+    return _PIN + request_id
 
 
 @dataclass(frozen=True, slots=True)

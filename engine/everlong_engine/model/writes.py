@@ -229,6 +229,8 @@ class Terminate:
     now_us: int
     append_id: int | None = None
     """Borne by the closing event: repeated after an answer that was lost, it is known again."""
+    request: str | None = None
+    """The name under which it is known again, also when the workflow id has gone to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +395,7 @@ class Pin:
 
     target: Target
     version: str | None
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

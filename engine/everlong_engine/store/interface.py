@@ -241,7 +241,8 @@ class Reads(Protocol):
 
     async def told(self, target: Target, name: str) -> tuple[RunRow, bytes | None] | None:
         """The newest run of an execution, and the answer to one of its requests, which is not older
-        than that; None where there is none."""
+        than that; None where there is none. Without an execution id it may have been asked of an
+        earlier one of the workflow id, and is that one then."""
         ...
 
     async def open_questions(self, limit: int) -> list[Question]: ...

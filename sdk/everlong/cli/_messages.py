@@ -176,13 +176,20 @@ def cancel(
 def terminate(
     workflow_id: WorkflowId,
     reason: Reason = "",
+    request_id: RequestId = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
     """Close an execution at once, without clean-up. Needs no worker."""
-    _with_handle(db, namespace, codecs, workflow_id, lambda handle: handle.terminate(reason))
+    _with_handle(
+        db,
+        namespace,
+        codecs,
+        workflow_id,
+        lambda handle: handle.terminate(reason, request_id=request_id),
+    )
     return _done(as_json, workflow_id, "terminated", action="terminate")
 
 

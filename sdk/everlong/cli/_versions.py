@@ -8,6 +8,7 @@ import typer
 
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode
+from everlong.cli._messages import RequestId
 from everlong.cli._options import DEFAULT_STORE, Db, Json, Namespace, WorkflowId, connect
 from everlong.cli._screen import Cell, out, write
 from everlong.cli._workers import hosting
@@ -66,6 +67,7 @@ def pin(
     version: Annotated[
         str, typer.Argument(metavar="VERSION", help="Of the worker that is to go on with it.")
     ],
+    request_id: RequestId = None,
     db: Db = DEFAULT_STORE,
     namespace: Namespace = "default",
     as_json: Json = False,
@@ -74,24 +76,33 @@ def pin(
 
     A worker that has it in hand hands it back once nothing goes on in it.
     """
-    return _move(workflow_id, version, db, namespace, as_json=as_json)
+    return _move(workflow_id, version, request_id, db, namespace, as_json=as_json)
 
 
 def unpin(
     workflow_id: WorkflowId,
+    request_id: RequestId = None,
     db: Db = DEFAULT_STORE,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
     """Let whichever version is the newest go on with a run."""
-    return _move(workflow_id, None, db, namespace, as_json=as_json)
+    return _move(workflow_id, None, request_id, db, namespace, as_json=as_json)
 
 
-def _move(workflow_id: str, version: str | None, db: str, namespace: str, *, as_json: bool) -> int:
+def _move(
+    workflow_id: str,
+    version: str | None,
+    request_id: str | None,
+    db: str,
+    namespace: str,
+    *,
+    as_json: bool,
+) -> int:
     async def main(client: Client) -> list[str]:
         async with client:
             handle = client.get_handle(workflow_id)
-            await handle.pin(version)
+            await handle.pin(version, request_id=request_id)
             described = await handle.describe()
             return hosting(await client.workers(), described)
 

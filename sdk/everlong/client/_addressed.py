@@ -58,10 +58,10 @@ class Addressed:
             raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
 
     def _open(self, result: object) -> bytes:
-        """The open execution that was meant."""
+        """The open execution that was meant, or the one that was told this before."""
         assert isinstance(result, MessageResult)
         if result.status is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
-        if not result.status.is_open:
+        if not (result.status.is_open or result.duplicate):
             raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
         return result.execution_id

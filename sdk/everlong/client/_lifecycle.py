@@ -12,6 +12,7 @@ from everlong_engine import (
     RunStatus,
     RunTerminated,
     Terminate,
+    name_of_termination,
 )
 
 __all__ = ["Lifecycle"]
@@ -20,25 +21,34 @@ __all__ = ["Lifecycle"]
 class Lifecycle(Addressed):
     """The part of a handle that ends an execution, or holds it."""
 
-    async def terminate(self, reason: str = "") -> None:
+    async def terminate(self, reason: str = "", *, request_id: str | None = None) -> None:
         """Close the execution at once: no clean-up runs. Needs no worker.
+
+        Args:
+            reason: recorded with it.
+            request_id: a repetition with the same id ends nothing more, also when another execution
+                has the workflow id by then.
 
         Raises:
             WorkflowClosed, WorkflowNotFound: there is nothing to terminate.
         """
+        check_request_id(request_id)
+        engine = self._engine
         event = RunTerminated(reason or "no reason was given")
         target = self._target()
         kind, body = self._client.records.message(target, event, {})
-        now_us = self._engine.clock.now_us()
-        result = await self._engine.commits.put(
-            Terminate(
-                target, kind, body, RunStatus.TERMINATED, now_us, self._engine.new_append_id()
-            )
-        )
+        now_us, append_id = engine.clock.now_us(), engine.new_append_id()
+        request = name_of_termination(request_id, append_id)
+        terminate = Terminate(target, kind, body, RunStatus.TERMINATED, now_us, append_id, request)
+        result = await engine.commits.put(terminate)
         assert isinstance(result, MessageResult)
         self._require_accepted(result)
-        self._engine.terminated(result.execution_id, result.run_id, event)
-        self._engine.mail_arrived()  # Of whoever waits for it, and of its children.
+        if result.duplicate:  # It may have been reset since.
+            engine.look_at([result.execution_id])
+            engine.departed(result.execution_id)
+        else:
+            engine.terminated(result.execution_id, result.run_id, event)
+        engine.mail_arrived()  # Of whoever waits for it, and of its children.
 
     async def pause(self, *, reason: str = "", by: str = "", request_id: str | None = None) -> None:
         """Hold the execution until `resume`. Needs no worker.
@@ -60,6 +70,10 @@ class Lifecycle(Addressed):
         checked_reason(reason, by)
         check_request_id(request_id)
         engine, target = self._engine, self._target()
+        if request_id is not None:
+            known = await engine.store.told(target, request_id)
+            if known is not None and known[1] is not None:
+                return
         row = await self._row()  # A reason is bound to its execution.
         target = replace(target, execution_id=row.execution_id)
         records = self._client.records

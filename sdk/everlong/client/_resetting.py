@@ -28,6 +28,7 @@ from everlong_engine import (
     ResetResult,
     ResetRun,
     RunRow,
+    Target,
     WriteResult,
     find_point,
     name_of_reset,
@@ -127,11 +128,11 @@ class Resetting(Addressed, Generic[R]):
         request_id: str | None,
     ) -> "WorkflowHandle[R]":
         families = _check(to, reason, reapply, request_id)
-        row = await self._row()
         if request_id is not None and new_id is None:
-            known = await _known(self._client, row, request_id)
+            known = await _known(self._engine, self._target(), request_id)
             if known is not None:
                 return self._handle_of(None, known)
+        row = await self._row()
         first = row.run_id
         if new_id == row.workflow_id:
             raise CannotReset(f"a fork needs a workflow id of its own: {new_id!r} is taken by this")
@@ -206,14 +207,12 @@ def _definition_of(kind: str) -> WorkflowDefinition | None:
     return None if found is None else found.definition
 
 
-async def _known(client: "Client", row: RunRow, request_id: str) -> ResetResult | None:
+async def _known(engine: Engine, target: Target, request_id: str) -> ResetResult | None:
     """What a reset with this request id has begun; its point may not be there any more."""
-    engine = client.engine
-    target = engine.target(row.namespace, row.workflow_id, row.execution_id)
     found = await engine.store.told(target, name_of_reset(request_id))
     if found is None or found[1] is None:
         return None
-    return ResetResult(None, found[1], row.execution_id)
+    return ResetResult(None, found[1], found[0].execution_id)
 
 
 async def _load(client: "Client", row: RunRow) -> LoadedRun:

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from everlong._definitions import check_version
+from everlong._texts import check_request_id
 from everlong.client._addressed import Addressed
-from everlong_engine import Pin, VersionCount, WorkerRow
+from everlong_engine import Pin, VersionCount, WorkerRow, name_of_pin
 
 __all__ = ["Pinning", "VersionSummary", "summaries"]
 
@@ -53,7 +54,7 @@ def summaries(counts: Iterable[VersionCount], workers: Sequence[WorkerRow]) -> l
 class Pinning(Addressed):
     """The part of a handle that says which version goes on with an execution."""
 
-    async def pin(self, version: str | None) -> None:
+    async def pin(self, version: str | None, *, request_id: str | None = None) -> None:
         """Say which version of the code may go on with it; None: the newest that is here.
 
         A worker that has it in hand hands it back once nothing goes on in it. A blocked run stays
@@ -61,12 +62,18 @@ class Pinning(Addressed):
 
             await client.get_handle("order-17").pin("2026-11")
 
+        Args:
+            version: the worker's; None to follow.
+            request_id: a repetition with the same id changes nothing, whatever happened between.
+
         Raises:
             DefinitionError: that names no version.
             WorkflowClosed, WorkflowNotFound: there is nothing to pin.
         """
         if version is not None:
             check_version(version, f"{self.workflow_id}.pin")
-        result = await self._engine.commits.put(Pin(self._target(), version))
+        check_request_id(request_id)
+        name = None if request_id is None else name_of_pin(request_id)
+        result = await self._engine.commits.put(Pin(self._target(), version, name))
         self._open(result)
         self._engine.versions_changed()

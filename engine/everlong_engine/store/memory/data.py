@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.outgoing import Target
+from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import (
     AttemptRow,
     ItemRow,
@@ -199,6 +200,33 @@ class MemoryData:
             if self.runs.rows[run_id].execution_id == target.execution_id
         ]
         return self.runs.rows[max(earlier)] if earlier else None
+
+    def sent_before(
+        self, target: Target, run: RunRow, request_id: str | None, sent: Sent | None
+    ) -> RunRow | None:
+        """Who was told this before: `run`, the one that is meant now, or an earlier execution of
+        the workflow id."""
+        name, least = request_id, b""
+        if name is None:
+            if sent is None:
+                return None
+            name, least = sent.name, sent.mark
+        told = self.told(target, run, name)
+        return told[0] if told is not None and told[1] >= least else None
+
+    def told(self, target: Target, run: RunRow, name: str) -> tuple[RunRow, bytes] | None:
+        """Who was asked this, and the answer: `run`, else the newest that had the workflow id."""
+        answer = self.requests.get((run.execution_id, name))
+        if answer is not None:
+            return run, answer
+        if target.execution_id is not None:
+            return None
+        for run_id in sorted(self.of_workflow.keys((run.namespace, run.workflow_id)), reverse=True):
+            earlier = self.runs.rows[run_id]
+            answer = self.requests.get((earlier.execution_id, name))
+            if answer is not None:
+                return earlier, answer
+        return None
 
     def mail_positions(self, execution_id: bytes) -> Collection[int]:
         return self.mail_of.keys(execution_id)

@@ -39,8 +39,9 @@ def put_message(data: MemoryData, message: Message) -> MessageResult:
     run = data.latest(message.target)
     if run is None:
         return MessageResult(None)
-    if _was_accepted(data, run, message):
-        return MessageResult(run.status, run.run_id, run.execution_id, duplicate=True)
+    known = data.sent_before(message.target, run, message.request_id, message.sent)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
     if not run.status.is_open:
         return MessageResult(run.status, run.run_id, run.execution_id)
     position = data.put_mail(run.execution_id, message.kind, message.body, message.blobs)
@@ -86,16 +87,6 @@ def answer_mail(data: MemoryData, refused: AnswerMail) -> None:
         put_answers(data, refused.execution_id, ((refused.request_id, refused.answer),))
 
 
-def _was_accepted(data: MemoryData, run: RunRow, message: Message) -> bool:
-    """Whether the request id was used before, or the sender had sent this or something later."""
-    if message.request_id is not None:
-        return (run.execution_id, message.request_id) in data.requests.rows
-    if message.sent is None:
-        return False
-    newest = data.requests.get((run.execution_id, message.sent.name))
-    return newest is not None and newest >= message.sent.mark
-
-
 def answer_approval(data: MemoryData, given: AnswerApproval) -> ApprovalResult:
     """The first answer is the answer, and mail for the run."""
     key = (given.run_id, given.number)
@@ -119,6 +110,9 @@ def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
     run = data.latest(terminate.target)
     if run is None:
         return MessageResult(None)
+    known = data.sent_before(terminate.target, run, terminate.request, None)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
     if not run.status.is_open:
         last = data.history.get((run.run_id, run.next_seq - 1))
         done = (
@@ -129,6 +123,8 @@ def terminate_run(data: MemoryData, terminate: Terminate) -> MessageResult:
         return MessageResult(run.status, run.run_id, run.execution_id, duplicate=done)
     kind, body, now_us = terminate.row_kind, terminate.row_body, terminate.now_us
     seq = close_now(data, run, kind, body, terminate.status, now_us, terminate.append_id)
+    if terminate.request is not None:
+        data.requests.put((run.execution_id, terminate.request), b"accepted")
     ended(data, run, seq, kind, body, now_us)
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position=seq)
 
@@ -138,7 +134,12 @@ def pin_run(data: MemoryData, pin: Pin) -> MessageResult:
     run = data.latest(pin.target)
     if run is None:
         return MessageResult(None)
+    known = data.sent_before(pin.target, run, pin.request_id, None)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
     if run.status.is_open:
+        if pin.request_id is not None:
+            data.requests.put((run.execution_id, pin.request_id), b"accepted")
         data.runs.put(run.run_id, replace(run, version=pin.version))
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
 

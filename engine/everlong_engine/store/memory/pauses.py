@@ -31,10 +31,14 @@ __all__ = [
 def pause_run(data: MemoryData, pause: Pause) -> MessageResult:
     """Hold an open execution; who was first has given the reason."""
     run = data.latest(pause.target)
-    if run is None or not run.status.is_open:
-        return _nobody(run)
-    if _was_done(data, run, pause):
-        return MessageResult(run.status, run.run_id, run.execution_id, duplicate=True)
+    if run is None:
+        return MessageResult(None)
+    known = data.sent_before(pause.target, run, pause.request_id, pause.sent)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
+    if not run.status.is_open:
+        return MessageResult(run.status, run.run_id, run.execution_id)
+    _will_be_known(data, run, pause)
     hold(data, run, pause.now_us, pause.by, pause.reason)
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
 
@@ -58,36 +62,25 @@ def hold(data: MemoryData, run: RunRow, now_us: int, by: str, reason: str) -> No
 def resume_run(data: MemoryData, resume: Resume) -> MessageResult:
     """Take its own pause away, and let it be tried again if it is blocked."""
     run = data.latest(resume.target)
-    if run is None or not run.status.is_open:
-        return _nobody(run)
-    if _was_done(data, run, resume):
-        return MessageResult(run.status, run.run_id, run.execution_id, duplicate=True)
+    if run is None:
+        return MessageResult(None)
+    known = data.sent_before(resume.target, run, resume.request_id, resume.sent)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
+    if not run.status.is_open:
+        return MessageResult(run.status, run.run_id, run.execution_id)
+    _will_be_known(data, run, resume)
     if run.execution_id in data.pauses.rows:
         data.pauses.remove(run.execution_id)
     _go_on(data, run, resume.now_us)
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
 
 
-def _nobody(run: RunRow | None) -> MessageResult:
-    if run is None:
-        return MessageResult(None)
-    return MessageResult(run.status, run.run_id, run.execution_id)
-
-
-def _was_done(data: MemoryData, run: RunRow, asked: Pause | Resume) -> bool:
-    """Whether this is a repetition; if not, it will be known as one."""
+def _will_be_known(data: MemoryData, run: RunRow, asked: Pause | Resume) -> None:
     if asked.request_id is not None:
-        key = (run.execution_id, asked.request_id)
-        if key in data.requests.rows:
-            return True
-        data.requests.put(key, b"accepted")
+        data.requests.put((run.execution_id, asked.request_id), b"accepted")
     elif asked.sent is not None:
-        key = (run.execution_id, asked.sent.name)
-        newest = data.requests.get(key)
-        if newest is not None and newest >= asked.sent.mark:
-            return True
-        data.requests.put(key, asked.sent.mark)
-    return False
+        data.requests.put((run.execution_id, asked.sent.name), asked.sent.mark)
 
 
 def _hold(data: MemoryData, run: RunRow) -> None:

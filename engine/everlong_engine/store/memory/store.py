@@ -222,7 +222,7 @@ class MemoryStore:
     async def told(self, target: Target, name: str) -> tuple[RunRow, bytes | None] | None:
         data = self._open_data()
         run = data.latest(target)
-        return None if run is None else (run, data.requests.get((run.execution_id, name)))
+        return None if run is None else data.told(target, run, name) or (run, None)
 
     async def open_questions(self, limit: int) -> list[Question]:
         return reads.open_questions(self._open_data(), limit)

@@ -17,7 +17,13 @@ from everlong_engine.model.writes import (
 )
 from everlong_engine.store.sqlite.columns import fetch_one
 from everlong_engine.store.sqlite.links import any_link, close_now, ended
-from everlong_engine.store.sqlite.rows import latest_run, put_answers, put_mail, read_run
+from everlong_engine.store.sqlite.rows import (
+    latest_run,
+    put_answers,
+    put_mail,
+    read_run,
+    sent_before,
+)
 from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
@@ -36,10 +42,16 @@ def put_message(tx: Connection, message: Message) -> MessageResult:
     row = latest_run(tx, message.target)
     if row is None:
         return MessageResult(None)
-    if _was_accepted(tx, row, message):
-        return MessageResult(row.status, row.run_id, row.execution_id, duplicate=True)
+    known = sent_before(tx, message.target, row, message.request_id, message.sent)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
     if not row.status.is_open:
         return MessageResult(row.status, row.run_id, row.execution_id)
+    key = (row.shard, row.execution_id)
+    if message.request_id is not None:
+        tx.execute(SQL["insert_request"], (*key, message.request_id, b"accepted"))
+    elif message.sent is not None:
+        tx.execute(SQL["count_sent"], (*key, message.sent.name, message.sent.mark))
     position = put_mail(tx, row.shard, row.execution_id, message.kind, message.body, message.blobs)
     tx.execute(SQL["wake_run"], (message.now_us, row.shard, row.run_id))
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position)
@@ -64,23 +76,6 @@ def answer_mail(tx: Connection, refused: AnswerMail) -> None:
         )
 
 
-def _was_accepted(tx: Connection, row: RunRow, message: Message) -> bool:
-    """Whether this is a repetition; if not, and the run takes it, it will be known as one."""
-    if message.request_id is not None:
-        key = (row.shard, row.execution_id, message.request_id)
-        if tx.execute(SQL["find_request"], key).fetchone() is not None:
-            return True
-        if row.status.is_open:
-            tx.execute(SQL["insert_request"], (*key, b"accepted"))
-    elif message.sent is not None:
-        key, mark = (row.shard, row.execution_id, message.sent.name), message.sent.mark
-        if row.status.is_open:
-            return tx.execute(SQL["count_sent"], (*key, mark)).fetchone() is None
-        found = tx.execute(SQL["find_request"], key).fetchone()
-        return found is not None and found[0] >= mark
-    return False
-
-
 def answer_approval(tx: Connection, given: AnswerApproval) -> ApprovalResult:
     """The first answer is the answer: judged, and left for the run, in one transaction."""
     key = (given.shard, given.run_id, given.number)
@@ -103,11 +98,17 @@ def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
     row = latest_run(tx, terminate.target)
     if row is None:
         return MessageResult(None)
+    known = sent_before(tx, terminate.target, row, terminate.request, None)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
     if not row.status.is_open:
         done = _was_terminated_by(tx, row, terminate)
         return MessageResult(row.status, row.run_id, row.execution_id, duplicate=done)
     kind, body = terminate.row_kind, terminate.row_body
     seq = close_now(tx, row, kind, body, terminate.status, terminate.now_us, terminate.append_id)
+    if terminate.request is not None:
+        request = (row.shard, row.execution_id, terminate.request, b"accepted")
+        tx.execute(SQL["insert_request"], request)
     if any_link(tx):
         ended(tx, row, seq, kind, body, terminate.now_us)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position=seq)
@@ -125,6 +126,12 @@ def pin_run(tx: Connection, pin: Pin) -> MessageResult:
     row = latest_run(tx, pin.target)
     if row is None:
         return MessageResult(None)
+    known = sent_before(tx, pin.target, row, pin.request_id, None)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
+    if pin.request_id is not None and row.status.is_open:
+        request = (row.shard, row.execution_id, pin.request_id, b"accepted")
+        tx.execute(SQL["insert_request"], request)
     tx.execute(SQL["pin_run"], (pin.version, row.shard, row.run_id))
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
 

@@ -20,7 +20,7 @@ from everlong_engine.model.writes import (
     ResumeMany,
 )
 from everlong_engine.store.sqlite.columns import COLUMNS, check, fetch_one
-from everlong_engine.store.sqlite.rows import latest_run, put_mail, read_run
+from everlong_engine.store.sqlite.rows import latest_run, put_mail, read_run, sent_before
 from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
@@ -40,10 +40,14 @@ __all__ = [
 
 def pause_run(tx: Connection, pause: Pause) -> MessageResult:
     row = latest_run(tx, pause.target)
-    if row is None or not row.status.is_open:
-        return _nobody(row)
-    if _was_done(tx, row, pause):
-        return MessageResult(row.status, row.run_id, row.execution_id, duplicate=True)
+    if row is None:
+        return MessageResult(None)
+    known = sent_before(tx, pause.target, row, pause.request_id, pause.sent)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
+    if not row.status.is_open:
+        return MessageResult(row.status, row.run_id, row.execution_id)
+    _will_be_known(tx, row, pause)
     hold(tx, row, pause.now_us, pause.by, pause.reason)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
 
@@ -58,32 +62,25 @@ def hold(tx: Connection, row: RunRow, now_us: int, by: str, reason: str) -> None
 
 def resume_run(tx: Connection, resume: Resume) -> MessageResult:
     row = latest_run(tx, resume.target)
-    if row is None or not row.status.is_open:
-        return _nobody(row)
-    if _was_done(tx, row, resume):
-        return MessageResult(row.status, row.run_id, row.execution_id, duplicate=True)
+    if row is None:
+        return MessageResult(None)
+    known = sent_before(tx, resume.target, row, resume.request_id, resume.sent)
+    if known is not None:
+        return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
+    if not row.status.is_open:
+        return MessageResult(row.status, row.run_id, row.execution_id)
+    _will_be_known(tx, row, resume)
     tx.execute(SQL["forget_pause"], (row.shard, row.execution_id))
     _go_on(tx, row, resume.now_us)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
 
 
-def _nobody(row: RunRow | None) -> MessageResult:
-    if row is None:
-        return MessageResult(None)
-    return MessageResult(row.status, row.run_id, row.execution_id)
-
-
-def _was_done(tx: Connection, row: RunRow, asked: Pause | Resume) -> bool:
-    """Whether this is a repetition; if not, it will be known as one."""
+def _will_be_known(tx: Connection, row: RunRow, asked: Pause | Resume) -> None:
     key = (row.shard, row.execution_id)
     if asked.request_id is not None:
-        if tx.execute(SQL["find_request"], (*key, asked.request_id)).fetchone() is not None:
-            return True
         tx.execute(SQL["insert_request"], (*key, asked.request_id, b"accepted"))
     elif asked.sent is not None:
-        values = (*key, asked.sent.name, asked.sent.mark)
-        return tx.execute(SQL["count_sent"], values).fetchone() is None
-    return False
+        tx.execute(SQL["count_sent"], (*key, asked.sent.name, asked.sent.mark))
 
 
 def _go_on(tx: Connection, row: RunRow, now_us: int) -> None:

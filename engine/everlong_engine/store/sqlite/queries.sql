@@ -270,8 +270,8 @@ ORDER BY run_id DESC LIMIT 1;
 SELECT * FROM runs WHERE shard = ? AND namespace = ? AND workflow_id = ? AND request_id = ?;
 
 -- name: user_of_request
--- The execution that a start with this request id found and used, by its newest run, and the run
--- that it was told. Looks at each kept run of the workflow id: 20 ms for 40,000.
+-- The execution that was asked this (a start with this request id that found and used it, say), by
+-- its newest run, and the answer to that. Looks at each kept run of the workflow id: 20 ms for 40,000.
 SELECT runs.*, requests.result FROM runs CROSS JOIN requests
 WHERE runs.shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND requests.shard = ?1
   AND requests.execution_id = runs.execution_id AND requests.request_id = ?4

@@ -5,9 +5,10 @@ from sqlite3 import SQLITE_FULL, Connection, OperationalError
 from typing import Any, Final
 
 from everlong_engine.model.codec import checksum
-from everlong_engine.model.errors import StoreError
+from everlong_engine.model.errors import StoreError, UndecodablePayload
 from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.outgoing import Target
+from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
 from everlong_engine.store.sqlite.columns import COLUMNS, POSITION_MAX, check, fetch_one, named
 from everlong_engine.store.sqlite.statements import SQL
@@ -21,6 +22,8 @@ __all__ = [
     "put_mail",
     "read_run",
     "run_row",
+    "sent_before",
+    "told_by_workflow_id",
 ]
 
 
@@ -76,6 +79,36 @@ def latest_run(tx: Connection, target: Target) -> RunRow | None:
     key = (*key, target.execution_id)
     found = fetch_one(tx, SQL["latest_of_execution"], key, target.workflow_id)
     return None if found is None else run_row(found)
+
+
+def sent_before(
+    tx: Connection, target: Target, row: RunRow, request_id: str | None, sent: Sent | None
+) -> RunRow | None:
+    """Who was told this before: `row`, the one that is meant now, or an earlier execution of the
+    workflow id. None: nobody."""
+    name, least = request_id, b""
+    if name is None:
+        if sent is None:
+            return None
+        name, least = sent.name, sent.mark
+    found = tx.execute(SQL["find_request"], (row.shard, row.execution_id, name)).fetchone()
+    if found is not None:
+        return row if found[0] >= least else None
+    if target.execution_id is not None:
+        return None
+    earlier = told_by_workflow_id(tx, target, name)
+    return earlier[0] if earlier is not None and earlier[1] >= least else None
+
+
+def told_by_workflow_id(tx: Connection, target: Target, name: str) -> tuple[RunRow, bytes] | None:
+    """The newest execution of a workflow id to which this was said, and the answer to it."""
+    key = (target.shard, target.namespace, target.workflow_id, name)
+    found = fetch_one(tx, SQL["user_of_request"], key, target.workflow_id)
+    if found is None:
+        return None
+    if not isinstance(found[-1], bytes):
+        raise UndecodablePayload(reason="the answer to a request is no bytes")
+    return run_row(found[:-1]), found[-1]
 
 
 def new_run_values(

@@ -58,7 +58,7 @@ from everlong_engine.store.sqlite.connection import (
 from everlong_engine.store.sqlite.files import OwnerLock, check_place, prepare_schema
 from everlong_engine.store.sqlite.filters import count_runs
 from everlong_engine.store.sqlite.group import apply_group, transaction
-from everlong_engine.store.sqlite.rows import latest_run, read_run, run_row
+from everlong_engine.store.sqlite.rows import latest_run, read_run, run_row, told_by_workflow_id
 from everlong_engine.store.sqlite.statements import SQL
 from everlong_engine.store.sqlite.tags import tags_of_runs
 from everlong_engine.store.sqlite.verify import verify
@@ -325,7 +325,10 @@ class SqliteStore:
             key = (row.shard, row.execution_id, name)
             found = fetch_one(tx, SQL["find_request"], key, row.workflow_id)
             if found is None:
-                return row, None
+                earlier = None
+                if target.execution_id is None:
+                    earlier = told_by_workflow_id(tx, target, name)
+                return earlier or (row, None)
             if not isinstance(found[0], bytes):
                 raise UndecodablePayload(reason="the answer to a request is no bytes")
             return row, found[0]
