@@ -128,7 +128,7 @@ class StoreMachine(RuleBasedStateMachine):
         wake_us = None if here else self.rig.now_us
         before = self.model.get(name)
         # What an earlier execution of the id was asked is not asked of this one.
-        requests = set() if before is None else set(before.requests)
+        requests: set[str] = set() if before is None else set(before.requests)
         self.model[name] = Execution(
             row, int(here), here, 2 if here else 1, wake_us, mail=mail, requests=requests
         )
