@@ -44,6 +44,7 @@ from everlong.exceptions import (
     ForbiddenCall,
     ForeignFile,
     ImportRefused,
+    InterceptorError,
     InvalidArguments,
     InvalidFilter,
     InvalidTag,
@@ -82,6 +83,7 @@ from everlong.exceptions import (
     WorkflowTerminated,
     WorkflowTimedOut,
 )
+from everlong.interceptors import ContextPropagator, Interceptor
 from everlong.labels import TagValue, literal, set_memo, set_tags
 from everlong.mapping import MapFailure, MapResult, map_all
 from everlong.registry import Definitions
@@ -122,6 +124,7 @@ __all__ = [
     "ChildWorkflow",
     "Client",
     "CompensationFailed",
+    "ContextPropagator",
     "DefinitionError",
     "Definitions",
     "EndlessDrive",
@@ -133,6 +136,8 @@ __all__ = [
     "ForeignFile",
     "HistoryEvent",
     "ImportRefused",
+    "Interceptor",
+    "InterceptorError",
     "InvalidArguments",
     "InvalidFilter",
     "InvalidTag",
