@@ -35,6 +35,9 @@ __all__ = ["Engine", "LocalHost"]
 class LocalHost(Protocol):
     """A worker of this process, as the engine sees it."""
 
+    @property
+    def worker_id(self) -> bytes: ...
+
     def deliver(self, mail: MailRow) -> bool:
         """Take a message for a run that this worker owns; False when it owns none."""
         ...

@@ -44,7 +44,6 @@ from everlong.exceptions import (
     ForbiddenCall,
     ForeignFile,
     ImportRefused,
-    InterceptorError,
     InvalidArguments,
     InvalidFilter,
     InvalidTag,
@@ -83,7 +82,6 @@ from everlong.exceptions import (
     WorkflowTerminated,
     WorkflowTimedOut,
 )
-from everlong.interceptors import ContextPropagator, Interceptor
 from everlong.labels import TagValue, literal, set_memo, set_tags
 from everlong.mapping import MapFailure, MapResult, map_all
 from everlong.registry import Definitions
@@ -124,7 +122,6 @@ __all__ = [
     "ChildWorkflow",
     "Client",
     "CompensationFailed",
-    "ContextPropagator",
     "DefinitionError",
     "Definitions",
     "EndlessDrive",
@@ -136,8 +133,6 @@ __all__ = [
     "ForeignFile",
     "HistoryEvent",
     "ImportRefused",
-    "Interceptor",
-    "InterceptorError",
     "InvalidArguments",
     "InvalidFilter",
     "InvalidTag",

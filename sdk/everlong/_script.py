@@ -8,7 +8,6 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, TypeVarTuple, ov
 from everlong.client import Client, WorkflowHandle
 from everlong.codec import Codec
 from everlong.exceptions import WorkflowFault
-from everlong.interceptors import Interceptor
 from everlong.worker import Worker
 from everlong.workflow import Workflow
 
@@ -34,7 +33,6 @@ def run(
     db: str | Path = "everlong.db",
     id: str | None = None,
     codecs: Sequence[Codec] = (),
-    interceptors: Sequence[Interceptor] = (),
 ) -> R: ...
 @overload
 def run(
@@ -44,7 +42,6 @@ def run(
     db: str | Path,
     id: str | None = None,
     codecs: Sequence[Codec] = (),
-    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -55,7 +52,6 @@ def run(
     db: str | Path = "everlong.db",
     id: str | None,
     codecs: Sequence[Codec] = (),
-    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -67,7 +63,6 @@ def run(
     db: str | Path,
     id: str | None = None,
     codecs: Sequence[Codec] = (),
-    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -79,7 +74,6 @@ def run(
     db: str | Path = "everlong.db",
     id: str | None,
     codecs: Sequence[Codec] = (),
-    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -92,7 +86,6 @@ def run(
     db: str | Path,
     id: str | None = None,
     codecs: Sequence[Codec] = (),
-    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -105,7 +98,6 @@ def run(
     db: str | Path = "everlong.db",
     id: str | None,
     codecs: Sequence[Codec] = (),
-    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 def run(  # type: ignore[misc]  # its options stand beside the workflow's own
@@ -115,7 +107,6 @@ def run(  # type: ignore[misc]  # its options stand beside the workflow's own
     db: str | Path = "everlong.db",
     id: str | None = None,
     codecs: Sequence[Codec] = (),
-    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R:
     """Run a workflow to its end and return its result. For scripts; not inside a running loop.
@@ -132,8 +123,7 @@ def run(  # type: ignore[misc]  # its options stand beside the workflow's own
     """
 
     async def main() -> R:
-        connected = Client.connect(db, codecs=codecs, interceptors=interceptors)
-        async with connected as client, Worker(client):
+        async with Client.connect(db, codecs=codecs) as client, Worker(client):
             name = id or workflow.definition.name
             handle = await client.start(workflow, *args, id=name, **kwargs)
             return await _result_or_fault(handle)

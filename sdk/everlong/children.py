@@ -47,7 +47,6 @@ class ChildOptions:
     execution_timeout_us: int | None = None
     tags: Tags = ()
     memo: bytes = b""
-    headers: bytes = b""
 
 
 DEFAULTS: Final = ChildOptions()

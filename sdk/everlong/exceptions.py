@@ -5,7 +5,6 @@ handler reads `error.workflow_id` and never parses a text.
 
     EverlongError
     ├── DefinitionError
-    ├── InterceptorError
     ├── InvalidArguments (also TypeError)
     ├── InvalidFilter (also ValueError)
     ├── InvalidTag (also ValueError)
@@ -99,7 +98,6 @@ __all__ = [
     "ForbiddenCall",
     "ForeignFile",
     "ImportRefused",
-    "InterceptorError",
     "InvalidArguments",
     "InvalidFilter",
     "InvalidTag",
@@ -145,10 +143,6 @@ class DefinitionError(EverlongError):
 
     function: str | None = None
     parameter: str | None = None
-
-
-class InterceptorError(EverlongError):
-    """An interceptor is at fault. The message names its method, and tells what it did."""
 
 
 class InvalidArguments(EverlongError, TypeError):

@@ -203,7 +203,7 @@ async def test_a_termination_leaves_nothing_in_the_inbox(path: Path) -> None:
             await far.result()
 
         async def nothing_is_left() -> bool:
-            return client.engine.store.mail_since(0, 10) == []
+            return await client.engine.store.mail_since(0, 10) == []
 
         await until(nothing_is_left)
 

@@ -339,13 +339,15 @@ class FaultyStore:
     async def open_questions(self, limit: int) -> list[Question]:
         return await self._ask("open_questions", lambda: self._inner.open_questions(limit))
 
-    def changed(self) -> bool:
+    async def changed(self) -> bool:
         self._look()
-        return self._inner.changed()
+        return await self._inner.changed()
 
-    def mail_since(self, position: int, limit: int) -> list[MailRow]:
+    async def mail_since(
+        self, position: int, limit: int, workers: Sequence[bytes] | None = None
+    ) -> list[MailRow]:
         self._look()
-        return self._inner.mail_since(position, limit)
+        return await self._inner.mail_since(position, limit, workers)
 
     def _look(self) -> None:
         """A look that does not travel: it fails, or not."""

@@ -13,11 +13,14 @@ import pytest
 from everlong_engine.store.interface import Store
 from everlong_engine.store.memory.data import MemoryData
 from everlong_engine.store.memory.store import MemoryStore
+from everlong_engine.store.postgres.store import PostgresStore
 from everlong_engine.store.sqlite.inline import InlineDatabase
 from everlong_engine.store.sqlite.store import SqliteStore
+from tests.support.postgres_server import fresh_store
 from tests.support.store_rig import Rig
 
-STORES = ("memory", "sqlite", "inline sqlite")
+ONE_OWNER = ("memory", "sqlite", "inline sqlite")
+STORES = (*ONE_OWNER, "postgres")
 
 Pair: TypeAlias = tuple[Store, Store]
 
@@ -32,6 +35,13 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         case "inline sqlite":
             database = InlineDatabase()
             opened = database.open(), database.open()
+        case "postgres":
+            url = await fresh_store()
+            # Without a lease: whoever has no worker here is dead, as on a file.
+            opened = (
+                await PostgresStore.open(url, lease_us=0),
+                await PostgresStore.open(url, lease_us=0),
+            )
         case _:
             data = MemoryData()
             opened = MemoryStore(data), MemoryStore(data)

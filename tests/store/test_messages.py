@@ -138,14 +138,14 @@ async def test_an_earlier_execution_stays_closed_though_its_id_is_open_again(rig
 
 
 async def test_mail_is_seen_from_a_position_on(rig: Rig) -> None:
-    rig.store.changed()
+    await rig.store.changed()
     await rig.owned()
-    assert rig.store.changed()
-    assert not rig.store.changed()
+    assert await rig.store.changed()
+    assert not await rig.store.changed()
     first, second, third = [await rig.position() for _ in range(3)]
-    assert rig.store.changed()
-    assert [mail.position for mail in rig.store.mail_since(first, 10)] == [second, third]
-    assert [mail.position for mail in rig.store.mail_since(first, 1)] == [second]
+    assert await rig.store.changed()
+    assert [mail.position for mail in await rig.store.mail_since(first, 10)] == [second, third]
+    assert [mail.position for mail in await rig.store.mail_since(first, 1)] == [second]
 
 
 # --------------------------------------------------------------------------------- termination
@@ -169,10 +169,10 @@ async def test_a_termination_fences_the_owner_and_tells_it(rig: Rig) -> None:
     await rig.one(rig.terminate())
     assert (await rig.row()).lease_token == row.lease_token + 1
     assert refusal(await rig.one(rig.append(row))) is Refusal.FENCED
-    (notice,) = rig.store.mail_since(0, 10)
+    (notice,) = await rig.store.mail_since(0, 10)
     assert (notice.kind, notice.execution_id) == (TERMINATED, row.execution_id)
     await rig.one(ForgetMail(notice.position, notice.execution_id))
-    assert rig.store.mail_since(0, 10) == []
+    assert await rig.store.mail_since(0, 10) == []
 
 
 async def test_a_notice_does_not_outlive_its_reader(rig: Rig) -> None:
@@ -180,7 +180,7 @@ async def test_a_notice_does_not_outlive_its_reader(rig: Rig) -> None:
     await rig.owned()
     await rig.one(rig.terminate())
     await rig.die()
-    assert rig.store.mail_since(0, 10) == []
+    assert await rig.store.mail_since(0, 10) == []
 
 
 async def test_what_is_closed_is_not_terminated_again(rig: Rig) -> None:

@@ -1,14 +1,19 @@
-"""One engine process owns a store; the others send, look, and notice what was committed."""
+"""One engine process owns a store that is a file; the others send, look, and notice what was
+committed. A server has many (`test_postgres_workers.py`)."""
 
 import pytest
 
 from everlong_engine.model.errors import StoreError, StoreOwned
 from everlong_engine.store.interface import Store
+from tests.store.conftest import ONE_OWNER
 from tests.support.store_rig import Rig
 
 Pair = tuple[Store, Store]
 
+one_owner = pytest.mark.parametrize("pair", ONE_OWNER, indirect=True)
 
+
+@one_owner
 async def test_a_second_owner_is_refused_until_the_first_lets_go(pair: Pair) -> None:
     one, two = pair
     one.acquire()
@@ -21,6 +26,7 @@ async def test_a_second_owner_is_refused_until_the_first_lets_go(pair: Pair) -> 
     assert (one.owned, two.owned) == (False, True)
 
 
+@one_owner
 async def test_a_closed_store_lets_go(pair: Pair) -> None:
     one, two = pair
     one.acquire()
@@ -39,24 +45,23 @@ async def test_a_closed_store_answers_instead_of_hanging(rig: Rig) -> None:
 
 async def test_what_one_process_stores_the_other_notices_and_sees(pair: Pair) -> None:
     one, two = pair
-    two.changed()
-    assert not two.changed()
+    await two.changed()
     row = await Rig(one).started()
-    assert two.changed()
-    assert not two.changed()
-    assert one.changed()
+    assert await two.changed()
+    assert await one.changed()
     assert await Rig(two).row() == row
-    assert len(two.mail_since(0, 10)) == 1
+    assert len(await two.mail_since(0, 10)) == 1
 
 
-async def test_a_refused_write_is_no_change(pair: Pair) -> None:
+@one_owner
+async def test_nothing_is_noticed_where_nothing_was_stored(pair: Pair) -> None:
     one, two = pair
     rig = Rig(one)
     row = await rig.owned()
-    two.changed()
+    await two.changed()
     await rig.one(rig.append(row, base=9))
     await rig.send("nobody")
-    assert not two.changed()
+    assert not await two.changed()
 
 
 async def test_two_processes_may_write_side_by_side(pair: Pair) -> None:

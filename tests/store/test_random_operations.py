@@ -30,7 +30,7 @@ from everlong_engine.model.writes import (
     Write,
     WriteResult,
 )
-from everlong_engine.store.interface import MailGone
+from everlong_engine.store.interface import MailGone, Store
 from everlong_engine.store.sqlite.store import SqliteStore
 from tests.support.store_rig import SECOND_US, TERMINATED, Rig, refusal, signal
 
@@ -62,11 +62,13 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = tempfile.TemporaryDirectory()
-        path = Path(self.folder.name) / "everlong.db"
-        self.store = self.run(SqliteStore.open(path, durability="relaxed"))
+        self.store: Store = self.run(self.open(Path(self.folder.name) / "everlong.db"))
         self.rig = Rig(self.store)
         self.model: dict[str, Execution] = {}
         self.sent = 0
+
+    async def open(self, path: Path) -> Store:
+        return await SqliteStore.open(path, durability="relaxed")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -134,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
         )
 
     def _last_position(self) -> int:
-        return max(mail.position for mail in self.store.mail_since(0, 10_000))
+        return max(mail.position for mail in self.run(self.store.mail_since(0, 10_000)))
 
     @rule(limit=st.integers(1, 3))
     def claim(self, limit: int) -> None:

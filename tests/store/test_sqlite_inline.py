@@ -64,7 +64,7 @@ async def test_an_interrupted_group_leaves_nothing() -> None:
     database = InlineDatabase()
     rig = Rig(database.open())
     row = await rig.owned()
-    rig.store.changed()
+    await rig.store.changed()
     database.connection.set_progress_handler(lambda: 1, 200)
     with pytest.raises(sqlite3.OperationalError) as caught:
         await rig.one(rig.append(row, *[signal()] * 500))
@@ -72,7 +72,7 @@ async def test_an_interrupted_group_leaves_nothing() -> None:
     trouble, answer = rig.store.classify(caught.value)
     assert (trouble, type(answer)) == (Trouble.REPEAT, StoreFailed)
     assert await rig.row() == row
-    assert not rig.store.changed()
+    assert not await rig.store.changed()
     assert await rig.problems() == []
 
 

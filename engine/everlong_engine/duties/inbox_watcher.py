@@ -27,6 +27,8 @@ _TERMINATED: Final = CODES[RunTerminated]
 
 
 class Host(Protocol):
+    @property
+    def worker_id(self) -> bytes: ...
     def deliver(self, mail: MailRow) -> bool: ...
     def wake(self) -> None: ...
     def ask(self, question: Question) -> None: ...
@@ -100,9 +102,9 @@ class InboxWatcher:
 
     async def _look(self) -> bool:
         try:
-            if not (self._engine.store.changed() or self._behind):
+            if not (await self._engine.store.changed() or self._behind):
                 return False
-            self._hand_out_mail()
+            await self._hand_out_mail()
             for host in self._engine.hosts:
                 host.others_committed()
             if self._engine.hosts:
@@ -123,11 +125,12 @@ class InboxWatcher:
                 future.set_result(None)
         return True
 
-    def _hand_out_mail(self) -> None:
+    async def _hand_out_mail(self) -> None:
         hosts = self._engine.hosts
         if not hosts:
             return
-        found = self._engine.store.mail_since(self._position, _MAIL_MAX)
+        workers = [host.worker_id for host in hosts]
+        found = await self._engine.store.mail_since(self._position, _MAIL_MAX, workers)
         unclaimed = False
         for mail in found:
             self._position = mail.position

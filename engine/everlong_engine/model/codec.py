@@ -83,7 +83,7 @@ def _special(event: Event) -> tuple[Any, ...] | None:
     match event:
         case ActivityScheduled():
             options = event.options.to_wire()
-            wire = (
+            return (
                 event.activity_id,
                 event.activity,
                 event.arguments,
@@ -91,7 +91,6 @@ def _special(event: Event) -> tuple[Any, ...] | None:
                 event.where,
                 event.began,
             )
-            return (*wire, event.headers) if event.headers else wire
         case ActivityFailed():
             return (event.activity_id, event.failure.to_wire(), event.attempts, event.run)
         case RunFailed():
@@ -121,9 +120,7 @@ def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
         only = attrgetter(names[0])
         return lambda event: (only(event),)
     every: Callable[[Event], tuple[Any, ...]] = attrgetter(*names)
-    if kind is RunStarted:
-        return _started(every)
-    return _headed(every) if kind is ChildScheduled else every
+    return _started(every) if kind is RunStarted else every
 
 
 _RESET: Final = [field.name for field in fields(RunStarted)].index("reset")
@@ -134,22 +131,10 @@ def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tup
 
     def fields_of(event: Event) -> tuple[Any, ...]:
         found = every(event)
-        if not found[-1]:
-            found = found[:-1]
         reset = found[_RESET]
         if reset is None:
             return found
         return *found[:_RESET], reset.to_wire(), *found[_RESET + 1 :]
-
-    return fields_of
-
-
-def _headed(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
-    """Wire fields of a kind that ends with headers: where there are none, nothing is written."""
-
-    def fields_of(event: Event) -> tuple[Any, ...]:
-        found = every(event)
-        return found if found[-1] else found[:-1]
 
     return fields_of
 
@@ -280,7 +265,6 @@ def _build_scheduled(
     options: Any,
     where: str,
     began: bool = False,
-    headers: bytes = b"",
 ) -> ActivityScheduled:
     if (
         version != SCHEMA_VERSION
@@ -289,12 +273,11 @@ def _build_scheduled(
         or type(activity) is not str
         or type(arguments) is not bytes
         or type(where) is not str
-        or type(headers) is not bytes
         or type(began) is not bool
     ):
         raise _Misfit
     return ActivityScheduled(
-        activity_id, activity, arguments, ActivityOptions.from_wire(options), where, began, headers
+        activity_id, activity, arguments, ActivityOptions.from_wire(options), where, began
     )
 
 

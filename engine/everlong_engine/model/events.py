@@ -109,9 +109,6 @@ class RunStarted:
     """Of the execution, as they stood when the run began; the memo is a payload, or nothing."""
     cancel_reason: str | None = None
     """Why it was asked; None where nobody asked, or before it was kept."""
-    headers: bytes = b""
-    """What travels beside the arguments: a payload, or nothing. Not written where there is none,
-    here and wherever else there are headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +267,6 @@ class ActivityScheduled:
     where: str
     began: bool = False
     """A slot was free at the commit: the first attempt may have begun right behind it."""
-    headers: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +358,6 @@ class ChildScheduled:
     memo: bytes = b""
     on_cancel: str = "try"
     """What cancelling the call does: "wait" for the child's end, "try", or "abandon" it."""
-    headers: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,15 +42,18 @@ FILTER_VALUES_MAX: Final = 500
 MEMO_BYTES_MAX: Final = 64 * 1024
 """It is carried from run to run, and shown with every look at the execution."""
 
-HEADERS_BYTES_MAX: Final = 16 * 1024
-"""Of one event: they travel along with everything that it leads to."""
-
 PAYLOAD_BYTES_MAX: Final = 2_000_000
 PAYLOAD_INLINE_BYTES_MAX: Final = 64 * 1024
 
 CACHED_RUNS_MAX: Final = 1_000
 DRIVE_CALLBACKS_MAX: Final = 100_000
 DRIVE_REPORT_S: Final = 1.0
+
+SHARDS: Final = 1024
+"""Of a store on a server, for good from when it is made. A file has one (decision 0001)."""
+LEASE_US: Final = 10 * SECOND_US
+"""How long what a worker owns is nobody else's without a sign of life of it."""
+BEAT_S: Final = 3.0
 
 GROUP_APPENDS_MAX: Final = 256
 ATTEMPTS_KEPT: Final = 20

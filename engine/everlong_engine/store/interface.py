@@ -252,11 +252,18 @@ class Reads(Protocol):
         Empty if there is none."""
         ...
 
-    def changed(self) -> bool:
-        """Whether another connection has committed since the last look. Cheap; for polling."""
+    async def changed(self) -> bool:
+        """Whether another connection may have committed since the last look: never False if one
+        has. Cheap; for polling."""
         ...
 
-    def mail_since(self, position: int, limit: int) -> list[MailRow]: ...
+    async def mail_since(
+        self, position: int, limit: int, workers: Sequence[bytes] | None = None
+    ) -> list[MailRow]:
+        """A hint, in the order of positions. With `workers`, a store that has many owners looks for
+        mail of what is in these hands, and for all of that: there, positions do not grow in the
+        order of commits."""
+        ...
 
 
 class Upkeep(Protocol):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
-from everlong._interception import Hooks
 from everlong._records import Records
 from everlong.exceptions import EverlongError
 from everlong_engine import Engine, RunRow, Target, id_from_text
@@ -35,8 +34,6 @@ class Connected:
 
     namespace: str
     records: Records
-    hooks: Hooks
-    """Not public: its interceptors, sorted."""
     _engine: Engine | None = None
 
     @property

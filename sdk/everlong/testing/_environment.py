@@ -19,7 +19,6 @@ from everlong.activity import Activity
 from everlong.client import Client
 from everlong.codec import Codec
 from everlong.exceptions import DefinitionError, EverlongError
-from everlong.interceptors import Interceptor
 from everlong.testing._fakes import ActivityCall, Fakes
 from everlong.testing._stuck import Watch
 from everlong.testing._worker import WatchedWorker
@@ -63,7 +62,7 @@ class Environment:
             in memory.
         amnesia: begin anew at each checkpoint that may.
         activity_slots, cache_size: those of the worker.
-        retention, codecs, interceptors, namespace: those of the client.
+        retention, codecs, namespace: those of the client.
         seed: where ids and the jitter of retries come from; the same ones each time.
         patience: real seconds without any news until `Stuck`; None to wait for ever.
     """
@@ -84,7 +83,6 @@ class Environment:
         cache_size: int | None = None,
         retention: timedelta | float | None = _RETENTION,
         codecs: Sequence[Codec] = (),
-        interceptors: Sequence[Interceptor] = (),
         namespace: str = "default",
         seed: int = 0,
         patience: float | None = 10.0,
@@ -105,11 +103,7 @@ class Environment:
         }
         start_us = (start - _EPOCH) // timedelta(microseconds=1)
         client = VirtualClient.connect(
-            "virtual",
-            namespace=namespace,
-            retention=retention,
-            codecs=codecs,
-            interceptors=interceptors,
+            "virtual", namespace=namespace, retention=retention, codecs=codecs
         )
         client.begin = lambda: VirtualEngine.begin(start_us, Random(seed))
         self.client = client

@@ -33,7 +33,6 @@ from everlong.worker._attempts import (
 )
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._elsewhere import Elsewhere
-from everlong.worker._intercepting import Around
 from everlong.worker._outcomes import OutcomeJudge
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
@@ -74,7 +73,6 @@ class ActivityRunner:
         slots: int,
         threads: int,
         processes: int,
-        around: Around | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -84,8 +82,7 @@ class ActivityRunner:
         self._free = slots
         self._waiting: deque[OpenAttempt] = deque()
         self.pools = Pools(threads, processes)
-        self.around = around
-        self.launch: Launch = launch if around is None else around.launch
+        self.launch: Launch = launch
         self.at_work: set[OpenAttempt] = set()
         """Attempts whose code is running."""
         self.outcomes = OutcomeJudge(self, engine, records)

@@ -146,8 +146,7 @@ class Appends:
                     made.arguments,
                     made.options,
                     made.where,
-                    True,
-                    made.headers,
+                    began=True,
                 )
             elif type(made) is ItemPublished:
                 items.append(self._records.item(run.execution_id, run, made, at_us))
@@ -242,7 +241,6 @@ class Appends:
             tags=labels.tags,
             memo=labels.memo,
             cancel_reason=run.code.cancel_reason,
-            headers=before.headers,
         )
         self._engine.ids.follow(run.run_id)
         new = NewRun(

@@ -23,7 +23,6 @@ from everlong._definitions import (
     check_version,
     check_versioning,
 )
-from everlong._interception import Hooks, hooks_for_workflows
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
 from everlong.activity import Activity
 from everlong.client import Client
@@ -33,13 +32,11 @@ from everlong.exceptions import (
     StoreError,
     WorkflowNotFound,
 )
-from everlong.interceptors import Interceptor
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._at_rest import answer_at_rest
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._hand_over import attach, hand_over
 from everlong.worker._hosted import hosted
-from everlong.worker._intercepting import Around
 from everlong.worker._keeper import RunKeeper
 from everlong.worker._owned import Incoming, OwnedRun, Superseded
 from everlong.worker._versions import QUEUE, Versions
@@ -99,7 +96,6 @@ class Worker:
         stop_timeout: seconds (or timedelta) that running activities get to end when it stops;
             what has not ended then is handed back and begins again elsewhere. (A thread cannot be
             stopped: it goes on until the process ends, and does not keep it alive.)
-        interceptors: what stands around workflow code and attempts, inside those of the client.
 
     Raises:
         StoreOwned: another process has workers on the file.
@@ -121,7 +117,6 @@ class Worker:
         versioning: Versioning = "auto",
         wait: float | timedelta = 0.0,
         stop_timeout: float | timedelta = 10.0,
-        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         if version is not None:
             check_version(version, "Worker(version=…)")
@@ -134,8 +129,6 @@ class Worker:
             if value < least:
                 raise ValueError(f"Worker({option}={value}) must be at least {least}")
         self._client = client
-        self._hooks = Hooks((*client.hooks.interceptors, *interceptors))
-        self._hooks_of_runs = hooks_for_workflows(self._hooks)
         self._given_workflows = None if workflows is None else tuple(workflows)
         self._given_activities = None if activities is None else tuple(activities)
         self._slots = activity_slots
@@ -208,7 +201,6 @@ class Worker:
             self._cache_size,
             self._make_runner,
         )
-        self._keeper.hooks = self._hooks_of_runs
         self._keeper.on_room = self._room_again
         self._keeper.on_asleep = self._fell_asleep
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
@@ -337,7 +329,6 @@ class Worker:
     def _make_runner(
         self, deadlines: Deadlines, deliver: Callable[[OwnedRun, Incoming], None]
     ) -> ActivityRunner:
-        around = Around(self._hooks.execute_activity) if self._hooks.execute_activity else None
         return ActivityRunner(
             self._engine,
             self._client.records,
@@ -347,7 +338,6 @@ class Worker:
             slots=self._slots,
             threads=self._threads,
             processes=self._processes,
-            around=around,
         )
 
     # --------------------------------------------------------------------------------- claiming
@@ -558,8 +548,7 @@ class Worker:
                         raise WorkflowNotFound(workflow_id=workflow_id)
                     definition = self._workflows[row.type]
                     records = self._client.records
-                    hooks = self._hooks_of_runs
-                    return answer_at_rest(definition, records, loaded, name, arguments, hooks)
+                    return answer_at_rest(definition, records, loaded, name, arguments)
                 with keeper.loading.claiming(), keeper.cache.pinned(row.execution_id):
                     loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
                     if loaded is not None:

@@ -230,11 +230,13 @@ class MemoryStore:
     async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
         return transfers.export(self._open_data(), target, family=family)
 
-    def changed(self) -> bool:
+    async def changed(self) -> bool:
         seen, self._seen = self._seen, self._open_data().commits
         return seen != self._seen
 
-    def mail_since(self, position: int, limit: int) -> list[MailRow]:
+    async def mail_since(
+        self, position: int, limit: int, workers: Sequence[bytes] | None = None
+    ) -> list[MailRow]:
         return reads.mail_since(self._open_data(), position, limit)
 
     # ------------------------------------------------------------------------------ upkeep

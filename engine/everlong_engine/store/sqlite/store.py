@@ -341,7 +341,7 @@ class SqliteStore:
     async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
         return await self._read(lambda tx: transfers.export(tx, target, family=family))
 
-    def changed(self) -> bool:
+    async def changed(self) -> bool:
         try:
             version = self._watch.version()
         except StoreFailed as gone:
@@ -353,7 +353,9 @@ class SqliteStore:
         self._version = version
         return True
 
-    def mail_since(self, position: int, limit: int) -> list[MailRow]:
+    async def mail_since(
+        self, position: int, limit: int, workers: Sequence[bytes] | None = None
+    ) -> list[MailRow]:
         try:
             return reads.mail_since(self._watch.connection, position, limit)
         except sqlite3.Error as error:

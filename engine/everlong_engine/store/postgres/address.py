@@ -1,0 +1,66 @@
+"""Where a PostgreSQL store is: a URL, with a few options of our own that the server never sees."""
+
+from dataclasses import dataclass
+from typing import Final, Self
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from everlong_engine.model.errors import StoreError
+
+__all__ = ["Address", "is_url"]
+
+_SCHEMES: Final = ("postgresql", "postgres")
+_OURS: Final = ("pooler", "listen_url")
+_POOLERS: Final = {"": False, "none": False, "session": False, "transaction": True}
+
+
+def is_url(place: str) -> bool:
+    """Whether a store's place is a server's, and no file's."""
+    return place.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    dsn: str
+    """For the driver."""
+    shown: str
+    """For people: without the password."""
+    pooled: bool = False
+    """Behind a pooler that gives a server process away with each transaction."""
+    listen_dsn: str | None = None
+    """A direct way for LISTEN and NOTIFY; None: none, and looks must do."""
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """Read a URL.
+
+        Raises:
+            StoreError: it is none, or has an option that nobody knows.
+        """
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise StoreError(f"{_without_password(url)} is no URL: {error}") from error
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        pooler = options.pop("pooler", "")
+        if pooler not in _POOLERS:
+            known = ", ".join(one for one in _POOLERS if one)
+            raise StoreError(f"pooler={pooler} is not known in the URL: say one of {known}")
+        pooled = _POOLERS[pooler]
+        dsn = urlunsplit(parts._replace(query=urlencode(options, quote_via=quote)))
+        listen = options.pop("listen_url", None)
+        if listen is not None:
+            dsn = urlunsplit(parts._replace(query=urlencode(options, quote_via=quote)))
+        return cls(
+            dsn=dsn,
+            shown=_without_password(dsn),
+            pooled=pooled,
+            listen_dsn=listen or (None if pooled else dsn),
+        )
+
+
+def _without_password(url: str) -> str:
+    head, at, place = url.rpartition("@")
+    scheme, slashes, user = head.partition("://")
+    shown = f"{scheme}{slashes}{user.partition(':')[0]}{at}{place}" if at else url
+    return shown.partition("?")[0]

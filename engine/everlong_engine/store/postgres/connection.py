@@ -1,0 +1,181 @@
+"""Lines to the server: one connection each, opened when it is needed, and again after it was lost.
+
+A line runs one piece of work at a time, in the order in which it was asked: claims behind writes,
+as the engine expects. What fails because the server is away is told as that, and the next piece of
+work connects anew; nobody has to mend anything by hand.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import asyncpg
+from asyncpg import exceptions as pg
+
+from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull
+from everlong_engine.store.interface import Trouble
+from everlong_engine.store.postgres.address import Address
+from everlong_engine.store.postgres.statements import Connection, Tx
+
+__all__ = ["Line", "classify", "connect", "store_error"]
+
+T = TypeVar("T")
+
+CONNECT_S: Final = 10.0
+COMMAND_S: Final = 60.0
+"""An answer that takes longer never comes: the line is dropped, and the work repeated."""
+
+_AWAY: Final = (
+    OSError,
+    TimeoutError,
+    pg.PostgresConnectionError,
+    pg.InterfaceError,
+    pg.OperatorInterventionError,
+    pg.TooManyConnectionsError,
+    pg.IdleInTransactionSessionTimeoutError,
+    pg.ReadOnlySQLTransactionError,
+)
+_LOCKED: Final = (pg.LockNotAvailableError, pg.QueryCanceledError)
+
+
+async def connect(address: Address) -> Connection:
+    """A new connection.
+
+    Raises:
+        StoreError: it cannot be had, with what to do.
+    """
+    try:
+        # Behind a pooler a transaction is all that is sure to see one server process, so there
+        # nothing is prepared for later.
+        return await asyncpg.connect(
+            address.dsn,
+            timeout=CONNECT_S,
+            command_timeout=COMMAND_S,
+            statement_cache_size=0 if address.pooled else 512,
+            max_cached_statement_lifetime=0,
+        )
+    except (*_AWAY, pg.PostgresError, ValueError) as error:
+        raise refused(address, error) from error
+
+
+def refused(address: Address, error: BaseException) -> StoreError:
+    """Why there is no connection, and what to do."""
+    shown = address.shown
+    match error:
+        case pg.InvalidPasswordError() | pg.InvalidAuthorizationSpecificationError():
+            text = (
+                f"{shown} refuses this user: {error}. Look at the name and the password in the URL"
+            )
+        case pg.InvalidCatalogNameError():
+            text = f"{shown}: {error}. Make it with `createdb`, or name another one in the URL"
+        case ValueError():
+            text = f"{shown} is no address of a PostgreSQL server: {error}"
+        case _:
+            reason = str(error) or type(error).__name__
+            text = f"{shown} cannot be reached: {reason}. Is the server running?"
+            return StoreFailed(text, path=shown, reason=reason)
+    return StoreError(text, path=shown)
+
+
+@dataclass(slots=True)
+class _Open:
+    connection: Connection
+    shards: int
+
+
+class Line:
+    """One connection, and whose turn it is."""
+
+    def __init__(self, address: Address, shards: int) -> None:
+        self._address = address
+        self._shards = shards
+        self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
+        self._closed = False
+
+    async def write(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """Run `work` in one transaction, READ COMMITTED: each statement sees what was committed
+        before it, which is what locks are good for."""
+        return await self._run("BEGIN", work, writes=True)
+
+    async def read(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """Several reads that see one state."""
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        return await self._run(begin, work, writes=False)
+
+    async def at_once(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """`work` is one statement, which is a transaction by itself."""
+        return await self._run("BEGIN" if self._address.pooled else None, work, writes=True)
+
+    async def _run(
+        self, begin: str | None, work: Callable[[Tx], Awaitable[T]], *, writes: bool
+    ) -> T:
+        async with self._turn:
+            connection = await self._open()
+            try:
+                if begin is not None:
+                    await connection.execute(begin)
+                result = await work(Tx(connection, self._shards, writes=writes))
+                if begin is not None:
+                    await connection.execute("COMMIT")
+            except BaseException as error:
+                await self._end(connection, error)
+                raise
+            return result
+
+    async def _open(self) -> Connection:
+        if self._closed:
+            raise StoreError(f"{self._address.shown} is closed", path=self._address.shown)
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(self._address)
+        return self._connection
+
+    async def _end(self, connection: Connection, error: BaseException) -> None:
+        """Nothing of a failed transaction stays; neither does a line that cannot say so."""
+        if isinstance(error, _AWAY) or not isinstance(error, Exception):
+            connection.terminate()  # Cut off in the middle: what it still says belongs to nobody.
+            return
+        try:
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+        except (*_AWAY, pg.PostgresError):
+            connection.terminate()
+
+    async def close(self) -> None:
+        """After everything asked before."""
+        self._closed = True
+        async with self._turn:
+            if self._connection is not None and not self._connection.is_closed():
+                try:
+                    await self._connection.close(timeout=CONNECT_S)
+                except (*_AWAY, pg.PostgresError):
+                    self._connection.terminate()
+
+
+def store_error(error: BaseException, address: Address) -> StoreError:
+    return classify(error, address)[1]
+
+
+def classify(error: BaseException, address: Address) -> tuple[Trouble, StoreError]:
+    """What an error of the server, or of the way to it, means."""
+    shown = address.shown
+    if isinstance(error, StoreFailed):  # No connection was to be had.
+        return Trouble.BUSY, error
+    if isinstance(error, StoreError):
+        return Trouble.REPEAT, error
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, (pg.DiskFullError, pg.ProgramLimitExceededError)):
+        return Trouble.FULL, StoreFull(path=shown)
+    if isinstance(error, _AWAY):
+        text = f"{shown} went away ({reason}). What was not answered is tried again; is it running?"
+        return Trouble.BUSY, StoreFailed(text, path=shown, reason=reason)
+    if isinstance(error, _LOCKED):
+        text = f"{shown}: somebody else holds locks for too long ({reason})"
+        return Trouble.BUSY, StoreFailed(text, path=shown, reason=reason)
+    return Trouble.REPEAT, StoreFailed(path=shown, reason=reason)
+
+
+def is_away(error: Any) -> bool:
+    """Whether the server, or the way to it, is gone for now."""
+    return isinstance(error, (*_AWAY, StoreFailed))

@@ -1,0 +1,121 @@
+"""A group of writes in one transaction.
+
+What many runs do at once (starts, appends, closings) is done by a few statements with many rows;
+what is rare is done one by one.
+"""
+
+from collections.abc import Sequence
+
+from everlong_engine.model.writes import (
+    Answer,
+    AnswerApproval,
+    AnswerMail,
+    Append,
+    Ask,
+    Beat,
+    ForgetMail,
+    MarkAttempts,
+    Message,
+    Pause,
+    PauseMany,
+    Pin,
+    Release,
+    Report,
+    ResetRun,
+    Resume,
+    ResumeMany,
+    StartRun,
+    Terminate,
+    Write,
+    WriteResult,
+)
+from everlong_engine.store.postgres.appends import append_all
+from everlong_engine.store.postgres.leases import mark_attempts, release_all
+from everlong_engine.store.postgres.messages import (
+    answer_approval,
+    answer_mail,
+    ask,
+    pin_run,
+    put_answer,
+    put_message,
+    terminate_run,
+)
+from everlong_engine.store.postgres.outgoing import send_all
+from everlong_engine.store.postgres.pauses import pause_many, pause_run, resume_many, resume_run
+from everlong_engine.store.postgres.reports import put_beat, put_report
+from everlong_engine.store.postgres.resets import reset_run
+from everlong_engine.store.postgres.starts import start_runs
+from everlong_engine.store.postgres.statements import Tx
+
+__all__ = ["apply_group"]
+
+
+async def apply_group(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
+    """Apply every write; results in the order of the writes."""
+    results: list[WriteResult] = [None] * len(writes)
+    starts: list[tuple[int, StartRun]] = []
+    appends: list[tuple[int, Append]] = []
+    for at, write in enumerate(writes):
+        match write:
+            case Append():
+                appends.append((at, write))
+            case StartRun():
+                starts.append((at, write))
+            case _:
+                pass
+    if starts:
+        await start_runs(tx, starts, results)
+    if appends:
+        await append_all(tx, appends, results)
+    await send_all(tx, writes, results)
+    if len(starts) + len(appends) < len(writes):
+        releases: list[tuple[int, Release]] = []
+        for at, write in enumerate(writes):
+            if isinstance(write, Release):
+                releases.append((at, write))
+            elif not isinstance(write, (Append, StartRun)):
+                results[at] = await _apply_one(tx, write)
+        if releases:  # Last, so that they see the mail of this very group.
+            await release_all(tx, releases, results)
+    return results
+
+
+async def _apply_one(tx: Tx, write: Write) -> WriteResult:
+    match write:
+        case Message():
+            return await put_message(tx, write)
+        case MarkAttempts():
+            return await mark_attempts(tx, write)
+        case AnswerApproval():
+            return await answer_approval(tx, write)
+        case Terminate():
+            return await terminate_run(tx, write)
+        case Pause():
+            return await pause_run(tx, write)
+        case PauseMany():
+            return await pause_many(tx, write)
+        case Resume():
+            return await resume_run(tx, write)
+        case ResetRun():
+            return await reset_run(tx, write)
+        case ResumeMany():
+            return await resume_many(tx, write)
+        case Pin():
+            return await pin_run(tx, write)
+        case Ask():
+            return await ask(tx, write)
+        case Answer():
+            await put_answer(tx, write)
+            return None
+        case AnswerMail():
+            await answer_mail(tx, write)
+            return None
+        case Report():
+            return await put_report(tx, write)
+        case Beat():
+            return await put_beat(tx, write)
+        case ForgetMail():
+            await tx.run("delete_mail", (write.position, write.execution_id))
+            return None
+        case Append() | StartRun() | Release():
+            raise AssertionError("these are applied in bulk")

@@ -1,0 +1,99 @@
+"""The schema and its versions: numbered files, applied in order, never undone.
+
+A database without our tables is set up by whoever comes first and may create them. One with older
+tables is not touched in passing: `everlong migrate` does that, when its owner says so. Whoever
+migrates holds a lock, so that two never do it at once.
+"""
+
+from importlib.resources import files
+from typing import Final
+
+from asyncpg import exceptions as pg
+
+from everlong_engine.model.errors import NewerSchema, StoreError
+from everlong_engine.model.limits import SHARDS
+from everlong_engine.store.postgres.address import Address
+from everlong_engine.store.postgres.statements import Connection
+
+__all__ = ["NEWEST", "migrate", "prepare"]
+
+_FOLDER: Final = files("everlong_engine.store.postgres")
+_NAMES: Final = sorted(one.name for one in _FOLDER.iterdir() if one.name.startswith("schema_"))
+NEWEST: Final = len(_NAMES)
+_LOCK: Final = 0x65766572  # "ever"
+
+
+async def prepare(connection: Connection, address: Address, *, create: bool) -> int:
+    """Make sure that the schema is the one that this code knows; how many shards there are.
+
+    Raises:
+        NewerSchema: it belongs to a later Everlong.
+        StoreError: it is older, or is not there and must not or cannot be made.
+    """
+    found = await _version(connection)
+    if found is None:
+        if not create:
+            raise StoreError(
+                f"{address.shown} holds no Everlong store: look at the database's name in the URL, "
+                "or set it up with `everlong migrate`",
+                path=address.shown,
+            )
+        await migrate(connection, address)
+        found = await _version(connection)
+    assert found is not None, "it has just been made"
+    version, shards = found
+    if version > NEWEST:
+        raise NewerSchema(path=address.shown, found=version, known=NEWEST)
+    if version < NEWEST:
+        raise StoreError(
+            f"{address.shown} has the schema of version {version}; this Everlong needs version "
+            f"{NEWEST}: run `everlong migrate` while no older worker is at work",
+            path=address.shown,
+        )
+    return shards
+
+
+async def migrate(
+    connection: Connection, address: Address, *, shards: int = SHARDS
+) -> tuple[int, int]:
+    """Bring the schema to the newest version; from which to which.
+
+    Raises:
+        StoreError: this user may not.
+        NewerSchema: it is newer already.
+    """
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            found = await _version(connection)
+            version = 0 if found is None else found[0]
+            if version > NEWEST:
+                raise NewerSchema(path=address.shown, found=version, known=NEWEST)
+            for name in _NAMES[version:]:
+                await connection.execute(_FOLDER.joinpath(name).read_text("utf-8"))
+            if found is None:
+                values = (NEWEST, shards)
+                await connection.execute("INSERT INTO everlong.store VALUES ($1, $2)", *values)
+            else:
+                await connection.execute("UPDATE everlong.store SET version = $1", NEWEST)
+    except pg.InsufficientPrivilegeError as error:
+        raise StoreError(
+            f"{address.shown}: this user may not set up the store ({error}). Run "
+            "`everlong migrate` once with a user that may create a schema in this database",
+            path=address.shown,
+        ) from error
+    return version, NEWEST
+
+
+async def _version(connection: Connection) -> tuple[int, int] | None:
+    """(version, shards); None where there is no store."""
+    try:
+        if await connection.fetchval("SELECT to_regclass('everlong.store')::TEXT") is None:
+            return None
+        row = await connection.fetchrow("SELECT version, shards FROM everlong.store")
+    except pg.InsufficientPrivilegeError as error:
+        raise StoreError(
+            f"this user may not use the store: {error}. Grant it USAGE on the schema `everlong`, "
+            "and SELECT, INSERT, UPDATE and DELETE on its tables"
+        ) from error
+    return None if row is None else (row[0], row[1])

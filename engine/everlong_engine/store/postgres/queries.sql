@@ -1,0 +1,960 @@
+-- Every statement of the PostgreSQL store, by name; the SQLite dialect stands beside this one.
+--
+-- Lock order: rows of runs first, by (shard, run_id) where there are several, then what hangs on a run.
+-- Whoever writes to an execution locks the row of its run, so that all else of it is read as it is.
+-- Two that meet in another order wait for each other; the server ends one, and its group is repeated.
+
+-- name: insert_runs
+-- New runs; a workflow id that is open already yields no row.
+INSERT INTO everlong.runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
+                           next_seq, lease_token, owner, wake_us, started_us, closed_us,
+                           request_id, version)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BYTEA[], $4::TEXT[], $5::TEXT[], $6::TEXT[],
+                     $7::TEXT[], $8::INT[], $9::BIGINT[], $10::BIGINT[], $11::BYTEA[],
+                     $12::BIGINT[], $13::BIGINT[], $14::BIGINT[], $15::TEXT[], $16::TEXT[])
+ON CONFLICT DO NOTHING
+RETURNING run_id;
+
+-- name: begin_runs
+-- The same for those whose history begins with it: none of them while any type is paused, so that
+-- each is asked about by itself. Whoever pauses a type takes the other end of the lock.
+INSERT INTO everlong.runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
+                           next_seq, lease_token, owner, wake_us, started_us, closed_us,
+                           request_id, version)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BYTEA[], $4::TEXT[], $5::TEXT[], $6::TEXT[],
+                     $7::TEXT[], $8::INT[], $9::BIGINT[], $10::BIGINT[], $11::BYTEA[],
+                     $12::BIGINT[], $13::BIGINT[], $14::BIGINT[], $15::TEXT[], $16::TEXT[])
+WHERE NOT EXISTS (SELECT 1 FROM everlong.pauses_of_types)
+ON CONFLICT DO NOTHING
+RETURNING run_id;
+
+-- name: advance_runs
+-- The compare-and-set of an append: the lease token and the next sequence number must be mine, and
+-- nobody may have paused the run. Its row is locked already, see `lock_runs`.
+UPDATE everlong.runs
+SET next_seq = mine.next,
+    losses = CASE WHEN mine.healthy THEN 0 ELSE losses END,
+    strikes = CASE WHEN mine.healthy THEN 0 ELSE strikes END,
+    probation = CASE WHEN mine.healthy THEN 0 ELSE probation END
+FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BOOLEAN[])
+    AS mine (shard, run_id, token, base, next, healthy)
+WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
+  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status = 0
+RETURNING runs.run_id;
+
+-- name: close_runs
+-- The same, for an append that closes its run.
+UPDATE everlong.runs
+SET next_seq = mine.next, status = mine.status, closed_us = mine.closed_us,
+    owner = NULL, wake_us = NULL, losses = 0, strikes = 0, probation = 0, reason = NULL
+FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::INT[], $7::BIGINT[])
+    AS mine (shard, run_id, token, base, next, status, closed_us)
+WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
+  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status = 0
+RETURNING runs.run_id;
+
+-- name: insert_history
+-- Accepted events. The primary key is the second guard: nothing is ever written over.
+INSERT INTO everlong.history (shard, run_id, seq, kind, at_us, body, checksum, append_id)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::INT[], $5::BIGINT[], $6::BYTEA[],
+                     $7::BIGINT[], $8::BIGINT[]);
+
+-- name: put_tags
+-- Tags of runs, each in place of what the run had under its name.
+INSERT INTO everlong.tags (shard, run_id, name, namespace, kind, text, number)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::TEXT[], $4::TEXT[], $5::INT[], $6::TEXT[],
+                     $7::NUMERIC[])
+ON CONFLICT (shard, run_id, name) DO UPDATE
+SET kind = excluded.kind, text = excluded.text, number = excluded.number;
+
+-- name: namespace_of
+-- Where a run belongs: the append that changes its tags does not say.
+SELECT namespace FROM everlong.runs WHERE shard = $1 AND run_id = $2;
+
+-- name: tags_of
+-- Those of some runs, by name.
+SELECT tags.run_id, tags.name, tags.kind, tags.text FROM everlong.tags
+JOIN unnest($1::INT[], $2::BYTEA[]) AS mine (shard, run_id) USING (shard, run_id)
+ORDER BY tags.run_id, tags.name;
+
+-- name: insert_published
+-- Items of an accepted append. The primary key is a second guard here too.
+INSERT INTO everlong.published (shard, execution_id, channel, number, at_us, payload, checksum)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::TEXT[], $4::BIGINT[], $5::BIGINT[], $6::BYTEA[],
+                     $7::BIGINT[]);
+
+-- name: published_from
+-- Items of a channel, one after the other from a number on.
+SELECT channel, number, at_us, payload, checksum FROM everlong.published
+WHERE shard = $1 AND execution_id = $2 AND channel = $3 AND number >= $4 ORDER BY number LIMIT $5;
+
+-- name: trim_published
+-- The oldest items of a channel, up to a bound: they are no longer kept.
+DELETE FROM everlong.published
+WHERE shard = $1 AND execution_id = $2 AND channel = $3 AND number IN (
+    SELECT number FROM everlong.published
+    WHERE shard = $1 AND execution_id = $2 AND channel = $3 AND number < $4
+    ORDER BY number LIMIT $5
+);
+
+-- name: published_before
+-- Whether a channel has items below a number.
+SELECT 1 FROM everlong.published
+WHERE shard = $1 AND execution_id = $2 AND channel = $3 AND number < $4 LIMIT 1;
+
+-- name: insert_approval
+-- A run asks somebody.
+INSERT INTO everlong.approvals (shard, run_id, number, seq) VALUES ($1, $2, $3, $4);
+
+-- name: answered_approval
+-- Whether somebody has answered.
+SELECT 1 FROM everlong.approvals WHERE shard = $1 AND run_id = $2 AND number = $3 AND answer IS NOT NULL;
+
+-- name: withdraw_approval
+-- A run does not ask any more. What was answered stays.
+DELETE FROM everlong.approvals WHERE shard = $1 AND run_id = $2 AND number = $3 AND answer IS NULL;
+
+-- name: close_approvals
+-- The same, for all that a run asks.
+DELETE FROM everlong.approvals WHERE shard = $1 AND run_id = $2 AND answer IS NULL;
+
+-- name: answer_approval
+-- The first answer is the answer.
+UPDATE everlong.approvals SET answer = $1, request = $2
+WHERE shard = $3 AND run_id = $4 AND number = $5 AND answer IS NULL;
+
+-- name: approval_at
+-- One approval.
+SELECT number, seq, answer, request FROM everlong.approvals
+WHERE shard = $1 AND run_id = $2 AND number = $3;
+
+-- name: open_approvals
+-- Those that wait for an answer, the oldest runs first, a page at a time.
+SELECT approvals.shard, approvals.run_id, approvals.number FROM everlong.approvals JOIN everlong.runs USING (shard, run_id)
+WHERE approvals.answer IS NULL AND (approvals.run_id, approvals.number) > ($1::BYTEA, $2::BIGINT)
+  AND runs.namespace = $3 AND ($4::TEXT IS NULL OR runs.workflow_id = $4)
+ORDER BY approvals.run_id, approvals.number LIMIT $5;
+
+-- name: event_at
+-- One event.
+SELECT seq, kind, at_us, body, checksum FROM everlong.history WHERE shard = $1 AND run_id = $2 AND seq = $3;
+
+-- name: append_id_at
+-- Which append wrote an event, if its owner's lease still stands: after an answer that was lost.
+SELECT history.append_id FROM everlong.history JOIN everlong.runs USING (shard, run_id)
+WHERE history.shard = $1 AND history.run_id = $2 AND history.seq = $3 AND runs.lease_token = $4;
+
+-- name: mail_positions_of
+-- Only where it lies.
+SELECT position FROM everlong.inbox
+WHERE shard = $1 AND execution_id = $2 AND worker_id IS NULL ORDER BY position;
+
+-- name: mail_since
+-- What has come since a look at the inbox; a hint to its owner, never what is consumed by.
+SELECT position, execution_id, kind, body, checksum FROM everlong.inbox WHERE position > $1
+ORDER BY position LIMIT $2;
+
+-- name: insert_mail
+-- Accept a message.
+INSERT INTO everlong.inbox (shard, execution_id, kind, body, checksum) VALUES ($1, $2, $3, $4, $5)
+RETURNING position;
+
+-- name: delete_mail
+-- Consume exactly one message.
+DELETE FROM everlong.inbox WHERE position = $1 AND execution_id = $2;
+
+-- name: forget_mail
+-- What nobody will feed any more: the execution is closed.
+DELETE FROM everlong.inbox WHERE shard = $1 AND execution_id = $2 AND worker_id IS NULL;
+
+-- name: find_request
+-- The answer that a request was given before.
+SELECT result FROM everlong.requests WHERE shard = $1 AND execution_id = $2 AND request_id = $3;
+
+-- name: insert_request
+-- Remember an answer beside what it acknowledges.
+INSERT INTO everlong.requests (shard, execution_id, request_id, result) VALUES ($1, $2, $3, $4);
+
+-- name: answer_request
+-- What a sender waits for. One that is not known any more waits for nothing.
+UPDATE everlong.requests SET result = $1 WHERE shard = $2 AND execution_id = $3 AND request_id = $4;
+
+-- name: refuse_mail
+-- Consume a message unfed, under the lease of the run that refuses it.
+DELETE FROM everlong.inbox WHERE position = $1 AND execution_id = $2 AND EXISTS (
+    SELECT 1 FROM everlong.runs WHERE shard = $3 AND run_id = $4 AND lease_token = $5 AND status < 10);
+
+-- name: count_sent
+-- Note the newest message of a sender. No row: it was noted before, so this is a repetition.
+INSERT INTO everlong.requests (shard, execution_id, request_id, result) VALUES ($1, $2, $3, $4)
+ON CONFLICT (shard, execution_id, request_id) DO UPDATE SET result = excluded.result
+    WHERE requests.result < excluded.result
+RETURNING 1;
+
+-- name: forget_senders
+-- Those that have sent nothing for long: nobody repeats it any more.
+DELETE FROM everlong.requests AS r
+USING unnest($1::INT[], $2::BYTEA[], $3::TEXT[], $4::TEXT[], $5::BYTEA[])
+    AS old (shard, execution_id, least, behind, mark)
+WHERE r.shard = old.shard AND r.execution_id = old.execution_id
+  AND r.request_id > old.least AND r.request_id < old.behind AND r.result < old.mark;
+
+-- name: runs_of_execution
+-- A whole execution, the oldest run first.
+SELECT * FROM everlong.runs WHERE shard = $1 AND execution_id = $2 ORDER BY run_id;
+
+-- name: requests_of
+-- What was answered to those who wrote to an execution.
+SELECT request_id, result FROM everlong.requests WHERE shard = $1 AND execution_id = $2 ORDER BY request_id;
+
+-- name: items_of
+-- Everything that an execution has published.
+SELECT channel, number, at_us, payload, checksum FROM everlong.published
+WHERE shard = $1 AND execution_id = $2 ORDER BY channel, number;
+
+-- name: approvals_of
+-- What a run asks, and what it was answered.
+SELECT number, seq, answer, request FROM everlong.approvals WHERE shard = $1 AND run_id = $2 ORDER BY number;
+
+-- name: blob_uses_of
+-- What a run, or an execution's mail, refers to.
+SELECT owner_id, digest FROM everlong.blob_uses WHERE shard = $1 AND owner_id = $2 ORDER BY digest;
+
+-- name: import_run
+-- A run that was exported elsewhere; nobody has it.
+INSERT INTO everlong.runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
+                  next_seq, lease_token, wake_us, started_us, closed_us, reason, request_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14);
+
+-- name: import_approval
+-- What it asks.
+INSERT INTO everlong.approvals (shard, run_id, number, seq, answer, request) VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: latest_of_execution
+-- The newest run of one execution, whose workflow id may have gone to another since.
+SELECT * FROM everlong.runs WHERE shard = $1 AND namespace = $2 AND workflow_id = $3 AND execution_id = $4
+ORDER BY run_id DESC LIMIT 1;
+
+-- name: run_of_request
+-- The execution that a start with this request id began.
+SELECT * FROM everlong.runs WHERE shard = $1 AND namespace = $2 AND workflow_id = $3 AND request_id = $4;
+
+-- name: user_of_request
+-- The execution that was asked this (a start with this request id that found and used it, say), by
+-- its newest run, and the answer to that.
+SELECT runs.*, requests.result FROM everlong.runs CROSS JOIN everlong.requests
+WHERE runs.shard = $1 AND namespace = $2 AND workflow_id = $3 AND requests.shard = $1
+  AND requests.execution_id = runs.execution_id AND requests.request_id = $4
+ORDER BY runs.run_id DESC LIMIT 1;
+
+-- name: get_run
+-- One run by its id.
+SELECT * FROM everlong.runs WHERE shard = $1 AND run_id = $2;
+
+-- name: run_by_id
+-- One run by its id alone: for people, who do not know shards.
+SELECT * FROM everlong.runs WHERE run_id = $1;
+
+-- name: terminate_run
+-- Close from outside: the token moves on, so that the owner's next append is refused.
+UPDATE everlong.runs
+SET status = $1, closed_us = $2, next_seq = next_seq + 1, lease_token = lease_token + 1,
+    owner = NULL, wake_us = NULL, probation = 0, reason = NULL
+WHERE shard = $3 AND run_id = $4 AND status < 10
+RETURNING next_seq - 1;
+
+-- name: wake_run
+-- A message for a run that nobody owns: somebody should look now, and not later than without it: what
+-- has waited longest is claimed first. A blocked run stays parked.
+UPDATE everlong.runs SET wake_us = least($1, wake_us)
+WHERE shard = $2 AND run_id = $3 AND owner IS NULL AND status = 0;
+
+-- name: resume_run
+-- Try a blocked run again; it is held if somebody has paused it, or its type.
+UPDATE everlong.runs SET status = $1, wake_us = CASE $1::INT WHEN 0 THEN $2::BIGINT END,
+                losses = 0, strikes = 0, probation = 0, reason = NULL
+WHERE shard = $3 AND run_id = $4 AND status = 1;
+
+-- name: resume_blocked
+-- A worker with other code has come: blocked runs of its types are tried again; poison is not.
+UPDATE everlong.runs SET status = $1, wake_us = CASE $1::INT WHEN 0 THEN $2::BIGINT END, reason = NULL
+WHERE status = 1 AND strikes < $3 AND ((version IS NULL AND type = ANY ($4::TEXT[]))
+       OR (type, version) IN (SELECT * FROM unnest($5::TEXT[], $6::TEXT[])))
+  AND (EXISTS (SELECT 1 FROM everlong.pauses AS p
+               WHERE p.shard = runs.shard AND p.execution_id = runs.execution_id)
+       OR EXISTS (SELECT 1 FROM everlong.pauses_of_types AS p
+                  WHERE p.namespace = runs.namespace AND p.type IN ('', runs.type))) = ($1 = 2);
+
+-- name: put_pause
+-- Somebody holds an execution; who was first has given the reason.
+INSERT INTO everlong.pauses (shard, execution_id, namespace, workflow_id, since_us, by, reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING;
+
+-- name: pause_run
+-- From here on nothing is appended to it. Whoever owns it keeps it, for what it has at work.
+UPDATE everlong.runs SET status = 2, wake_us = NULL WHERE shard = $1 AND run_id = $2 AND status = 0;
+
+-- name: wake_at
+-- When somebody should look at a run; NULL: nobody need.
+UPDATE everlong.runs SET wake_us = $1 WHERE shard = $2 AND run_id = $3;
+
+-- name: forget_pause
+-- It is held no more for its own sake.
+DELETE FROM everlong.pauses WHERE shard = $1 AND execution_id = $2;
+
+-- name: is_held
+-- Whether somebody has paused an execution, or all of its type.
+SELECT EXISTS (SELECT 1 FROM everlong.pauses WHERE shard = $1 AND execution_id = $2)
+    OR EXISTS (SELECT 1 FROM everlong.pauses_of_types WHERE namespace = $3 AND type IN ('', $4));
+
+-- name: unpause_run
+-- It goes on: whoever has it looks again, or else somebody takes it.
+UPDATE everlong.runs SET status = 0, wake_us = CASE WHEN owner IS NULL THEN $1::BIGINT END, reason = NULL
+WHERE shard = $2 AND run_id = $3 AND status = 2;
+
+-- name: any_pause_of_types
+-- Whether any type is paused: the cheap first look.
+SELECT 1 FROM everlong.pauses_of_types LIMIT 1;
+
+-- name: put_pause_of_types
+-- Somebody holds a type of workflow, or all of them ('').
+INSERT INTO everlong.pauses_of_types (namespace, type, since_us, by, reason) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING;
+
+-- name: pause_runs
+-- The open runs of a type that are not held already.
+UPDATE everlong.runs SET status = 2, wake_us = NULL
+WHERE status < 10 AND status = 0 AND namespace = $1 AND ($2 = '' OR type = $2)
+RETURNING shard, execution_id, owner;
+
+-- name: forget_pause_of_types
+-- It is not held any more.
+DELETE FROM everlong.pauses_of_types WHERE namespace = $1 AND type = $2;
+
+-- name: unpause_runs
+-- Those of a type that nothing else holds.
+UPDATE everlong.runs SET status = 0, wake_us = CASE WHEN owner IS NULL THEN $3::BIGINT END, reason = NULL
+WHERE status < 10 AND status = 2 AND namespace = $1 AND ($2 = '' OR type = $2)
+  AND NOT EXISTS (SELECT 1 FROM everlong.pauses AS p
+                  WHERE p.shard = runs.shard AND p.execution_id = runs.execution_id)
+  AND NOT EXISTS (SELECT 1 FROM everlong.pauses_of_types AS p
+                  WHERE p.namespace = runs.namespace AND p.type IN ('', runs.type))
+RETURNING shard, execution_id, owner;
+
+-- name: blocked_runs
+-- Those of a type that are parked, poison too.
+SELECT shard, run_id FROM everlong.runs
+WHERE status < 10 AND status = 1 AND namespace = $1 AND ($2 = '' OR type = $2);
+
+-- name: pause_at
+-- Who holds an execution.
+SELECT namespace, workflow_id, execution_id, since_us, by, reason FROM everlong.pauses
+WHERE shard = $1 AND execution_id = $2;
+
+-- name: pauses_of
+-- Those of a namespace, the oldest first.
+SELECT namespace, workflow_id, execution_id, since_us, by, reason FROM everlong.pauses
+WHERE namespace = $1 ORDER BY since_us, execution_id LIMIT $2;
+
+-- name: pauses_of_types
+-- The types that somebody holds.
+SELECT namespace, type, since_us, by, reason FROM everlong.pauses_of_types
+WHERE namespace = $1 ORDER BY since_us, type LIMIT $2;
+
+-- name: find_request_of_types
+-- What a request about many executions was answered before.
+SELECT result FROM everlong.requests_of_types WHERE namespace = $1 AND request_id = $2;
+
+-- name: put_request_of_types
+-- Remember it.
+INSERT INTO everlong.requests_of_types (namespace, request_id, at_us, result) VALUES ($1, $2, $3, $4);
+
+-- name: forget_requests_of_types
+-- Nobody repeats them any more.
+DELETE FROM everlong.requests_of_types WHERE at_us < $1;
+
+-- name: idle_pauses
+-- Pauses of executions that are not open, or whose run goes on all the same.
+SELECT execution_id FROM everlong.pauses AS p
+WHERE NOT EXISTS (SELECT 1 FROM everlong.runs AS r WHERE r.shard = p.shard AND r.namespace = p.namespace
+                  AND r.workflow_id = p.workflow_id AND r.execution_id = p.execution_id
+                  AND r.status IN (1, 2));
+
+-- name: held_by_nobody
+-- Runs that are paused, and nothing says by whom; and runs that go on though all of their type are held.
+SELECT r.run_id FROM everlong.runs AS r
+WHERE r.status < 10 AND r.status IN (0, 2)
+  AND (r.status = 2) <> (EXISTS (SELECT 1 FROM everlong.pauses AS p WHERE p.shard = r.shard
+                                 AND p.execution_id = r.execution_id)
+                         OR EXISTS (SELECT 1 FROM everlong.pauses_of_types AS p
+                                    WHERE p.namespace = r.namespace AND p.type IN ('', r.type)));
+
+-- name: pin_run
+-- Which version may drive it from now on.
+UPDATE everlong.runs SET version = $1 WHERE shard = $2 AND run_id = $3 AND status < 10;
+
+-- name: release_run
+-- Hand back under the lease; the owner must have seen the whole history.
+UPDATE everlong.runs SET owner = NULL, wake_us = CASE WHEN status <> 2 THEN $1::BIGINT END,
+                status = greatest(status, $2), reason = $3, probation = 0
+WHERE shard = $4 AND run_id = $5 AND lease_token = $6 AND next_seq = $7 AND status < 10
+  AND owner IS NOT NULL
+RETURNING run_id;
+
+-- name: sleep_runs
+-- The same for runs with nothing to tell: they sleep until they are due, or until mail comes.
+UPDATE everlong.runs
+SET owner = NULL, wake_us = CASE WHEN status = 0 THEN mine.wake_us END, reason = NULL, probation = 0
+FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[])
+    AS mine (shard, run_id, token, base, wake_us)
+WHERE runs.shard = mine.shard AND runs.run_id = mine.run_id
+  AND runs.lease_token = mine.token AND runs.next_seq = mine.base AND runs.status < 10
+  AND runs.owner IS NOT NULL
+RETURNING runs.run_id;
+
+-- name: was_handed_back
+-- Whether a refused hand-back is one whose commit succeeded: only its owner leaves its token behind.
+SELECT 1 FROM everlong.runs
+WHERE shard = $1 AND run_id = $2 AND lease_token = $3 AND next_seq = $4 AND status < 10
+  AND owner IS NULL;
+
+-- name: check_lease
+-- Whether an owner's lease still stands; the run may be paused all the same.
+SELECT status FROM everlong.runs WHERE shard = $1 AND run_id = $2 AND lease_token = $3 AND status < 10;
+
+-- name: mark_probation
+-- The durable mark under which a suspected run is driven alone.
+UPDATE everlong.runs SET probation = $1 WHERE shard = $2 AND run_id = $3 AND lease_token = $4;
+
+-- name: newest_attempt
+-- How the last known attempt of an activity stands.
+SELECT attempt, state FROM everlong.attempts WHERE shard = $1 AND run_id = $2 AND activity_id = $3
+ORDER BY attempt DESC LIMIT 1;
+
+-- name: beat_attempt
+-- A sign of life of an attempt that is completed elsewhere: state 5.
+UPDATE everlong.attempts SET ended_us = $1, details = coalesce($2, details)
+WHERE shard = $3 AND run_id = $4 AND activity_id = $5 AND attempt = $6 AND state = 5;
+
+-- name: trim_attempts
+-- Keep the last few attempts of an activity, and the one behind which its present set began; the
+-- count stays exact, it is the attempt's number.
+DELETE FROM everlong.attempts WHERE shard = $1 AND run_id = $2 AND activity_id = $3 AND attempt <= $4
+  AND attempt <> (SELECT coalesce(max(attempt), 0) FROM everlong.attempts
+                  WHERE shard = $1 AND run_id = $2 AND activity_id = $3 AND state = 6);
+
+-- name: last_event
+-- How a closed run closed.
+SELECT seq, kind, at_us, body, checksum FROM everlong.history
+WHERE shard = $1 AND run_id = $2 ORDER BY seq DESC LIMIT 1;
+
+-- name: use_blob
+-- Who refers to it.
+INSERT INTO everlong.blob_uses (shard, owner_id, digest) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: runs_of_owner
+-- What bears a worker's name.
+SELECT shard, run_id, execution_id FROM everlong.runs WHERE owner = $1 ORDER BY run_id;
+
+-- name: claim_again
+-- Take anew what was claimed before, in an answer that was lost.
+UPDATE everlong.runs SET lease_token = lease_token + 1, probation = 0
+WHERE shard = $1 AND run_id = $2 AND owner = $3
+RETURNING *;
+
+-- name: pinned_of
+-- What bears a worker's name and is pinned. Nothing is looked at where nothing is.
+SELECT run_id, version FROM everlong.runs WHERE owner = $1 AND version IS NOT NULL ORDER BY run_id;
+
+-- name: open_versions
+-- How many open runs there are of each type and version.
+SELECT type, version, count(*) FILTER (WHERE status <> 1), count(*) FILTER (WHERE status = 1) FROM everlong.runs
+WHERE namespace = $1 AND status < 10 GROUP BY type, version ORDER BY type, version NULLS FIRST;
+
+-- name: park_run
+-- Whatever else its row says: nobody can drive it.
+UPDATE everlong.runs SET status = 1, owner = NULL, wake_us = NULL, probation = 0, reason = $1
+WHERE shard = $2 AND run_id = $3;
+
+-- name: take_orphan
+-- Take one over, with what the judge found.
+UPDATE everlong.runs SET owner = NULL, lease_token = lease_token + 1, wake_us = $1, status = $2,
+                losses = $3, strikes = $4, probation = 0, reason = $5
+WHERE shard = $6 AND run_id = $7 AND lease_token = $8;
+
+-- name: put_worker
+-- A worker says who it is and what it hosts.
+INSERT INTO everlong.workers (worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions,
+                              lease_us)
+VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $8, $9, everlong.now_us() + $10);
+
+-- name: bury_worker
+-- One worker, stopped in order.
+UPDATE everlong.workers SET dead = TRUE WHERE worker_id = $1;
+
+-- name: forget_workers
+-- Dead workers that own nothing any more.
+DELETE FROM everlong.workers WHERE dead AND beat_us < $1
+  AND NOT EXISTS (SELECT 1 FROM everlong.runs WHERE owner = workers.worker_id);
+
+-- name: list_workers
+-- Who is here.
+SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions,
+       lease_us <= everlong.now_us() AS gone
+FROM everlong.workers ORDER BY worker_id;
+
+-- name: put_question
+-- A query from another process. Asked again after an answer that was lost, it is there already.
+INSERT INTO everlong.questions (question_id, shard, namespace, workflow_id, query, arguments, asked_us)
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING;
+
+-- name: open_questions
+-- Queries that nobody has answered yet, oldest first.
+SELECT question_id, shard, namespace, workflow_id, query, arguments FROM everlong.questions
+WHERE answered IS NULL
+ORDER BY asked_us LIMIT $1;
+
+-- name: put_answer
+-- The answer to one.
+UPDATE everlong.questions SET answered = $1, answer = $2 WHERE question_id = $3;
+
+-- name: get_answer
+-- What its asker waits for.
+SELECT answered, answer FROM everlong.questions WHERE question_id = $1;
+
+-- name: forget_question
+-- Answered and read, or given up.
+DELETE FROM everlong.questions WHERE question_id = $1;
+
+-- name: forget_questions
+-- Askers that died.
+DELETE FROM everlong.questions WHERE asked_us < $1;
+
+-- name: prune_candidates
+-- Runs in the order of their start, from a cursor up to the first id that the horizon could mint:
+-- what began later cannot be due.
+SELECT shard, run_id, execution_id FROM everlong.runs
+WHERE run_id > $1 AND run_id < $2 ORDER BY run_id LIMIT $3;
+
+-- name: missing_blobs
+-- Payloads that are referred to and not there.
+SELECT owner_id FROM everlong.blob_uses AS u WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.blobs AS b WHERE b.shard = u.shard AND b.digest = u.digest);
+
+-- name: unused_blobs
+-- Payloads that nobody refers to.
+SELECT digest FROM everlong.blobs AS b WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.blob_uses AS u WHERE u.shard = b.shard AND u.digest = b.digest);
+
+-- name: unowned_blob_uses
+-- References of what is neither a run nor an execution.
+SELECT DISTINCT owner_id FROM everlong.blob_uses
+WHERE owner_id NOT IN (SELECT run_id FROM everlong.runs) AND owner_id NOT IN (SELECT execution_id FROM everlong.runs);
+
+-- name: published_numbers
+-- How far the output channels of an execution have come.
+SELECT channel, max(number) + 1 FROM everlong.published WHERE shard = $1 AND execution_id = $2
+GROUP BY channel ORDER BY channel;
+
+-- name: message_behind
+-- Whether a history holds one of these kinds of inputs from a sequence number on.
+SELECT 1 FROM everlong.history WHERE shard = $1 AND run_id = $2 AND seq >= $3 AND kind IN ($4, $5, $6) LIMIT 1;
+
+-- name: put_request
+-- What senders are told from now on.
+INSERT INTO everlong.requests (shard, execution_id, request_id, result) VALUES ($1, $2, $3, $4)
+ON CONFLICT (shard, execution_id, request_id) DO UPDATE SET result = excluded.result;
+
+-- name: links_from_run
+-- Whom a run waits for, and its children.
+SELECT shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id, waiter,
+       on_parent_close
+FROM everlong.links WHERE waiter_shard = $1 AND waiter_id = $2 AND waiter_run = $3 ORDER BY number;
+
+-- name: forget_links_from_run
+-- Another run has taken its place.
+DELETE FROM everlong.links WHERE waiter_shard = $1 AND waiter_id = $2 AND waiter_run = $3;
+
+-- name: put_link
+-- An execution is waited for.
+INSERT INTO everlong.links (shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id,
+                   waiter, on_parent_close, waiter_shard)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING;
+
+-- name: links_to
+-- Who waits for an execution.
+SELECT shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id, waiter,
+       on_parent_close
+FROM everlong.links WHERE shard = $1 AND execution_id = $2 ORDER BY waiter_run, number;
+
+-- name: links_from
+-- Whom an execution waits for, and its children.
+SELECT shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id, waiter,
+       on_parent_close
+FROM everlong.links WHERE waiter_shard = $1 AND waiter_id = $2 ORDER BY waiter_run, number;
+
+-- name: link_at
+-- What a run waits for under one of its numbers.
+SELECT shard, execution_id, waiter_run, number, waiter_id, namespace, workflow_id, waiter,
+       on_parent_close
+FROM everlong.links WHERE waiter_shard = $1 AND waiter_id = $2 AND waiter_run = $3 AND number = $4;
+
+-- name: forget_links_to
+-- It has ended, and who waited has been told.
+DELETE FROM everlong.links WHERE shard = $1 AND execution_id = $2;
+
+-- name: forget_links_from
+-- It has ended, and its children have what follows from that.
+DELETE FROM everlong.links WHERE waiter_shard = $1 AND waiter_id = $2;
+
+-- name: idle_links
+-- Links of executions that have ended or were never there, or that nobody of us has made.
+SELECT execution_id, waiter_id FROM everlong.links AS l
+WHERE on_parent_close NOT IN ('', 'terminate', 'cancel', 'abandon')
+   OR NOT EXISTS (SELECT 1 FROM everlong.runs AS r WHERE r.shard = l.shard AND r.namespace = l.namespace
+                  AND r.workflow_id = l.workflow_id AND r.execution_id = l.execution_id
+                  AND r.status < 10)
+   OR NOT EXISTS (SELECT 1 FROM everlong.runs AS r WHERE r.shard = l.waiter_shard AND r.namespace = l.namespace
+                  AND r.workflow_id = l.waiter AND r.execution_id = l.waiter_id AND r.status < 10)
+   OR NOT EXISTS (SELECT 1 FROM everlong.runs AS r WHERE r.shard = l.waiter_shard AND r.run_id = l.waiter_run
+                  AND r.execution_id = l.waiter_id);
+
+-- name: drop_tag
+-- Those that a run takes away.
+DELETE FROM everlong.tags WHERE shard = $1 AND run_id = $2 AND name = ANY ($3::TEXT[]);
+
+-- name: lock_runs
+-- In one order, so that groups which meet wait for each other in turn.
+SELECT run_id FROM everlong.runs
+WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]))
+ORDER BY shard, run_id FOR UPDATE;
+
+-- name: lock_latest
+-- The run that a workflow id means, for whoever writes.
+SELECT * FROM everlong.lock_latest($1, $2, $3);
+
+-- name: latest_run
+-- The run that a workflow id means: the open one, else the newest. A clock that was set back must
+-- not let a closed run stand in front of an open one.
+SELECT * FROM everlong.runs WHERE shard = $1 AND namespace = $2 AND workflow_id = $3
+ORDER BY (status < 10) DESC, run_id DESC LIMIT 1;
+
+-- name: lock_run
+-- One run by its id, for whoever writes.
+SELECT * FROM everlong.runs WHERE shard = $1 AND run_id = $2 FOR UPDATE;
+
+-- name: newest_run
+-- The greatest id of all: whoever mints new ones goes on from there.
+SELECT run_id FROM everlong.runs ORDER BY run_id DESC LIMIT 1;
+
+-- name: history_of
+-- The events of some runs.
+SELECT run_id, seq, kind, at_us, body, checksum FROM everlong.history
+JOIN unnest($1::INT[], $2::BYTEA[]) AS mine (shard, run_id) USING (shard, run_id)
+ORDER BY run_id, seq;
+
+-- name: blobs_of
+-- All spilled payloads of some runs and of their executions' mail, with whom they belong to.
+SELECT u.owner_id, b.digest, b.data FROM unnest($1::INT[], $2::BYTEA[]) AS mine (shard, owner_id)
+JOIN everlong.blob_uses AS u USING (shard, owner_id)
+JOIN everlong.blobs AS b USING (shard, digest);
+
+-- name: attempts_of
+-- What is known of the attempts of some runs.
+SELECT run_id, activity_id, attempt, state, started_us, ended_us, retry_us, error_type, error,
+       traceback, worker, details
+FROM everlong.attempts
+JOIN unnest($1::INT[], $2::BYTEA[]) AS mine (shard, run_id) USING (shard, run_id)
+ORDER BY run_id, activity_id, attempt;
+
+-- name: mail_of
+-- What waits for some executions, in the order in which it was accepted; notices are none of it.
+SELECT position, execution_id, kind, body, checksum FROM everlong.inbox
+JOIN unnest($1::INT[], $2::BYTEA[]) AS mine (shard, execution_id) USING (shard, execution_id)
+WHERE worker_id IS NULL ORDER BY position;
+
+-- name: due_runs
+-- Take what is due, the longest due first, of each type, and of the versions that pinned ones want.
+-- What another worker is taking is passed over.
+WITH wanted AS (
+    SELECT due.* FROM unnest($3::TEXT[]) AS free (type), LATERAL (
+        SELECT wake_us, shard, run_id FROM everlong.runs AS r
+        WHERE r.wake_us IS NOT NULL AND r.version IS NULL AND r.queue = $2 AND r.type = free.type
+          AND r.wake_us <= $1 AND r.status = 0 AND r.owner IS NULL
+        ORDER BY r.wake_us LIMIT $6) AS due
+    UNION ALL
+    SELECT due.* FROM unnest($4::TEXT[], $5::TEXT[]) AS pinned (type, version), LATERAL (
+        SELECT wake_us, shard, run_id FROM everlong.runs AS r
+        WHERE r.wake_us IS NOT NULL AND r.queue = $2 AND r.type = pinned.type
+          AND r.version = pinned.version AND r.wake_us <= $1 AND r.status = 0 AND r.owner IS NULL
+        ORDER BY r.wake_us LIMIT $6) AS due
+), taken AS (
+    SELECT r.shard, r.run_id, r.wake_us FROM everlong.runs AS r
+    WHERE (r.shard, r.run_id) IN (SELECT shard, run_id FROM wanted ORDER BY wake_us LIMIT $6)
+      AND r.status = 0 AND r.owner IS NULL
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE everlong.runs SET owner = $7, lease_token = lease_token + 1, wake_us = NULL, probation = 0
+FROM taken WHERE runs.shard = taken.shard AND runs.run_id = taken.run_id
+RETURNING runs.*, taken.wake_us AS due_us;
+
+-- name: claim_run
+-- Take one run by its id, if nobody has it; the token moves on with each claim. A mark that came
+-- behind the release that it should have preceded is void.
+UPDATE everlong.runs SET owner = $1, lease_token = lease_token + 1, wake_us = NULL, probation = 0
+WHERE shard = $2 AND run_id = $3 AND owner IS NULL AND status = 0
+RETURNING *;
+
+-- name: next_wake
+-- When the next of the runs that this worker hosts wants to be looked at.
+SELECT min(wake_us) FROM (
+    SELECT (SELECT min(wake_us) FROM everlong.runs AS r
+            WHERE r.wake_us IS NOT NULL AND r.version IS NULL AND r.queue = $1 AND r.type = free.type
+              AND r.status = 0) AS wake_us
+    FROM unnest($2::TEXT[]) AS free (type)
+    UNION ALL
+    SELECT (SELECT min(wake_us) FROM everlong.runs AS r
+            WHERE r.wake_us IS NOT NULL AND r.queue = $1 AND r.type = pinned.type
+              AND r.version = pinned.version AND r.status = 0)
+    FROM unnest($3::TEXT[], $4::TEXT[]) AS pinned (type, version)
+) AS each;
+
+-- name: orphans
+-- Runs of workers that are dead, or that nobody has heard of, in a bounded batch; suspects that
+-- were driven come last. What another worker is judging is passed over.
+SELECT * FROM everlong.runs WHERE owner IS NOT NULL AND owner NOT IN
+    (SELECT worker_id FROM everlong.workers WHERE NOT dead)
+ORDER BY probation IN (1, 2), run_id LIMIT $1 FOR UPDATE SKIP LOCKED;
+
+-- name: driven_suspect
+-- Whether a dead worker was driving a suspect.
+SELECT 1 FROM everlong.runs WHERE owner IS NOT NULL AND probation IN (1, 2) AND owner NOT IN
+    (SELECT worker_id FROM everlong.workers WHERE NOT dead) LIMIT 1;
+
+-- name: bury_workers
+-- Whoever has not been heard of for a whole lease is dead from here on.
+UPDATE everlong.workers SET dead = TRUE
+WHERE NOT dead AND lease_us <= everlong.now_us() AND worker_id <> ALL ($1::BYTEA[])
+RETURNING worker_id;
+
+-- name: beat
+-- A sign of life. No row: somebody has declared it dead.
+UPDATE everlong.workers SET lease_us = everlong.now_us() + $2, beat_us = everlong.now_us()
+WHERE worker_id = ANY ($1::BYTEA[]) AND NOT dead RETURNING worker_id;
+
+-- name: forget_notices
+-- What tells owners of terminations, where they are dead.
+DELETE FROM everlong.inbox WHERE worker_id = ANY ($1::BYTEA[]);
+
+-- name: has_mail
+-- Whether anything waits for an execution.
+SELECT 1 FROM everlong.inbox WHERE shard = $1 AND execution_id = $2 AND worker_id IS NULL LIMIT 1;
+
+-- name: snapshot
+-- What has been committed, as a text that changes with each commit.
+SELECT pg_current_snapshot()::TEXT;
+
+-- name: mail_of_workers
+-- Mail of what bears the name of one of these workers, and notices for them.
+SELECT i.position, i.execution_id, i.kind, i.body, i.checksum
+FROM everlong.runs AS r JOIN everlong.inbox AS i USING (shard, execution_id)
+WHERE r.owner = ANY ($1::BYTEA[]) AND i.worker_id IS NULL
+UNION ALL
+SELECT position, execution_id, kind, body, checksum FROM everlong.inbox
+WHERE worker_id = ANY ($1::BYTEA[])
+ORDER BY position LIMIT $2;
+
+-- name: copy_blob
+-- A payload that somebody in another shard refers to from now on.
+INSERT INTO everlong.blobs (shard, digest, data)
+SELECT $1, digest, data FROM everlong.blobs WHERE shard = $2 AND digest = $3
+ON CONFLICT (shard, digest) DO UPDATE SET digest = excluded.digest;
+
+-- name: hold_types
+-- Whoever pauses types, or lets them go on, waits for all starts that are on their way, and later
+-- starts wait for it: they look here without a lock.
+LOCK TABLE everlong.pauses_of_types IN ACCESS EXCLUSIVE MODE;
+
+-- name: delete_all_mail
+-- Consume exactly these messages.
+DELETE FROM everlong.inbox
+WHERE (shard, execution_id, position) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[]));
+
+-- name: put_blobs
+-- Payloads that are too large for their events, once per content. Nothing is changed by the update:
+-- it locks what is there, so that nobody drops it before its new use is committed.
+INSERT INTO everlong.blobs (shard, digest, data)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BYTEA[])
+ON CONFLICT (shard, digest) DO UPDATE SET digest = excluded.digest;
+
+-- name: use_blobs
+-- Who refers to them.
+INSERT INTO everlong.blob_uses (shard, owner_id, digest)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BYTEA[]) ON CONFLICT DO NOTHING;
+
+-- name: put_notice
+-- For a worker alone, so that it lets go of a run at once and not at its next append.
+INSERT INTO everlong.inbox (shard, execution_id, kind, body, checksum, worker_id)
+VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: linked
+-- Which of these executions have to do with another one.
+SELECT mine.execution_id FROM unnest($1::INT[], $2::BYTEA[]) AS mine (shard, execution_id)
+WHERE EXISTS (SELECT 1 FROM everlong.links AS l
+              WHERE l.shard = mine.shard AND l.execution_id = mine.execution_id)
+   OR EXISTS (SELECT 1 FROM everlong.links AS l
+              WHERE l.waiter_shard = mine.shard AND l.waiter_id = mine.execution_id);
+
+-- name: put_attempts
+-- Started marks, and how attempts ended; the last word on one last.
+INSERT INTO everlong.attempts (shard, run_id, activity_id, attempt, state, started_us, ended_us, retry_us,
+                               error_type, error, traceback, worker, details)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BIGINT[], $5::INT[], $6::BIGINT[],
+                     $7::BIGINT[], $8::BIGINT[], $9::TEXT[], $10::TEXT[], $11::TEXT[], $12::TEXT[],
+                     $13::BYTEA[])
+ON CONFLICT (shard, run_id, activity_id, attempt) DO UPDATE SET
+    state = excluded.state, started_us = excluded.started_us, ended_us = excluded.ended_us,
+    retry_us = excluded.retry_us, error_type = excluded.error_type, error = excluded.error,
+    traceback = excluded.traceback, worker = excluded.worker,
+    details = coalesce(excluded.details, attempts.details);
+
+-- name: prune_runs
+-- They go, and what hangs on them.
+DELETE FROM everlong.runs WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_history
+-- They go, and what hangs on them.
+DELETE FROM everlong.history WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_attempts
+-- They go, and what hangs on them.
+DELETE FROM everlong.attempts WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_approvals
+-- They go, and what hangs on them.
+DELETE FROM everlong.approvals WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_tags
+-- They go, and what hangs on them.
+DELETE FROM everlong.tags WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_requests
+-- Their executions go with the last of them.
+DELETE FROM everlong.requests WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_mail
+-- Their executions go with the last of them.
+DELETE FROM everlong.inbox WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_published
+-- Their executions go with the last of them.
+DELETE FROM everlong.published WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prunable
+-- Runs that closed before the horizon, and whose executions are over.
+SELECT r.* FROM everlong.runs AS r
+JOIN unnest($1::INT[], $2::BYTEA[], $3::BIGINT[]) AS old (shard, run_id, horizon_us)
+  ON r.shard = old.shard AND r.run_id = old.run_id AND r.closed_us < old.horizon_us
+WHERE NOT EXISTS (SELECT 1 FROM everlong.runs AS o
+                  WHERE o.shard = r.shard AND o.namespace = r.namespace
+                    AND o.workflow_id = r.workflow_id AND o.execution_id = r.execution_id
+                    AND o.status < 10);
+
+-- name: without_runs
+-- Executions of which no run is left.
+SELECT mine.execution_id FROM unnest($1::INT[], $2::BYTEA[]) AS mine (shard, execution_id)
+WHERE NOT EXISTS (SELECT 1 FROM everlong.runs AS r
+                  WHERE r.shard = mine.shard AND r.execution_id = mine.execution_id);
+
+-- name: insert_requests
+-- Remember answers.
+INSERT INTO everlong.requests (shard, execution_id, request_id, result)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::TEXT[], $4::BYTEA[]);
+
+-- name: unuse_blobs
+-- Nobody is there any more who referred to them.
+DELETE FROM everlong.blob_uses
+WHERE (shard, owner_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[])) RETURNING shard, digest;
+
+-- name: lock_blobs
+-- Before a look whether anybody else does.
+SELECT 1 FROM everlong.blobs WHERE (shard, digest) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]))
+ORDER BY shard, digest FOR UPDATE;
+
+-- name: drop_blobs
+-- Those that nobody refers to.
+DELETE FROM everlong.blobs AS b
+WHERE (shard, digest) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[])) AND NOT EXISTS
+    (SELECT 1 FROM everlong.blob_uses AS u WHERE u.shard = b.shard AND u.digest = b.digest);
+
+-- name: lock_names
+-- Of workflows, until the end of the transaction, in one order.
+SELECT pg_advisory_xact_lock(name) FROM unnest($1::BIGINT[]) AS name;
+
+-- name: settings
+-- What durability and patience rest on.
+SELECT name, setting FROM pg_settings WHERE name IN
+    ('server_version', 'synchronous_commit', 'fsync', 'full_page_writes', 'max_connections',
+     'idle_in_transaction_session_timeout', 'lock_timeout', 'statement_timeout')
+ORDER BY name;
+
+-- name: every_run
+-- In the order of their ids, a batch at a time, as all that follows.
+SELECT run_id AS key, * FROM everlong.runs WHERE run_id > $1 ORDER BY run_id LIMIT $2;
+
+-- name: every_message
+-- Notices too.
+SELECT position, shard, execution_id, kind, body, checksum FROM everlong.inbox
+WHERE position > $1 ORDER BY position LIMIT $2;
+
+-- name: every_blob
+-- With what they hold.
+SELECT shard, digest, data FROM everlong.blobs
+WHERE (shard, digest) > ($1::INT, $2::BYTEA) ORDER BY shard, digest LIMIT $3;
+
+-- name: every_approval
+-- Only their keys.
+SELECT shard, run_id, number FROM everlong.approvals
+WHERE (shard, run_id, number) > ($1::INT, $2::BYTEA, $3::BIGINT)
+ORDER BY shard, run_id, number LIMIT $4;
+
+-- name: every_item
+-- Channel by channel.
+SELECT shard, execution_id, channel, number, payload, checksum FROM everlong.published
+WHERE (shard, execution_id, channel, number) > ($1::INT, $2::BYTEA, $3::TEXT, $4::BIGINT)
+ORDER BY shard, execution_id, channel, number LIMIT $5;
+
+-- name: orphans_in_history
+-- What hangs on nobody.
+SELECT DISTINCT o.run_id FROM everlong.history AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.run_id = o.run_id);
+
+-- name: orphans_in_attempts
+-- What hangs on nobody.
+SELECT DISTINCT o.run_id FROM everlong.attempts AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.run_id = o.run_id);
+
+-- name: orphans_in_approvals
+-- What hangs on nobody.
+SELECT DISTINCT o.run_id FROM everlong.approvals AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.run_id = o.run_id);
+
+-- name: orphans_in_tags
+-- What hangs on nobody.
+SELECT DISTINCT o.run_id FROM everlong.tags AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.run_id = o.run_id);
+
+-- name: orphans_in_inbox
+-- What hangs on nobody.
+SELECT DISTINCT o.execution_id FROM everlong.inbox AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);
+
+-- name: orphans_in_requests
+-- What hangs on nobody.
+SELECT DISTINCT o.execution_id FROM everlong.requests AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);
+
+-- name: orphans_in_published
+-- What hangs on nobody.
+SELECT DISTINCT o.execution_id FROM everlong.published AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);

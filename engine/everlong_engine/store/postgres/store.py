@@ -1,0 +1,321 @@
+"""The PostgreSQL store: any number of processes on one database, which alone coordinates them.
+
+Writes and claims of a process go over one line, reads over another, so that neither waits for the
+other. What a worker owns is its own until its lease has run out by the server's clock; a beat that
+comes in time renews it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Self, TypeVar
+
+from asyncpg import exceptions as pg
+
+from everlong_engine.model.errors import StoreError
+from everlong_engine.model.events import Recorded
+from everlong_engine.model.exported import ExportedExecution
+from everlong_engine.model.filters import AnyField
+from everlong_engine.model.limits import LEASE_US, STRIKES_TO_POISON
+from everlong_engine.model.outgoing import Target
+from everlong_engine.model.runs import (
+    ApprovalRow,
+    AttemptRow,
+    ItemRow,
+    LoadedRun,
+    MailRow,
+    PauseRow,
+    RunRow,
+    VersionCount,
+    WorkerRow,
+)
+from everlong_engine.model.tags import Tags
+from everlong_engine.model.writes import Write, WriteResult
+from everlong_engine.store.interface import (
+    Counted,
+    Problem,
+    Question,
+    RunFilter,
+    StoreInfo,
+    Trouble,
+    Wants,
+)
+from everlong_engine.store.postgres import leases, pauses, reads, transfers, upkeep
+from everlong_engine.store.postgres.address import Address
+from everlong_engine.store.postgres.connection import Line, classify, connect
+from everlong_engine.store.postgres.filters import count_runs
+from everlong_engine.store.postgres.group import apply_group
+from everlong_engine.store.postgres.migrations import prepare
+from everlong_engine.store.postgres.rows import (
+    columns_of,
+    latest_run,
+    read_run,
+    run_row,
+    told_by_workflow_id,
+)
+from everlong_engine.store.postgres.statements import Tx
+from everlong_engine.store.postgres.tags import tags_of_runs
+from everlong_engine.store.postgres.verify import verify
+
+__all__ = ["PostgresStore"]
+
+T = TypeVar("T")
+
+
+class PostgresStore:
+    """Implements `everlong_engine.store.interface.Store` on one database."""
+
+    def __init__(self, address: Address, shards: int, lease_us: int) -> None:
+        self.shards = shards
+        self.path = address.shown
+        self._address = address
+        self._lease_us = lease_us
+        self._writer = Line(address, shards)
+        self._reader = Line(address, shards)
+        self._is_engine = False
+        self._snapshot = ""
+        self.on_fatal: Callable[[StoreError], None] | None = None
+        """Never called: a server that comes back is trusted, for it has recovered by itself."""
+
+    @classmethod
+    async def open(cls, url: str, *, create: bool = True, lease_us: int = LEASE_US) -> Self:
+        """Connect, and set up the store where there is none.
+
+        Raises:
+            StoreError: the server cannot be reached, or its database cannot hold a store, or (with
+                `create=False`) holds none.
+            NewerSchema: it belongs to a later Everlong.
+        """
+        address = Address.of(url)
+        connection = await connect(address)
+        try:
+            shards = await prepare(connection, address, create=create)
+        finally:
+            await connection.close()
+        return cls(address, shards, lease_us)
+
+    async def close(self) -> None:
+        self._is_engine = False
+        await self._reader.close()
+        await self._writer.close()
+
+    # ------------------------------------------------------------------------------ writes
+
+    def submit(self, writes: Sequence[Write]) -> "asyncio.Future[list[WriteResult]]":
+        work: Callable[[Tx], Awaitable[list[WriteResult]]] = partial(_apply, writes)
+        return asyncio.get_running_loop().create_task(self._writer.write(work))
+
+    def classify(self, error: BaseException) -> tuple[Trouble, StoreError]:
+        return classify(error, self._address)
+
+    async def forget_question(self, question_id: bytes) -> None:
+        await self._write(lambda tx: tx.run("forget_question", (question_id,)))
+
+    # --------------------------------------------------------------------------- ownership
+
+    @property
+    def owned(self) -> bool:
+        """Whether workers of this process may be here. Others may be elsewhere."""
+        return self._is_engine
+
+    def acquire(self) -> None:
+        self._is_engine = True
+
+    async def abandon(self) -> None:
+        self._is_engine = False
+
+    async def register(self, worker: WorkerRow, queue: str) -> None:
+        values = (
+            worker.worker_id,
+            worker.name,
+            worker.pid,
+            worker.host,
+            worker.started_us,
+            worker.beat_us,
+            queue,
+            reads.many(worker.types),
+            reads.many(worker.versions),
+            self._lease_us,
+        )
+        await self._write(lambda tx: tx.run("put_worker", values))
+
+    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
+        """Renew the leases of these workers; those that still have one."""
+        found = await self._write(lambda tx: tx.all("beat", (workers, self._lease_us)))
+        return {row[0] for row in found}
+
+    async def bury(self, worker_id: bytes) -> None:
+        await self._write(lambda tx: tx.run("bury_worker", (worker_id,)))
+
+    async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
+        await self._write(lambda tx: leases.bury(tx, alive))
+        return await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
+
+    async def resume_blocked(self, wants: Wants, now_us: int) -> None:
+        await self._write(lambda tx: pauses.resume_blocked(tx, now_us, STRIKES_TO_POISON, wants))
+
+    async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
+        return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
+
+    async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
+        return await self._write(lambda tx: leases.claim_one(tx, worker_id, shard, run_id))
+
+    async def next_wake(self, wants: Wants) -> int | None:
+        values = (wants.queue, wants.types, *columns_of(wants.pinned))
+        found = await self._look(lambda tx: tx.one("next_wake", values))
+        wake_us: int | None = found[0]
+        return wake_us
+
+    # ------------------------------------------------------------------------------- reads
+
+    async def load(self, shard: int, run_id: bytes) -> LoadedRun | None:
+        async def look(tx: Tx) -> LoadedRun | None:
+            row = await read_run(tx, shard, run_id)
+            return None if row is None else await reads.load_run(tx, row)
+
+        return await self._read(look)
+
+    async def latest(self, target: Target) -> RunRow | None:
+        return await self._look(lambda tx: latest_run(tx, target))
+
+    async def newest_run(self) -> bytes | None:
+        found = await self._look(lambda tx: tx.one("newest_run"))
+        return None if found is None else found[0]
+
+    async def run_by_id(self, run_id: bytes) -> RunRow | None:
+        found = await self._look(lambda tx: tx.one("run_by_id", (run_id,)))
+        return None if found is None else run_row(found)
+
+    async def last_event(self, shard: int, run_id: bytes) -> Recorded | None:
+        async def look(tx: Tx) -> Recorded | None:
+            row = await read_run(tx, shard, run_id)
+            return None if row is None else await reads.last_event(tx, row)
+
+        return await self._read(look)
+
+    async def attempts(self, shard: int, run_id: bytes) -> list[AttemptRow]:
+        return await self._look(lambda tx: reads.attempts_of(tx, shard, run_id))
+
+    async def approval(self, shard: int, run_id: bytes, number: int) -> ApprovalRow | None:
+        return await self._read(lambda tx: reads.approval(tx, shard, run_id, number))
+
+    async def approvals(
+        self, namespace: str, workflow_id: str | None, after: tuple[bytes, int], limit: int
+    ) -> list[ApprovalRow]:
+        return await self._read(
+            lambda tx: reads.approvals(tx, namespace, workflow_id, after, limit)
+        )
+
+    async def pause_of(self, row: RunRow) -> list[PauseRow]:
+        key = (row.shard, row.execution_id, row.namespace, row.type)
+        return await self._read(lambda tx: pauses.pause_of(tx, *key))
+
+    async def pauses(self, namespace: str, limit: int) -> list[PauseRow]:
+        return await self._read(lambda tx: pauses.pauses(tx, namespace, limit))
+
+    async def published(
+        self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
+    ) -> list[ItemRow]:
+        return await self._read(
+            lambda tx: reads.published(tx, shard, execution_id, channel, number, limit)
+        )
+
+    async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
+        return await self._look(lambda tx: reads.list_runs(tx, wanted, limit, after))
+
+    async def count_runs(self, wanted: RunFilter, by: AnyField | None) -> list[Counted]:
+        return await self._look(lambda tx: count_runs(tx, wanted, by))
+
+    async def tags(self, runs: Sequence[tuple[int, bytes]]) -> dict[bytes, Tags]:
+        return await self._look(lambda tx: tags_of_runs(tx, runs))
+
+    async def versions(self, namespace: str) -> list[VersionCount]:
+        return await self._look(lambda tx: reads.versions(tx, namespace))
+
+    async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
+        return await self._look(lambda tx: reads.pinned_of(tx, worker_id))
+
+    async def workers(self) -> list[WorkerRow]:
+        return await self._look(reads.workers)
+
+    async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
+        found = await self._look(lambda tx: tx.one("get_answer", (question_id,)))
+        return None if found is None or found[0] is None else (found[0], found[1])
+
+    async def told(self, target: Target, name: str) -> tuple[RunRow, bytes | None] | None:
+        async def look(tx: Tx) -> tuple[RunRow, bytes | None] | None:
+            row = await latest_run(tx, target)
+            if row is None:
+                return None
+            found = await tx.one("find_request", (row.shard, row.execution_id, name))
+            if found is not None:
+                return row, found[0]
+            earlier = None
+            if target.execution_id is None:
+                earlier = await told_by_workflow_id(tx, target, name)
+            return earlier or (row, None)
+
+        return await self._read(look)
+
+    async def open_questions(self, limit: int) -> list[Question]:
+        return await self._look(lambda tx: reads.open_questions(tx, limit))
+
+    async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
+        return await self._read(lambda tx: transfers.export(tx, target, family=family))
+
+    async def changed(self) -> bool:
+        (snapshot,) = await self._look(lambda tx: tx.one("snapshot"))
+        if snapshot == self._snapshot:
+            return False
+        self._snapshot = snapshot
+        return True
+
+    async def mail_since(
+        self, position: int, limit: int, workers: Sequence[bytes] | None = None
+    ) -> list[MailRow]:
+        if workers is None:
+            return await self._look(lambda tx: reads.mail_since(tx, position, limit))
+        return await self._look(lambda tx: reads.mail_of_workers(tx, workers, limit))
+
+    # ------------------------------------------------------------------------------ upkeep
+
+    async def prune(
+        self, cursor: tuple[int, bytes], horizon_us: int, limit: int
+    ) -> tuple[tuple[int, bytes] | None, int]:
+        return await self._write(lambda tx: upkeep.prune(tx, cursor, horizon_us, limit))
+
+    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
+        await self._write(lambda tx: transfers.bring(tx, executions))
+
+    async def verify(self) -> list[Problem]:
+        """Reads everything over a line of its own, so that nobody waits for it."""
+        line = Line(self._address, self.shards)
+        try:
+            return await self._judged(line.read(verify))
+        finally:
+            await line.close()
+
+    async def info(self) -> StoreInfo:
+        return await self._look(partial(reads.info, self.path))
+
+    # ----------------------------------------------------------------------------- private
+
+    async def _write(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        return await self._judged(self._writer.write(work))
+
+    async def _read(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        return await self._judged(self._reader.read(work))
+
+    async def _look(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+        """What needs no more than one statement, or none that see the same."""
+        return await self._judged(self._reader.at_once(work))
+
+    async def _judged(self, work: Awaitable[T]) -> T:
+        try:
+            return await work
+        except (OSError, TimeoutError, pg.PostgresError, pg.InterfaceError) as error:
+            raise self.classify(error)[1] from error
+
+
+async def _apply(writes: Sequence[Write], tx: Tx) -> list[WriteResult]:
+    return await apply_group(tx, writes)

@@ -1,0 +1,73 @@
+"""Sweeping closed runs away, a bounded batch at a time."""
+
+from typing import Final
+
+from everlong_engine.model.ids import first_id_of
+from everlong_engine.model.requests import SENDERS, SENT_BEHIND, mark_of, name_of_start
+from everlong_engine.store.postgres.rows import run_row
+from everlong_engine.store.postgres.statements import Tx
+
+__all__ = ["prune"]
+
+_OF_RUNS: Final = ("runs", "history", "attempts", "approvals", "tags")
+_OF_EXECUTIONS: Final = ("requests", "mail", "published")
+
+
+async def prune(
+    tx: Tx, cursor: tuple[int, bytes], horizon_us: int, limit: int
+) -> tuple[tuple[int, bytes] | None, int]:
+    """Look at `limit` runs from the cursor on; delete those that closed before the horizon.
+
+    A run that was continued is kept as long as its execution: request ids and children refer to it.
+    A sweep from the start also drops what dead workers and askers left behind.
+    """
+    if cursor[0] < 0:
+        await tx.run("forget_workers", (horizon_us,))
+        await tx.run("forget_questions", (horizon_us,))
+        await tx.run("forget_requests_of_types", (horizon_us,))
+    found = await tx.all("prune_candidates", (cursor[1], first_id_of(horizon_us), limit))
+    if not found:
+        return None, 0
+    executions = sorted({(shard, execution_id) for shard, _, execution_id in found})
+    senders = [(*key, SENDERS, SENT_BEHIND, mark_of(horizon_us)) for key in executions]
+    await tx.rows("forget_senders", senders)
+    runs = [(shard, run_id) for shard, run_id, _ in found]
+    await tx.rows("lock_runs", sorted(runs))
+    pruned = await _prune(tx, runs, horizon_us)
+    end = (found[-1][0], found[-1][1]) if len(found) == limit else None
+    return end, pruned
+
+
+async def _prune(tx: Tx, runs: list[tuple[int, bytes]], horizon_us: int) -> int:
+    rows = await tx.rows("prunable", [(*key, horizon_us) for key in runs])
+    gone = [run_row(values) for values in rows]
+    if not gone:
+        return 0
+    keys = [(row.shard, row.run_id) for row in gone]
+    for table in _OF_RUNS:
+        await tx.rows(f"prune_{table}", keys)
+    executions = list({(row.shard, row.execution_id) for row in gone})
+    over = {row[0] for row in await tx.rows("without_runs", executions)}
+    # The start of an execution is known by its request id until the last of its runs goes.
+    kept = [
+        (row.shard, row.execution_id, name_of_start(row.request_id), row.run_id)
+        for row in gone
+        if row.request_id is not None and row.execution_id not in over
+    ]
+    if kept:
+        await tx.rows("insert_requests", kept)
+    ended = [key for key in executions if key[1] in over]
+    if ended:
+        for table in _OF_EXECUTIONS:
+            await tx.rows(f"prune_{table}", ended)
+    await _drop_blobs(tx, list(dict.fromkeys([*keys, *ended])))
+    return len(gone)
+
+
+async def _drop_blobs(tx: Tx, owners: list[tuple[int, bytes]]) -> None:
+    """Payloads that nobody refers to any more. Locked first: who takes one into use meanwhile
+    waits, or is seen by the statement that deletes."""
+    used = list({(row[0], row[1]) for row in await tx.rows("unuse_blobs", owners)})
+    if used:
+        await tx.rows("lock_blobs", sorted(used))
+        await tx.rows("drop_blobs", used)

@@ -1,0 +1,168 @@
+"""A server has many owners at once: claims, leases and fences between processes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from everlong_engine.model.codec import checksum, encode_event
+from everlong_engine.model.events import RunCompleted
+from everlong_engine.model.writes import Refusal, StartResult
+from everlong_engine.store.postgres.store import PostgresStore
+from tests.support.postgres_server import fresh_store
+from tests.support.store_rig import Rig, refusal, signal
+
+
+@pytest.fixture
+async def url() -> str:
+    return await fresh_store()
+
+
+@pytest.fixture
+async def rigs(url: str) -> AsyncIterator[tuple[Rig, Rig]]:
+    """Two processes with a worker each, both alive."""
+    stores = [await PostgresStore.open(url) for _ in range(2)]
+    one, two = Rig(stores[0]), Rig(stores[1], seed=8)
+    await one.register("one")
+    await two.register("two")
+    yield one, two
+    for store in stores:
+        await store.close()
+
+
+async def test_both_may_have_workers(rigs: tuple[Rig, Rig]) -> None:
+    for rig in rigs:
+        rig.store.acquire()
+    assert [rig.store.owned for rig in rigs] == [True, True]
+    assert [worker.is_there for worker in await rigs[0].store.workers()] == [True, True]
+
+
+async def test_what_one_claims_the_other_does_not(rigs: tuple[Rig, Rig]) -> None:
+    one, two = rigs
+    names = {f"w{number}" for number in range(40)}
+    for name in names:
+        await one.started(name)
+    claimed: list[str] = []
+    while len(claimed) < len(names):
+        found = await asyncio.gather(one.claim(limit=3), two.claim(limit=3))
+        claimed += [run.row.workflow_id for each in found for run in each]
+    assert sorted(claimed) == sorted(names)
+
+
+async def test_what_a_live_worker_owns_is_not_taken_over(rigs: tuple[Rig, Rig]) -> None:
+    one, two = rigs
+    row = await one.owned()
+    assert await two.store.take_over([two.worker_id], two.now_us, 100) == 0
+    assert refusal(await one.one(one.append(row))) is None
+
+
+async def test_without_a_beat_in_its_lease_a_worker_is_dead_for_good(url: str) -> None:
+    silent, heard = await PostgresStore.open(url, lease_us=0), await PostgresStore.open(url)
+    one, two = Rig(silent), Rig(heard, seed=8)
+    await one.register("silent")
+    await two.register("heard")
+    row = await one.owned()
+    assert await heard.take_over([], two.now_us, 100) == 1
+    assert await silent.beat([one.worker_id]) == set()
+    assert await heard.beat([two.worker_id]) == {two.worker_id}
+    taken = await two.claim_one()
+    assert taken.row.run_id == row.run_id
+    assert refusal(await one.one(one.append(row))) is Refusal.FENCED
+    assert refusal(await two.one(two.append(taken.row))) is None
+    there = {worker.name: worker.is_there for worker in await heard.workers()}
+    assert there == {"silent": False, "heard": True}
+    await silent.close()
+    await heard.close()
+
+
+async def test_a_beat_renews_the_lease(url: str) -> None:
+    brief, long = await PostgresStore.open(url, lease_us=0), await PostgresStore.open(url)
+    one, two = Rig(brief), Rig(long, seed=8)
+    await one.register()
+    await one.owned()
+    assert await long.beat([one.worker_id]) == {one.worker_id}
+    assert await long.take_over([], two.now_us, 100) == 0
+    await brief.close()
+    await long.close()
+
+
+async def test_an_owner_hears_of_mail_for_what_it_has_and_of_no_other(
+    rigs: tuple[Rig, Rig],
+) -> None:
+    one, two = rigs
+    await one.owned("mine")
+    await two.owned("theirs")
+    mine, theirs = await two.position("mine"), await one.position("theirs")
+    for rig, position in ((one, mine), (two, theirs)):
+        found = await rig.store.mail_since(10**9, 10, [rig.worker_id])
+        assert [mail.position for mail in found] == [position]
+
+
+async def test_an_owner_is_told_of_a_termination(rigs: tuple[Rig, Rig]) -> None:
+    one, two = rigs
+    row = await one.owned()
+    await two.one(two.terminate())
+    (notice,) = await one.store.mail_since(0, 10, [one.worker_id])
+    assert notice.execution_id == row.execution_id
+    assert await two.store.mail_since(0, 10, [two.worker_id]) == []
+
+
+async def test_an_end_waits_for_a_message_that_is_on_its_way(
+    rigs: tuple[Rig, Rig], url: str
+) -> None:
+    """The sender has been answered before the end is judged, or hears that it came too late."""
+    one, _ = rigs
+    row = await one.owned()
+    sender = await asyncpg.connect(url)
+    looker = await asyncpg.connect(url)
+    async with sender.transaction():
+        await sender.execute(
+            "SELECT 1 FROM everlong.runs WHERE shard = $1 AND run_id = $2 FOR KEY SHARE",
+            row.shard,
+            row.run_id,
+        )
+        ending = asyncio.ensure_future(one.one(one.append(row, RunCompleted(b""))))
+        while not await looker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not ending.done()
+        kind, body = encode_event(signal(), {})
+        await sender.execute(
+            "INSERT INTO everlong.inbox (shard, execution_id, kind, body, checksum)"
+            " VALUES ($1, $2, $3, $4, $5)",
+            row.shard,
+            row.execution_id,
+            kind,
+            body,
+            checksum(0, kind, body),
+        )
+    assert refusal(await ending) is Refusal.MAIL
+    await sender.close()
+    await looker.close()
+
+
+async def test_two_starts_of_one_request_begin_one_execution(rigs: tuple[Rig, Rig]) -> None:
+    for number in range(10):
+        starts = [rig.one(rig.start(f"w{number}", request_id="r")) for rig in rigs]
+        first, second = await asyncio.gather(*starts)
+        assert isinstance(first, StartResult)
+        assert isinstance(second, StartResult)
+        assert first.created is not second.created
+        assert first.run_id == second.run_id
+
+
+async def test_two_that_lock_each_others_runs_are_both_answered(rigs: tuple[Rig, Rig]) -> None:
+    """The server ends one of them; its group is repeated by whoever sent it."""
+    one, two = rigs
+    names = [f"w{number}" for number in range(8)]
+    for name in names:
+        await one.started(name)
+    there = one.group(*(one.message(name) for name in names))
+    back = two.group(*(two.message(name) for name in reversed(names)))
+    done = await asyncio.gather(there, back, return_exceptions=True)
+    for rig, result in zip((one, two), done, strict=True):
+        if isinstance(result, BaseException):
+            trouble, _ = rig.store.classify(result)
+            assert trouble.name == "REPEAT"
+        else:
+            assert len(result) == len(names)
+    assert await one.problems() == []
