@@ -18,6 +18,7 @@ from everlong.exceptions import DefinitionError
 from everlong_engine import ActivityOptions
 
 __all__ = [
+    "OWN",
     "ActivityDefinition",
     "Versioning",
     "WorkflowDefinition",
@@ -26,6 +27,8 @@ __all__ = [
     "code_digest",
 ]
 
+OWN: Final = "everlong."
+"""What the names of Everlong's own workflows begin with."""
 VERSION_CHARS_MAX: Final = 100
 Versioning: TypeAlias = Literal["auto", "pinned", "pinned_run"]
 """Which worker may go on with a run when there are several versions of its code."""

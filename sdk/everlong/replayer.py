@@ -17,6 +17,7 @@ from everlong._records import Records
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
 from everlong._replay.history import end_of_pair, replay
 from everlong._replay.run import WorkflowRun
+from everlong.client import BUILT_IN
 from everlong.client._transferring import read_exported
 from everlong.codec import Codec
 from everlong.exceptions import (
@@ -98,7 +99,9 @@ class Replayer:
         self, workflows: Iterable[Workflow[..., Any]] | None = None, *, codecs: Sequence[Codec] = ()
     ) -> None:
         known = registry.workflows.values() if workflows is None else workflows
-        self._workflows: dict[str, WorkflowDefinition] = {}
+        self._workflows: dict[str, WorkflowDefinition] = {
+            name: one.definition for name, one in BUILT_IN.items()
+        }
         for one in known:
             if not isinstance(one, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise InvalidArguments(
@@ -171,7 +174,7 @@ class Replayer:
         return Replay(definition, self.new_code(definition, loaded), self._records.opened(loaded))
 
     def _no_workflow(self, row: RunRow) -> WorkflowNotFound:
-        known = ", ".join(sorted(self._workflows)) or "none"
+        known = ", ".join(sorted(self._workflows.keys() - BUILT_IN.keys())) or "none"
         return WorkflowNotFound(f"the code has no workflow {row.type!r}; there is {known}")
 
     def new_code(self, definition: WorkflowDefinition, loaded: LoadedRun) -> WorkflowRun:

@@ -9,9 +9,11 @@ import everlong_engine
 from everlong import (
     CannotReset,
     Client,
+    InvalidArguments,
     Output,
     Signal,
     Update,
+    WorkflowFailed,
     WorkflowHandle,
     activity,
     workflow,
@@ -97,3 +99,60 @@ async def test_a_run_finishes_right_from_every_position_of_its_history(
 
 
 INPUTS = {kind.__name__ for kind in everlong_engine.INPUTS}
+
+
+async def test_a_retry_begins_where_the_run_failed(path: Path) -> None:
+    """Before the activity whose failure ended it; but where the code knew what to do about that, it
+    is not undone, and what came last is decided anew."""
+    broken = True
+    done: list[str] = []
+
+    @activity(retry=ONCE)
+    async def retried_step(name: str) -> str:
+        done.append(name)
+        if broken and name == "fails":
+            raise OSError("the bug")
+        return name
+
+    @workflow
+    async def retried_flow(copes: bool) -> str:
+        await retried_step("first")
+        try:
+            return await retried_step("fails")
+        except OSError:
+            if not copes:
+                raise
+        await retried_step("instead")
+        if broken:
+            raise ValueError("another bug")
+        return "coped"
+
+    async with hosting(path) as client:
+        for copes in (False, True):
+            with pytest.raises(WorkflowFailed):
+                await client.run(retried_flow, copes, id=f"copes-{copes}")
+        broken = False
+        done.clear()
+        assert await (await client.get_handle("copes-False").reset("retry")).result() == "fails"
+        assert done == ["fails"]
+        assert await (await client.get_handle("copes-True").reset("retry")).result() == "coped"
+        assert done == ["fails"]
+        again = await client.get_handle("copes-True").reset("retry")
+        assert await again.result() == "coped", "also of one that has not failed"
+
+
+async def test_a_termination_that_is_repeated_spares_the_run_that_began_since(path: Path) -> None:
+    @workflow
+    async def terminated_once() -> int:
+        return await go.receive()
+
+    async with hosting(path) as client:
+        handle = await client.start(terminated_once, id="once")
+        await handle.terminate("enough", request_id="tuesday")
+        await handle.terminate("enough", request_id="tuesday")
+        again = await handle.reset("last")
+        await handle.terminate("enough", request_id="tuesday")
+        await handle.signal(go, 7)
+        assert await again.result() == 7
+        with pytest.raises(InvalidArguments, match="request_id"):
+            await handle.terminate(request_id="\n")

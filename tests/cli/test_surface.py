@@ -164,4 +164,4 @@ def test_only_the_screen_draws() -> None:
             r"^\s*(import|from) rich|^\s*print\(|sys\.std(out|err)\.write", path.read_text(), re.M
         )
     }
-    assert drawing == {"_progress.py", "_screen.py"}
+    assert drawing == {"_bulk_progress.py", "_progress.py", "_screen.py"}

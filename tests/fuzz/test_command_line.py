@@ -37,10 +37,21 @@ OPTIONS: Final = {
     "complete": (),
     "fail": (),
     "cancel": ("--reason",),
-    "terminate": ("--reason",),
+    "terminate": ("--reason", "--request-id"),
     "pause": ("--type", "--all", "--reason", "--by", "--request-id"),
     "paused": ("--limit",),
     "resume": ("--type", "--all", "--blocked", "--request-id"),
+    "bulk": (
+        "--filter",
+        "--everything",
+        "--to",
+        "--reason",
+        "--rate",
+        "--dry-run",
+        "--yes",
+        "--id",
+        "--request-id",
+    ),
     "export": ("--run", "--children"),
     "import": ("--id", "--closed"),
     "reset": ("--to", "--arg", "--json-args", "--reason", "--reapply", "--request-id"),
@@ -66,6 +77,9 @@ FLAGS: Final = (
     "--closed",
     "--all",
     "--blocked",
+    "--everything",
+    "--dry-run",
+    "--yes",
 )
 IMPATIENT: Final = {"update": ["--timeout", "0.05"], "subscribe": ["--no-follow"]}
 """What would wait for an answer, or for ever."""

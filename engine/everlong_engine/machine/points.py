@@ -31,11 +31,19 @@ from everlong_engine.model.events import (
     RunTimedOut,
 )
 
-__all__ = ["NoSuchPoint", "Point", "Waiting", "find_point", "origin_of", "waiting_at"]
+__all__ = [
+    "NoSuchPoint",
+    "Point",
+    "Waiting",
+    "check_point",
+    "find_point",
+    "origin_of",
+    "waiting_at",
+]
 
 _FORCED: Final = (RunTerminated, RunTimedOut)
 _FAILED: Final = (ActivityFailed, ActivityTimedOut, ActivityLost)
-WORDS: Final = "start, last, last-failure, first-activity[:NAME], last-activity[:NAME]"
+WORDS: Final = "start, last, last-failure, retry, first-activity[:NAME], last-activity[:NAME]"
 
 
 class NoSuchPoint(ValueError):
@@ -72,24 +80,40 @@ def find_point(history: Sequence[Recorded], to: int | str) -> Point:
         raise NoSuchPoint("the run has not begun, so it has done nothing that could be kept")
     if isinstance(to, int):
         return _at(history, to)
-    word, colon, name = to.partition(":")
-    if colon and (word not in ("first-activity", "last-activity") or not name):
-        raise NoSuchPoint(_unknown(to))
+    word, name = check_point(to)
     match word:
         case "start":
             return Point(0, 1)
         case "last":
-            return _kept(max(one.seq for one in history if type(one.event) in INPUTS))
+            return _last_input(history)
+        case "retry":
+            ended_by = _ended_by(history)
+            return _last_input(history) if ended_by is None else _before(history, ended_by)
         case "last-failure":
             return _before(history, _last_failed(history))
-        case "first-activity" | "last-activity":
-            return _before(history, _scheduled(history, name, first=word[0] == "f"))
         case _:
-            raise NoSuchPoint(_unknown(to))
+            return _before(history, _scheduled(history, name, first=word == "first-activity"))
 
 
-def _unknown(to: str) -> str:
-    return f"{to!r:.100} names no point: give the number of an event, or one of {WORDS}"
+def check_point(to: int | str) -> tuple[str, str]:
+    """The word of a point, and the activity's name behind it; for what no history is needed.
+
+    Raises:
+        NoSuchPoint: no history has it.
+    """
+    if isinstance(to, int):
+        if to < 1:
+            raise NoSuchPoint(f"there is no event {to}: histories begin with 1")
+        return "", ""
+    word, colon, name = to.partition(":")
+    of_activity = word in ("first-activity", "last-activity")
+    if not (of_activity or word in ("start", "last", "last-failure", "retry")) or (
+        colon and not (of_activity and name)
+    ):
+        raise NoSuchPoint(
+            f"{to!r:.100} names no point: give the number of an event, or one of {WORDS}"
+        )
+    return word, name
 
 
 def _at(history: Sequence[Recorded], number: int) -> Point:
@@ -120,6 +144,10 @@ def _at(history: Sequence[Recorded], number: int) -> Point:
         "decide that anew"
     )
     raise NoSuchPoint(text if end is None else f"{text}, or {end}, to keep all of it")
+
+
+def _last_input(history: Sequence[Recorded]) -> Point:
+    return _kept(max(one.seq for one in history if type(one.event) in INPUTS))
 
 
 def _begins_another(recorded: Recorded) -> bool:
@@ -167,6 +195,18 @@ def _last_failed(history: Sequence[Recorded]) -> int:
         if isinstance(one.event, ActivityScheduled) and one.event.activity_id == number:
             return one.seq
     raise NoSuchPoint("no activity of the run has failed, timed out or was lost")
+
+
+def _ended_by(history: Sequence[Recorded]) -> int | None:
+    """Where the activity was scheduled whose failure ended the run. If others were scheduled behind
+    the failure, the code knew what to do about it (it may have undone what was done before), and
+    what ended the run is something else."""
+    for one in reversed(history):
+        if isinstance(one.event, ActivityScheduled):
+            return None
+        if isinstance(one.event, _FAILED):
+            return _last_failed(history)
+    return None
 
 
 def waiting_at(history: Sequence[Recorded]) -> dict[int, Waiting]:

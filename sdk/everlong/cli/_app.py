@@ -8,6 +8,7 @@ import typer
 
 from everlong.cli._answers import complete, fail
 from everlong.cli._approvals import approvals, approve, reject
+from everlong.cli._bulk import bulk
 from everlong.cli._count import count
 from everlong.cli._debug import debug
 from everlong.cli._doctor import doctor, installed
@@ -60,6 +61,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "terminate": (terminate, _TALK),
     "pause": (pause, _TALK),
     "resume": (resume, _TALK),
+    "bulk": (bulk, _TALK),
     "export": (export, _CARE),
     "import": (import_, _CARE),
     "reset": (reset, _TALK),

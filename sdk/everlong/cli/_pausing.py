@@ -14,7 +14,7 @@ from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, co
 from everlong.cli._screen import Part, out, write
 from everlong.client import Client, ExecutionDescription, Pause
 
-__all__ = ["held", "pause", "paused", "resume"]
+__all__ = ["held", "login", "pause", "paused", "resume"]
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ def pause(
     Attempts of activities that are at work go on to their ends; nothing else happens.
     """
     _require_one(workflow_id, type, everything=all)
-    who = _login() if by is None else by
+    who = login() if by is None else by
 
     async def act(client: Client) -> int | None:
         if workflow_id is None:
@@ -147,7 +147,8 @@ def _require_one(workflow_id: str | None, type: str | None, *, everything: bool)
         raise Mistake("name one of them: an ID, --type WORKFLOW, or --all")
 
 
-def _login() -> str:
+def login() -> str:
+    """Who says so, unless it is said."""
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):  # A container's user need not have a name.

@@ -19,7 +19,7 @@ To = Annotated[
     str,
     typer.Option(
         metavar="POINT",
-        help="An event's number, start, last, last-failure, last-activity[:NAME] or "
+        help="An event's number, start, last, last-failure, retry, last-activity[:NAME] or "
         "first-activity[:NAME].",
     ),
 ]

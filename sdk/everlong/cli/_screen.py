@@ -1,7 +1,8 @@
 """What people see. All text goes through here, and is made harmless on the way.
 
-Nothing else in the CLI draws (but for the live part of `run`), so no command can forget it. Rich's
-markup is never on: brackets in data are brackets. NO_COLOR and TERM=dumb are honoured by Rich.
+Nothing else in the CLI draws (but for the live parts of `run` and `bulk`), so no command can forget
+it. Rich's markup is never on: brackets in data are brackets. NO_COLOR and TERM=dumb are honoured by
+Rich.
 """
 
 import os

@@ -1,5 +1,8 @@
 """The client: starts executions and talks to them, from any process."""
 
+from everlong.client._bulk import BulkJob
+from everlong.client._bulk_job import BUILT_IN
+from everlong.client._bulk_order import BulkAction, BulkPreview, BulkReport, NotDone
 from everlong.client._client import Client
 from everlong.client._handle import WorkflowHandle
 from everlong.client._resetting import Reapply
@@ -21,11 +24,17 @@ from everlong.client._views import (
 )
 
 __all__ = [
+    "BUILT_IN",
     "Attempt",
+    "BulkAction",
+    "BulkJob",
+    "BulkPreview",
+    "BulkReport",
     "Client",
     "ExecutionDescription",
     "ExecutionSummary",
     "HistoryEvent",
+    "NotDone",
     "OpenApproval",
     "Page",
     "Pause",

@@ -14,11 +14,11 @@ from urllib.parse import unquote, urlsplit
 from everlong._records import Records
 from everlong._texts import storable
 from everlong.client._approvals import Approving
+from everlong.client._bulk import Bulking
 from everlong.client._finding import Finding
 from everlong.client._handle import WorkflowHandle
 from everlong.client._pausing import Pausing
 from everlong.client._reports import Reporting
-from everlong.client._starting import Starting
 from everlong.client._transferring import Transferring
 from everlong.client._versions import VersionSummary, summaries
 from everlong.codec import Codec
@@ -46,7 +46,7 @@ R = TypeVar("R")
 _VERIFIED_AT_ONCE = 100
 
 
-class Client(Approving, Finding, Pausing, Reporting, Starting, Transferring):
+class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
     """A connection to a store. Make it with `Client.connect`.
 
     async with Client.connect("orders.db") as client:
@@ -113,6 +113,20 @@ class Client(Approving, Finding, Pausing, Reporting, Starting, Transferring):
             create=create,
             codecs=codecs,
         )
+
+    @classmethod
+    def beside(cls, engine: Engine, records: Records, path: Path, namespace: str) -> Self:
+        """Not public: a client for as long as somebody else keeps the engine open."""
+        made = cls(
+            path,
+            namespace=namespace,
+            durability="full",
+            retention_us=None,
+            create=False,
+            codecs=(),
+        )
+        made._engine, made.records = engine, records
+        return made
 
     async def __aenter__(self) -> Self:
         if self._engine is None:

@@ -75,7 +75,8 @@ class Resetting(Addressed, Generic[R]):
             to: the number of an event: of an input, to decide anew what follows from it, or of the
                 last decision behind one, to keep that too. Or "start", "last" (decide anew about
                 the last input), "last-failure" (before the activity that failed last was
-                scheduled), "last-activity:NAME", "first-activity:NAME" (before it was scheduled;
+                scheduled), "retry" (before the activity whose failure ended the run, or else
+                "last"), "last-activity:NAME", "first-activity:NAME" (before it was scheduled;
                 without a name, any).
             reason: recorded with the reset.
             arguments: other ones, by name; only with a point before the first decision ("start").

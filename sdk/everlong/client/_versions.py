@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from everlong._definitions import check_version
+from everlong._definitions import OWN, check_version
 from everlong._texts import check_request_id
 from everlong.client._addressed import Addressed
 from everlong_engine import Pin, VersionCount, WorkerRow, name_of_pin
@@ -36,7 +36,8 @@ def summaries(counts: Iterable[VersionCount], workers: Sequence[WorkerRow]) -> l
     found = {(one.type, one.version): (one.running, one.blocked) for one in counts}
     for worker in there:
         for kind, version in zip(worker.types, worker.versions, strict=False):
-            found.setdefault((kind, version), (0, 0))
+            if not kind.startswith(OWN):
+                found.setdefault((kind, version), (0, 0))
     return [
         VersionSummary(
             type=kind,

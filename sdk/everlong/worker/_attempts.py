@@ -40,6 +40,8 @@ __all__ = [
 class Beats(Protocol):
     """Who hears the heartbeats of an attempt."""
 
+    @property
+    def pools(self) -> "Pools": ...
     def store_details(self, attempt: OpenAttempt) -> None: ...
     def expect_heartbeat(self, attempt: OpenAttempt) -> None: ...
 
@@ -107,6 +109,11 @@ class AttemptContext:
             ).text(),
         )
 
+    def own_client(self) -> tuple[Any, bytes]:
+        """For activities of Everlong's own: a client where the run is, and its execution."""
+        run = self._attempt.run
+        return self._runner.pools.client_of(run.namespace), run.execution_id
+
     def _is_unwanted(self) -> bool:
         attempt = self._attempt
         given_up = attempt.abandoned and not attempt.left_alone
@@ -142,6 +149,8 @@ class Pools:
         self._processes_max = processes
         self._threads: DaemonThreads | None = None
         self._processes: ProcessPool | None = None
+        self.client_of: Callable[[str], Any] = _nobody
+        """A client of the worker's store, in a namespace."""
 
     def threads(self) -> DaemonThreads:
         if self._threads is None:
@@ -159,6 +168,10 @@ class Pools:
             self._threads.shutdown()
         if self._processes is not None:
             self._processes.end()
+
+
+def _nobody(namespace: str) -> Any:
+    raise AssertionError(f"no worker gave a client of {namespace}")
 
 
 Launch: TypeAlias = Callable[[OpenAttempt, AttemptContext, Context, Pools], asyncio.Future[Any]]

@@ -6,6 +6,7 @@ from typing import Any
 from everlong import registry
 from everlong._definitions import WorkflowDefinition
 from everlong.activity import Activity
+from everlong.client import BUILT_IN
 from everlong.exceptions import DefinitionError
 from everlong.workflow import Workflow
 
@@ -15,7 +16,7 @@ __all__ = ["hosted"]
 def hosted(
     workflows: Iterable[Workflow[Any, Any]] | None, activities: Iterable[Activity[Any, Any]] | None
 ) -> dict[str, WorkflowDefinition]:
-    """The workflows by name.
+    """The workflows by name, and those that are Everlong's own.
 
     Raises:
         DefinitionError: something given is not a workflow, or not an activity.
@@ -24,10 +25,12 @@ def hosted(
     for one in registry.workflows.values() if workflows is None else workflows:
         if not isinstance(one, Workflow):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(f"Worker(workflows=…): {one!r} is not decorated with @workflow")
+        if one.definition.name in BUILT_IN:
+            raise DefinitionError(f"the name {one.definition.name!r} is one of Everlong's own")
         found[one.definition.name] = one.definition
     for other in activities or ():
         if not isinstance(other, Activity):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DefinitionError(
                 f"Worker(activities=…): {other!r} is not decorated with @activity"
             )
-    return found
+    return found | {one.definition.name: one.definition for one in BUILT_IN.values()}

@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 from everlong._definitions import (
+    OWN,
     Versioning,
     WorkflowDefinition,
     check_version,
@@ -329,9 +331,10 @@ class Worker:
     def _make_runner(
         self, deadlines: Deadlines, deliver: Callable[[OwnedRun, Incoming], None]
     ) -> ActivityRunner:
-        return ActivityRunner(
-            self._engine,
-            self._client.records,
+        engine, records = self._engine, self._client.records
+        runner = ActivityRunner(
+            engine,
+            records,
             self.name,
             deadlines,
             deliver,
@@ -339,6 +342,8 @@ class Worker:
             threads=self._threads,
             processes=self._processes,
         )
+        runner.pools.client_of = partial(Client.beside, engine, records, self._client.path)
+        return runner
 
     # --------------------------------------------------------------------------------- claiming
 
@@ -423,8 +428,9 @@ class Worker:
 
     @property
     def versions(self) -> dict[str, str]:
-        """Its version of each workflow that it hosts, once it has started."""
-        return dict(self._versions.names)
+        """Its version of each workflow that it was given, once it has started."""
+        names = self._versions.names
+        return {kind: name for kind, name in names.items() if not kind.startswith(OWN)}
 
     @property
     def worker_id(self) -> bytes:
