@@ -206,6 +206,8 @@ async def candidates(
 
 
 async def _is_newest(client: "Client", order: BulkOrder, row: RunRow) -> bool:
+    if row.status.is_open:
+        return True  # It was when it was read. If it has begun anew since, that is whom we mean.
     among = None if order.begins_runs else row.execution_id
     target = client.engine.target(row.namespace, row.workflow_id, among)
     try:
