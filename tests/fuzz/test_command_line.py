@@ -26,7 +26,7 @@ OPTIONS: Final = {
     "count": ("--filter", "--by"),
     "show": (),
     "history": ("--run", "--last", "--traceback"),
-    "start": ("--id", "--arg", "--json-args", "--request-id", "--tag", "--memo"),
+    "start": ("--id", "--arg", "--json-args", "--request-id", "--tag", "--memo", "--after", "--at"),
     "signal": ("--arg", "--json-args", "--request-id", "--value"),
     "query": ("--arg", "--json-args", "--timeout"),
     "update": ("--arg", "--json-args", "--update-id", "--timeout"),

@@ -268,7 +268,7 @@ MUTANTS: Final = (
         "a message wakes nobody",
         Edit(
             messages.put_message,
-            'tx.execute(SQL["wake_run"], (message.now_us, row.shard, row.run_id))',
+            "wake_for(tx, row, message.kind, message.now_us)",
             "pass",
         ),
     ),

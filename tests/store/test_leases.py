@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from everlong_engine.model.codec import encode_event
-from everlong_engine.model.events import ActivityCompleted
+from everlong_engine.model.events import ActivityCompleted, CancelRequested
 from everlong_engine.model.limits import ATTEMPTS_KEPT
 from everlong_engine.model.runs import (
     AttemptRow,
@@ -140,6 +140,23 @@ async def test_falling_asleep_sees_the_mail_of_its_own_group(rig: Rig) -> None:
     row = await rig.owned()
     _, result = await rig.group(rig.message(), rig.release(row, None))
     assert refusal(result) is Refusal.MAIL or (await rig.row()).wake_us is not None
+
+
+async def test_what_has_not_begun_goes_back_with_its_mail_unless_there_is_more(rig: Rig) -> None:
+    await rig.started()
+    row = (await rig.claim_one()).row
+    begins_us = rig.now_us + 60 * SECOND_US
+    (start,) = (await rig.load()).mail
+    newer = await rig.position()
+    early = rig.release(row, begins_us, waits_with=start.position)
+    assert refusal(await rig.one(early)) is Refusal.MAIL
+    assert refusal(await rig.one(rig.release(row, begins_us, waits_with=newer))) is None
+    await rig.send()
+    assert (await rig.row()).wake_us == begins_us
+    cancel = rig.message()
+    kind, body = encode_event(CancelRequested("enough"), {})
+    await rig.one(replace(cancel, kind=kind, body=body))
+    assert (await rig.row()).wake_us == rig.now_us
 
 
 async def test_only_the_owner_that_saw_everything_hands_back(rig: Rig) -> None:

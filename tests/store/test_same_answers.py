@@ -398,9 +398,17 @@ class BothStores(RuleBasedStateMachine):
         blocked=st.booleans(),
         mail=seldom,
         attempts=st.booleans(),
+        waits=st.sampled_from([None, None, 0, 2, 1000]),
     )
     def release(
-        self, name: str, sleep: int | None, stale: bool, blocked: bool, mail: bool, attempts: bool
+        self,
+        name: str,
+        sleep: int | None,
+        stale: bool,
+        blocked: bool,
+        mail: bool,
+        attempts: bool,
+        waits: int | None,
     ) -> None:
         row = self.row(name)
         if row is None:
@@ -419,6 +427,7 @@ class BothStores(RuleBasedStateMachine):
             reason="no" if blocked else None,
             attempts=(self._attempt(1, 1, AttemptState.NOT_BEGUN),) if attempts else (),
             mail=((outcome.kind, outcome.body),) if mail else (),
+            waits_with=waits,
         )
         self.add(release)
 

@@ -124,13 +124,17 @@ def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
 
 
 _RESET: Final = [field.name for field in fields(RunStarted)].index("reset")
+_BEGINS: Final = [field.name for field in fields(RunStarted)].index("begins_us")
 
 
 def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
-    """Wire fields of a start: what it repeats is nearly always absent."""
+    """Wire fields of a start: what it repeats is nearly always absent, and so is what is written
+    only where it is used."""
 
     def fields_of(event: Event) -> tuple[Any, ...]:
         found = every(event)
+        if found[_BEGINS] is None:
+            found = found[:_BEGINS]
         reset = found[_RESET]
         if reset is None:
             return found
@@ -357,6 +361,7 @@ def _build_started(*wire: Any) -> RunStarted:
         raise UndecodablePayload(reason="previous_run holds no id")
     require_instant(started.run_timeout_us, "run_timeout_us")
     require_instant(started.execution_deadline_us, "execution_deadline_us")
+    require_instant(started.begins_us, "begins_us")
     return started
 
 

@@ -109,6 +109,8 @@ class RunStarted:
     """Of the execution, as they stood when the run began; the memo is a payload, or nothing."""
     cancel_reason: str | None = None
     """Why it was asked; None where nobody asked, or before it was kept."""
+    begins_us: int | None = None
+    """It is not fed before this instant."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -415,6 +415,9 @@ class Release:
     mail: tuple[tuple[int, bytes], ...] = ()
     """Local inputs that were not fed, as (kind, body): the next owner finds them in the inbox."""
     blobs: Blobs | None = None
+    waits_with: int | None = None
+    """It has not begun, and is not to before `wake_us`: what lies in the inbox up to this position
+    waits with it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from everlong._replay.run import WorkflowRun
-from everlong_engine import DECISIONS, Recorded, RunTerminated, RunTimedOut
+from everlong_engine import CLOSING, DECISIONS, Recorded, RunTerminated, RunTimedOut
 
 __all__ = ["end_of_pair", "replay"]
 
@@ -24,6 +24,8 @@ def replay(
         WorkflowFault: `run.history_events` tells how many events were fed before the one at fault.
     """
     at, end = begin, len(history) if end is None else end
+    if at == 0 < end and type(history[0].event) in CLOSING:
+        at = end  # It ended before it began.
     while at < end:
         recorded = history[at]
         behind = at + 1

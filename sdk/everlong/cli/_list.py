@@ -118,6 +118,8 @@ def _reason(run: ExecutionSummary, workers: Sequence[WorkerRow]) -> str:
     if run.status == "paused" and run.paused is not None:
         who = f" ({run.paused.by})" if run.paused.by else ""
         return cropped(run.paused.reason.partition("\n")[0], _REASON_CHARS_MAX) + who
+    if run.begins_at is not None:
+        return f"begins in {span((run.begins_at - now()).total_seconds())}"
     if run.status == "running" and not hosting(workers, run):
         return cropped(missing(run), _REASON_CHARS_MAX)
     if run.status != "blocked" or not run.reason:

@@ -109,6 +109,9 @@ class _View:
             ("input", self._input()),
             ("run", f"{found.run_id}, {found.history_events} events"),
         ]
+        if found.begins_at is not None:
+            wait = span((found.begins_at - self.today).total_seconds())
+            facts.append(("begins", (f"{instant(found.begins_at)}, in {wait}", "yellow")))
         if found.tags:
             facts.append(("tags", named(found.tags)))
         if found.memo is not None:

@@ -1,13 +1,14 @@
 """`everlong start`: leaves an execution in the store; a worker takes it up, now or later."""
 
 import asyncio
-from typing import Annotated, Any
+import re
+from typing import Annotated, Any, Final
 
 import typer
 
 from everlong.cli._arguments import Arg, Given, JsonArgs, call_of, given, plain_call
 from everlong.cli._documents import document
-from everlong.cli._exits import ExitCode
+from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
 from everlong.cli._screen import err, out, write
 from everlong.cli._sources import load_workflow, names_a_source
@@ -23,6 +24,7 @@ from everlong.cli._starting import (
 )
 from everlong.cli._workers import hosting
 from everlong.client import Client, ExecutionDescription
+from everlong_engine import read_instant
 
 __all__ = ["start"]
 
@@ -44,6 +46,12 @@ def start(
     if_closed: IfClosed = "allow",
     run_timeout: RunTimeout = None,
     execution_timeout: ExecutionTimeout = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Begin later: 90, 30s, 15m, 1h or 2d.")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="The same: 2026-12-24T18:00:00Z.")
+    ] = None,
     tag: Tag = None,
     memo: Memo = None,
     request_id: Annotated[
@@ -62,6 +70,7 @@ def start(
         "if_closed": if_closed,
         "run_timeout": run_timeout,
         "execution_timeout": execution_timeout,
+        **_beginning(after, at),
         **labels(tag, memo),
         "request_id": request_id,
     }
@@ -77,6 +86,28 @@ def start(
             f"no worker is here for {described.type}, so it waits for one: everlong worker FILE",
         )
     return ExitCode.OK
+
+
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhd]?)", re.ASCII)
+
+
+def _beginning(after: str | None, at: str | None) -> dict[str, Any]:
+    """Keywords of `Client.start`. Raises Mistake."""
+    if after is not None and at is not None:
+        raise Mistake("give --after or --at, not both")
+    found: dict[str, Any] = {}
+    if after is not None:
+        match = _DURATION.fullmatch(after)
+        if match is None:
+            raise Mistake(f"--after {after}: write seconds, or a time such as 30s, 15m, 1h or 2d")
+        found["start_delay"] = float(match[1]) * _UNITS[match[2]]
+    if at is not None:
+        instant = read_instant(at)
+        if instant is None or not instant[1]:
+            raise Mistake(f"--at {at}: write an instant with its zone: 2026-12-24T18:00:00Z")
+        found["start_at"] = instant[0]
+    return found
 
 
 def _wanted(target: str, values: Given, options: dict[str, Any]) -> Start:

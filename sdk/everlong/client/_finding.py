@@ -74,6 +74,7 @@ class Finding(Connected):
                 self.records.shown_reason(row),
                 tags.get(row.run_id, ()),
                 await held_by(self, row),
+                self.engine.clock.now_us(),
             )
             for row in rows[:limit]
         ]

@@ -468,6 +468,7 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
             approvals=await self._client.open_of(loaded.row) if asked else (),
             tags=tags.get(row.run_id, ()),
             start=records.start_of(loaded),
+            now_us=self._engine.clock.now_us(),
         )
 
     async def history(self, run_id: str | None = None) -> list[HistoryEvent]:

@@ -10,7 +10,7 @@ import asyncio
 import platform
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -50,6 +50,8 @@ from everlong_engine import (
     RunStarted,
     StartResult,
     StartRun,
+    instant_us,
+    limits,
     pack,
     seconds_us,
 )
@@ -79,6 +81,8 @@ class StartOptions(TypedDict, total=False):
     if_closed: IfClosed
     run_timeout: float | timedelta | None
     execution_timeout: float | timedelta | None
+    start_delay: float | timedelta | None
+    start_at: datetime | None
     request_id: str | None
     signal: tuple[Signal[Any] | str, Any] | None
     update: tuple[Any, ...] | None
@@ -139,6 +143,8 @@ class Starting(Connected):
         if_closed: IfClosed = "allow",
         run_timeout: float | timedelta | None = None,
         execution_timeout: float | timedelta | None = None,
+        start_delay: float | timedelta | None = None,
+        start_at: datetime | None = None,
         request_id: str | None = None,
         signal: tuple[Signal[Any] | str, Any] | None = None,
         update: tuple[Any, ...] | None = None,
@@ -164,6 +170,10 @@ class Starting(Connected):
                 "allow_failed" (a new one unless the last one completed).
             run_timeout, execution_timeout: seconds (or timedelta) after which the run, or the whole
                 execution over all its runs, is closed as timed out.
+            start_delay, start_at: begin later: seconds (or timedelta) from now, or an aware
+                datetime. It is stored and has its id at once, takes no memory, and can be
+                signalled, cancelled and terminated; its time limits count from its beginning. An
+                open one that is used instead is not put off.
             request_id: a start repeated with the same id and request id gives the same execution.
             signal: `(signal, value)`, sent in the same transaction: to the new execution, or to the
                 open one that is used instead.
@@ -182,6 +192,7 @@ class Starting(Connected):
         definition, name = self._definition(workflow)
         _check_policies(if_open, if_closed)
         check_request_id(request_id)
+        begins_us = _beginning(engine, start_delay, start_at)
         started = RunStarted(
             workflow=name,
             arguments=_arguments(definition, name, args, kwargs),
@@ -190,9 +201,10 @@ class Starting(Connected):
             code="" if definition is None else definition.digest,
             python=_PYTHON,
             run_timeout_us=_duration(run_timeout, "run_timeout"),
-            execution_deadline_us=_deadline(engine, execution_timeout),
+            execution_deadline_us=_deadline(engine, execution_timeout, begins_us),
             tags=checked_tags(tags),
             memo=checked_memo(memo),
+            begins_us=begins_us,
         )
         attachment = Attachment.of(engine, signal, update, update_id)
         if if_open == "terminate":
@@ -239,7 +251,7 @@ class Starting(Connected):
             started.tags,
         )
         worker = self.hosting(started.workflow)
-        if worker is not None and attachment is None:
+        if worker is not None and attachment is None and started.begins_us is None:
             future: asyncio.Future[StartResult] = asyncio.get_running_loop().create_future()
 
             def done(result: StartResult | StoreError) -> None:
@@ -261,7 +273,7 @@ class Starting(Connected):
             kind,
             body,
             blobs=blobs,
-            wake_us=engine.clock.now_us(),
+            wake_us=started.begins_us or engine.clock.now_us(),
             attached=None if attachment is None else attachment.attached(self.records, new),
         )
         result = await engine.commits.put(start)
@@ -376,9 +388,30 @@ def _arguments(
     return pack(kwargs)
 
 
-def _deadline(engine: Engine, timeout: float | timedelta | None) -> int | None:
+def _deadline(
+    engine: Engine, timeout: float | timedelta | None, begins_us: int | None
+) -> int | None:
     timeout_us = _duration(timeout, "execution_timeout")
-    return None if timeout_us is None else engine.clock.now_us() + timeout_us
+    return None if timeout_us is None else (begins_us or engine.clock.now_us()) + timeout_us
+
+
+def _beginning(engine: Engine, delay: float | timedelta | None, at: datetime | None) -> int | None:
+    """When it is to begin; None: now."""
+    if delay is not None and at is not None:
+        raise ValueError("give start_delay or start_at, not both")
+    delay_us = _duration(delay, "start_delay")
+    if delay_us is not None:
+        return engine.clock.now_us() + delay_us if delay_us else None
+    if at is None:
+        return None
+    if at.tzinfo is None:
+        raise ValueError(
+            f"start_at={at!r}: give an aware datetime, such as datetime(2026, 12, 24, tzinfo=UTC)"
+        )
+    begins_us = instant_us(at)
+    if begins_us > limits.INSTANT_US_MAX:
+        raise ValueError(f"start_at={at!r} is later than anything can begin")
+    return begins_us if begins_us > engine.clock.now_us() else None
 
 
 def _duration(value: float | timedelta | None, name: str) -> int | None:

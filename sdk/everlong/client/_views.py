@@ -26,6 +26,7 @@ from everlong_engine import (
     Reset,
     RunRow,
     RunStarted,
+    RunState,
     SignalReceived,
     SignalRejected,
     Tags,
@@ -97,6 +98,8 @@ class ExecutionSummary:
     """Who holds it: its own pause, or that of its type, or of everything."""
     version: str | None = None
     """The version of the code that it is pinned to; None: it follows the newest."""
+    begins_at: datetime | None = None
+    """When it is to begin, if that was put off and has not come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +238,12 @@ class HistoryEvent:
     """Attempts of the activity that this event scheduled, as far as they are kept."""
 
 
-def summary(row: RunRow, reason: str | None, tags: Tags, paused: Pause | None) -> ExecutionSummary:
-    return ExecutionSummary(**_summary(row, reason, tags), paused=paused)
+def summary(
+    row: RunRow, reason: str | None, tags: Tags, paused: Pause | None, now_us: int
+) -> ExecutionSummary:
+    put_off = row.next_seq == 1 and row.wake_us is not None and row.wake_us > now_us
+    begins_at = instant(row.wake_us) if put_off and row.wake_us is not None else None
+    return ExecutionSummary(**_summary(row, reason, tags), paused=paused, begins_at=begins_at)
 
 
 def _summary(row: RunRow, reason: str | None, tags: Tags) -> dict[str, Any]:
@@ -264,6 +271,7 @@ def describe(
     approvals: tuple[OpenApproval, ...] = (),
     tags: Tags = (),
     start: RunStarted | None = None,
+    now_us: int = 0,
 ) -> ExecutionDescription:
     """`start` is the one that waits in the inbox of a run that has not begun."""
     state = fold(loaded.history)
@@ -272,10 +280,6 @@ def describe(
     newest = latest_attempts(loaded.attempts)
     activities = tuple(
         _pending(number, one, newest.get(number)) for number, one in state.activities.items()
-    )
-    timers = tuple(
-        PendingTimer(timer_id=one.timer_id, due_at=instant(one.due_us), where=one.where)
-        for one in state.timers.values()
     )
     children = tuple(
         PendingChild(
@@ -288,17 +292,19 @@ def describe(
         )
         for number, one in state.children.items()
     )
-    rejected = [one.event.signal for one in loaded.history if isinstance(one.event, SignalRejected)]
-    received = [one.event.signal for one in loaded.history if isinstance(one.event, SignalReceived)]
+    events = [one.event for one in loaded.history]
+    rejected = [one.signal for one in events if isinstance(one, SignalRejected)]
+    received = [one.signal for one in events if isinstance(one, SignalReceived)]
     started = state.started
     return ExecutionDescription(
         **_summary(loaded.row, reason, tags),
         paused=paused,
-        input=None if started is None else plain(started.arguments),
+        begins_at=_beginning(loaded.row, start, now_us),
+        input=_input(started or start),
         code="" if started is None else started.code,
         python="" if started is None else started.python,
         activities=activities if loaded.row.status.is_open else (),
-        timers=timers if loaded.row.status.is_open else (),
+        timers=_timers(state) if loaded.row.status.is_open else (),
         signals=(*received, *("(in the inbox)" for _ in loaded.mail)),
         rejected=tuple(rejected),
         updates=tuple(f"{one.update} {one.update_id}" for one in state.updates.values())
@@ -314,6 +320,24 @@ def describe(
         reset=None if started is None or started.reset is None else repeated(started.reset),
         memo=plain(state.memo) if state.memo else None,
     )
+
+
+def _timers(state: RunState) -> tuple[PendingTimer, ...]:
+    return tuple(
+        PendingTimer(timer_id=one.timer_id, due_at=instant(one.due_us), where=one.where)
+        for one in state.timers.values()
+    )
+
+
+def _input(started: RunStarted | None) -> Any:
+    return None if started is None else plain(started.arguments)
+
+
+def _beginning(row: RunRow, start: RunStarted | None, now_us: int) -> datetime | None:
+    """When the run is to begin, if that has not come."""
+    if start is None or start.begins_us is None or not row.status.is_open:
+        return None
+    return instant(start.begins_us) if start.begins_us > now_us else None
 
 
 def repeated(reset: Reset) -> Repeated:

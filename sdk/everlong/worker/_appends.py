@@ -153,7 +153,7 @@ class Appends:
             rows.append(row(run, seq + 1 + index, decision, at_us, blobs))
         return items, sends
 
-    def of_timeout(self, run: OwnedRun, event: RunTimedOut, at_us: int) -> Append:
+    def of_end(self, run: OwnedRun, event: RunTimedOut | RunCancelled, at_us: int) -> Append:
         """A closing event that the code did not decide."""
         blobs: Blobs = {}
         rows = [self._records.row(run, run.next_seq, event, at_us, blobs)]

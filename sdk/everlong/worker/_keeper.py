@@ -59,10 +59,12 @@ from everlong_engine import (
     MailRow,
     NewRun,
     Refusal,
+    RunCancelled,
     RunContinuedAsNew,
     RunStarted,
     RunTerminated,
     RunTimedOut,
+    SignalReceived,
     StartResult,
     StartRun,
     TimerCancelled,
@@ -536,10 +538,18 @@ class RunKeeper:
 
     def _time_out(self, run: OwnedRun, which: str) -> None:
         """The run's own deadline: closed at once, like a termination."""
+        self._end(run, RunTimedOut(which))
+
+    def end_unbegun(self, run: OwnedRun, reason: str) -> None:
+        """It was to begin later, and is cancelled before: none of its code ever runs."""
+        signals = (one.event for one in run.mailbox if isinstance(one.event, SignalReceived))
+        self._end(run, RunCancelled(reason, tuple(one.signal for one in signals)))
+
+    def _end(self, run: OwnedRun, event: RunTimedOut | RunCancelled) -> None:
+        """Close it by what the code did not decide."""
         run.code.discard()
-        event = RunTimedOut(which)
         at_us = max(run.last_us, self.engine.clock.now_us())
-        append = self._appends.of_timeout(run, event, at_us)
+        append = self._appends.of_end(run, event, at_us)
         # Its input stands for nothing: after a refusal the run is loaded, and times out again.
         step = Step(Incoming(TimerFired(0)), [event], run.generation)
         run.inflight.append(step)

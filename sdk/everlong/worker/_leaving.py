@@ -81,6 +81,7 @@ class RunReleaser:
         *,
         blocked: bool = False,
         reason: str | None = None,
+        waits_with: int | None = None,
     ) -> None:
         """Hand a run back, with what is not journaled yet as mail."""
         run.releasing = True
@@ -105,6 +106,7 @@ class RunReleaser:
             attempts=self._keeper.activities.hand_back(run),
             mail=mail,
             blobs=blobs or None,
+            waits_with=waits_with,
         )
 
         def settled(result: WriteResult | StoreError) -> None:
@@ -115,7 +117,11 @@ class RunReleaser:
                     self._keeper.forget(run)
                     if release.wake_us is not None:
                         self._keeper.on_asleep(release.wake_us)
-                    self._reclaim(run)
+                    if waits_with is None:
+                        self._reclaim(run)
+                    else:  # Nothing may begin it: what came directly waits with the rest.
+                        self._keeper.reject(run)
+                        self._keeper.on_room()
                 elif not isinstance(result, StoreError):
                     self._keeper.loading.reload(run)
                 elif self._keeper.stopping:

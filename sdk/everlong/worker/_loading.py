@@ -21,6 +21,7 @@ from everlong_engine import (
     CODES,
     AttemptRow,
     AttemptState,
+    CancelRequested,
     LoadedRun,
     MailRow,
     MarkAttempts,
@@ -173,6 +174,8 @@ class RunLoader:
             run.late_mail = []
             self._keeper.pausing.hold(run)
             return False
+        if self._is_put_off(run):
+            return False
         self._arm(run, state.started, state.started_us)
         run.pumping = True  # A lost attempt may be an outcome at once: it waits until all is here.
         try:
@@ -182,6 +185,23 @@ class RunLoader:
                 self._keeper.deliver(row)
         finally:
             run.pumping = False
+        return True
+
+    def _is_put_off(self, run: OwnedRun) -> bool:
+        """Whether it is to begin later: it goes back to the store, with what waits for that. Once
+        it is asked to cancel it never begins."""
+        if run.code.started is not None:
+            return False
+        waiting = [one.event for one in run.mailbox]
+        begins_us = next((one.begins_us for one in waiting if isinstance(one, RunStarted)), None)
+        if begins_us is None or begins_us <= self._engine.clock.now_us():
+            return False
+        run.late_mail = []
+        for event in waiting:
+            if isinstance(event, CancelRequested):
+                self._keeper.end_unbegun(run, event.reason)
+                return True
+        self._keeper.leaving.release(run, begins_us, waits_with=max(run.positions, default=0))
         return True
 
     def _restore_activities(

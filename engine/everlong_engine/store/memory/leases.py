@@ -232,7 +232,8 @@ def release(data: MemoryData, release: Release) -> AppendResult:
     if is_as_known and run is not None and run.owner is None:
         return AppendResult()  # Done before: only its owner leaves its token behind.
     falls_asleep = not release.blocked and not release.mail and release.wake_us != 0
-    if falls_asleep and data.mail_positions(release.execution_id):
+    known = -1 if release.waits_with is None else release.waits_with
+    if falls_asleep and any(one > known for one in data.mail_positions(release.execution_id)):
         return AppendResult(Refusal.MAIL)
     if run is None or not is_as_known:
         return AppendResult(Refusal.FENCED)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from everlong_engine.machine import links
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.events import CODES, CancelRequested
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import Link, Probation, RunRow, RunStatus
 from everlong_engine.store.memory.data import MemoryData, StoredEvent
@@ -83,12 +84,16 @@ def _open_run(
 def deliver(data: MemoryData, to: RunRow, kind: int, body: bytes, now_us: int) -> int:
     """Leave a message for an open run, and have somebody look; its position."""
     position = data.put_mail(to.execution_id, kind, body, None)
-    wake(data, to, now_us)
+    wake(data, to, now_us, kind)
     return position
 
 
-def wake(data: MemoryData, run: RunRow, now_us: int) -> None:
-    """Have somebody look at a run that sleeps; a blocked one stays parked."""
+def wake(data: MemoryData, run: RunRow, now_us: int, kind: int | None = None) -> None:
+    """Have somebody look at a run that sleeps; a blocked one stays parked, and one whose beginning
+    is put off begins when it should, unless it is cancelled."""
+    put_off = run.next_seq == 1 and run.wake_us is not None and run.wake_us > now_us
+    if put_off and kind != CODES[CancelRequested]:
+        return
     if run.owner is None and run.status is RunStatus.RUNNING:
         wake_us = now_us if run.wake_us is None else min(run.wake_us, now_us)
         data.runs.put(run.run_id, replace(run, wake_us=wake_us))

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
-from everlong_engine.model.runs import RunRow, RunStatus
 from everlong_engine.model.writes import (
     Answer,
     AnswerApproval,
@@ -18,7 +17,7 @@ from everlong_engine.model.writes import (
 )
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.data import AskedQuestion, MemoryData
-from everlong_engine.store.memory.links import close_now, ended
+from everlong_engine.store.memory.links import close_now, ended, wake as wake_for_mail
 
 __all__ = [
     "answer_approval",
@@ -49,15 +48,8 @@ def put_message(data: MemoryData, message: Message) -> MessageResult:
         data.requests.put((run.execution_id, message.request_id), b"accepted")
     elif message.sent is not None:
         data.requests.put((run.execution_id, message.sent.name), message.sent.mark)
-    wake_for_mail(data, run, message.now_us)
+    wake_for_mail(data, run, message.now_us, message.kind)
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner, position)
-
-
-def wake_for_mail(data: MemoryData, run: RunRow, now_us: int) -> None:
-    """A run that sleeps has mail to see to."""
-    if run.owner is None and run.status is RunStatus.RUNNING:  # A blocked run stays parked.
-        wake_us = now_us if run.wake_us is None else min(run.wake_us, now_us)
-        data.runs.put(run.run_id, replace(run, wake_us=wake_us))
 
 
 def put_attached(data: MemoryData, execution_id: bytes, attached: Attached) -> None:
@@ -99,9 +91,7 @@ def answer_approval(data: MemoryData, given: AnswerApproval) -> ApprovalResult:
         return ApprovalResult(False)
     data.approvals.put(key, replace(known, answer=given.body, request=given.request))
     data.put_mail(run.execution_id, given.kind, given.body, None)
-    if run.owner is None and run.status is RunStatus.RUNNING:
-        wake_us = given.now_us if run.wake_us is None else min(run.wake_us, given.now_us)
-        data.runs.put(run.run_id, replace(run, wake_us=wake_us))
+    wake_for_mail(data, run, given.now_us)
     return ApprovalResult(True)
 
 

@@ -220,7 +220,10 @@ async def _unless_done(tx: Tx, release: Release, refusal: AppendResult) -> Appen
 
 async def _has_mail(tx: Tx, release: Release) -> bool:
     key = (release.shard, release.execution_id)
-    return await tx.one("has_mail", key) is not None
+    if release.waits_with is None:
+        return await tx.one("has_mail", key) is not None
+    found = await tx.all("mail_positions_of", key)
+    return any(position > release.waits_with for (position,) in found)
 
 
 async def _release_one(tx: Tx, release: Release) -> AppendResult:

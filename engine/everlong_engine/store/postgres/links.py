@@ -13,7 +13,7 @@ from everlong_engine.model.ids import shard_of
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import Link, RunRow, RunStatus
 from everlong_engine.store.postgres.pauses import forget_pause
-from everlong_engine.store.postgres.rows import latest_run, put_mail
+from everlong_engine.store.postgres.rows import latest_run, put_mail, wake_for
 from everlong_engine.store.postgres.statements import Tx
 
 __all__ = [
@@ -118,7 +118,7 @@ async def _open_run(tx: Tx, namespace: str, workflow_id: str, execution_id: byte
 async def deliver(tx: Tx, to: RunRow, kind: int, body: bytes, now_us: int) -> int:
     """Leave a message for an open run, and have somebody look; its position."""
     position = await put_mail(tx, to.shard, to.execution_id, kind, body, None)
-    await tx.run("wake_run", (now_us, to.shard, to.run_id))
+    await wake_for(tx, to, kind, now_us)
     return position
 
 

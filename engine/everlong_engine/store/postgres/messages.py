@@ -20,6 +20,7 @@ from everlong_engine.store.postgres.rows import (
     put_mail,
     read_run,
     sent_before,
+    wake_for,
 )
 from everlong_engine.store.postgres.statements import Tx
 
@@ -52,7 +53,7 @@ async def put_message(tx: Tx, message: Message) -> MessageResult:
     position = await put_mail(
         tx, row.shard, row.execution_id, message.kind, message.body, message.blobs
     )
-    await tx.run("wake_run", (message.now_us, row.shard, row.run_id))
+    await wake_for(tx, row, message.kind, message.now_us)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position)
 
 

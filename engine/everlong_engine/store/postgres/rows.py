@@ -1,9 +1,10 @@
 """Rows that more than one family of writes makes or reads: runs, mail, spilled payloads."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.events import CODES, CancelRequested
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
@@ -20,7 +21,10 @@ __all__ = [
     "run_row",
     "sent_before",
     "told_by_workflow_id",
+    "wake_for",
 ]
+
+_CANCEL_REQUESTED: Final = CODES[CancelRequested]
 
 
 def run_row(values: tuple[Any, ...]) -> RunRow:
@@ -47,6 +51,12 @@ def run_row(values: tuple[Any, ...]) -> RunRow:
         request_id=values[18],
         version=values[19],
     )
+
+
+async def wake_for(tx: Tx, row: RunRow, kind: int, now_us: int) -> None:
+    """Have somebody look at a run for the message that was left for it."""
+    query = "rouse_run" if kind == _CANCEL_REQUESTED else "wake_run"
+    await tx.run(query, (now_us, row.shard, row.run_id))
 
 
 async def read_run(tx: Tx, shard: int, run_id: bytes) -> RunRow | None:

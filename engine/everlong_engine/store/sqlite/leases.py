@@ -226,7 +226,10 @@ def _unless_done(tx: Connection, release: Release, refusal: AppendResult) -> App
 
 def _has_mail(tx: Connection, release: Release) -> bool:
     key = (release.shard, release.execution_id)
-    return tx.execute(SQL["mail_positions_of"], key).fetchone() is not None
+    found = tx.execute(SQL["mail_positions_of"], key)
+    if release.waits_with is None:
+        return found.fetchone() is not None
+    return any(position > release.waits_with for (position,) in found.fetchall())
 
 
 def _release_one(tx: Connection, release: Release) -> AppendResult:

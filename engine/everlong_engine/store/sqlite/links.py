@@ -15,7 +15,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import Link, RunRow, RunStatus
 from everlong_engine.store.sqlite.columns import COLUMNS, wrong
 from everlong_engine.store.sqlite.pauses import forget_pause
-from everlong_engine.store.sqlite.rows import latest_run, put_mail
+from everlong_engine.store.sqlite.rows import latest_run, put_mail, wake_for
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
 __all__ = [
@@ -131,7 +131,7 @@ def _open_run(
 def deliver(tx: Connection, to: RunRow, kind: int, body: bytes, now_us: int) -> int:
     """Leave a message for an open run, and have somebody look; its position."""
     position = put_mail(tx, to.shard, to.execution_id, kind, body, None)
-    tx.execute(SQL["wake_run"], (now_us, to.shard, to.run_id))
+    wake_for(tx, to, kind, now_us)
     return position
 
 

@@ -23,6 +23,7 @@ from everlong_engine.store.sqlite.rows import (
     put_mail,
     read_run,
     sent_before,
+    wake_for,
 )
 from everlong_engine.store.sqlite.statements import SQL
 
@@ -53,7 +54,7 @@ def put_message(tx: Connection, message: Message) -> MessageResult:
     elif message.sent is not None:
         tx.execute(SQL["count_sent"], (*key, message.sent.name, message.sent.mark))
     position = put_mail(tx, row.shard, row.execution_id, message.kind, message.body, message.blobs)
-    tx.execute(SQL["wake_run"], (message.now_us, row.shard, row.run_id))
+    wake_for(tx, row, message.kind, message.now_us)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position)
 
 

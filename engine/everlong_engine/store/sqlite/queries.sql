@@ -295,7 +295,14 @@ RETURNING next_seq - 1;
 
 -- name: wake_run
 -- A message for a run that nobody owns: somebody should look now, and not later than without it: what
--- has waited longest is claimed first. A blocked run stays parked.
+-- has waited longest is claimed first. A blocked run stays parked, and one whose beginning is put off
+-- begins when it should.
+UPDATE runs SET wake_us = min(?1, coalesce(wake_us, ?1))
+WHERE shard = ?2 AND run_id = ?3 AND owner IS NULL AND status = 0
+  AND NOT (next_seq = 1 AND coalesce(wake_us, ?1) > ?1);
+
+-- name: rouse_run
+-- The same for a cancellation, which does not wait for a beginning.
 UPDATE runs SET wake_us = min(?1, coalesce(wake_us, ?1))
 WHERE shard = ?2 AND run_id = ?3 AND owner IS NULL AND status = 0;
 

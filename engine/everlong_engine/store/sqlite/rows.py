@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.errors import StoreError, UndecodablePayload
-from everlong_engine.model.events import CODES, RunTerminated
+from everlong_engine.model.events import CODES, CancelRequested, RunTerminated
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
@@ -24,10 +24,12 @@ __all__ = [
     "run_row",
     "sent_before",
     "told_by_workflow_id",
+    "wake_for",
 ]
 
 
 _RUN: Final = COLUMNS["runs"]
+_CANCEL_REQUESTED: Final = CODES[CancelRequested]
 
 
 def run_row(values: tuple[Any, ...]) -> RunRow:
@@ -169,6 +171,12 @@ def _require_places(tx: Connection, error: OperationalError) -> None:
             "the inbox has no places left: somebody other than Everlong put a row at the end of "
             "its numbers. `everlong verify` names it; put back a copy of the file from before that"
         ) from error
+
+
+def wake_for(tx: Connection, row: RunRow, kind: int, now_us: int) -> None:
+    """Have somebody look at a run for the message that was left for it."""
+    query = "rouse_run" if kind == _CANCEL_REQUESTED else "wake_run"
+    tx.execute(SQL[query], (now_us, row.shard, row.run_id))
 
 
 def put_answers(
