@@ -149,6 +149,7 @@ from everlong_engine.model.runs import (
     VersionCount,
     WorkerRow,
 )
+from everlong_engine.model.statements import SqlValue, Statement
 from everlong_engine.model.tags import (
     TagChanges,
     Tags,
@@ -328,9 +329,11 @@ __all__ = [
     "SideEffectRecorded",
     "SignalReceived",
     "SignalRejected",
+    "SqlValue",
     "StartChild",
     "StartResult",
     "StartRun",
+    "Statement",
     "StoreInfo",
     "TagChanges",
     "TagField",

@@ -12,7 +12,7 @@ callbacks that brings no work to it is only a few turns long.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import Context, copy_context
 from heapq import heappop, heappush
@@ -22,7 +22,10 @@ from typing import Any, Final
 from everlong_engine.engine import Engine
 from everlong_engine.model.errors import EverlongError
 from everlong_engine.model.events import Closing
+from everlong_engine.model.failure import Failure
+from everlong_engine.model.statements import SqlValue, Statement
 from everlong_engine.store.sqlite.inline import InlineDatabase
+from everlong_engine.store.user_sql import ask
 
 __all__ = ["VirtualEngine", "VirtualTime"]
 
@@ -258,6 +261,10 @@ class VirtualEngine(Engine):
         await super().close()
         if self._users == 0:
             self._database.close()
+
+    def sql(self, text: str, values: Mapping[str, SqlValue]) -> list[Any] | Failure:
+        """Run a statement on the tables of users; the rows that it gives, or what is wrong."""
+        return ask(self._database.connection, Statement(text, (values,)))
 
     # ---------------------------------------------------------------------------- who waits
 

@@ -64,6 +64,7 @@ from everlong.exceptions import (
     PayloadTooLarge,
     PlainPayload,
     QueryFailed,
+    StatementFailed,
     StoreError,
     StoreFailed,
     StoreFull,
@@ -91,6 +92,7 @@ from everlong.mapping import MapFailure, MapResult, map_all
 from everlong.registry import Definitions
 from everlong.replayer import ReplayedRun, Replayer
 from everlong.saga import Saga, saga
+from everlong.transactions import Transaction
 from everlong.worker import Worker
 from everlong.workflow import (
     Workflow,
@@ -174,6 +176,7 @@ __all__ = [
     "Retry",
     "Saga",
     "Signal",
+    "StatementFailed",
     "StoreError",
     "StoreFailed",
     "StoreFull",
@@ -181,6 +184,7 @@ __all__ = [
     "TagValue",
     "TamperedPayload",
     "TooManyFailures",
+    "Transaction",
     "UndecodablePayload",
     "UnreadableExport",
     "UnregisteredException",

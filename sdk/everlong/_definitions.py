@@ -71,6 +71,8 @@ class ActivityDefinition:
     exceptions: ExceptionRegistry
     is_async: bool
     process: bool = False
+    transactional: bool = False
+    """Its first parameter is a `Transaction`, which no caller passes."""
 
 
 @dataclass(eq=False)

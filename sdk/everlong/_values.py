@@ -201,7 +201,8 @@ class Value:
 class Parameters:
     """The parameters of one function, stored by name, so that reordering them breaks nothing.
 
-    `hints` are those of `resolve_hints`, if the caller has them already.
+    `hints` are those of `resolve_hints`, if the caller has them already; `given` is how many of the
+    first ones whoever runs the function adds.
     """
 
     def __init__(
@@ -210,10 +211,14 @@ class Parameters:
         *,
         owner: str,
         hints: Mapping[str, object] | None = None,
+        given: int = 0,
     ) -> None:
         self.owner = owner
         hints = resolve_hints(function, owner=owner) if hints is None else hints
         signature = inspect.signature(function)
+        if given:
+            stored = list(signature.parameters.values())[given:]
+            signature = signature.replace(parameters=stored)
         self._fields = tuple(
             _FIELDS.get(parameter.kind, _Field)(parameter, hints.get(parameter.name, Any), owner)
             for parameter in signature.parameters.values()

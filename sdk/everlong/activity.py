@@ -9,7 +9,18 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
 
 import anyio.to_thread
 
@@ -25,6 +36,7 @@ from everlong._definitions import ActivityDefinition
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value, resolve_hints
 from everlong.exceptions import DefinitionError, EverlongError
+from everlong.transactions import Transaction
 from everlong_engine import ON_CANCEL, ActivityOptions, OnCancel, Retry, seconds_us
 
 __all__ = ["Activity", "activity", "complete_later", "heartbeat"]
@@ -68,6 +80,11 @@ class Activity(Generic[P, R]):
         return _scheduled(schedule, definition, self._options, arguments, where)
 
     async def _just_run(self, args: Any, kwargs: Any) -> R:
+        if self.definition.transactional:
+            raise EverlongError(
+                f"activity {self.definition.name} is transactional: a workflow calls it. To test "
+                f"it alone, call {self.__name__}.function(Transaction(), …)"
+            )
         if self.definition.is_async:
             return cast(R, await self.function(*args, **kwargs))
         call = partial(self.function, *args, **kwargs)
@@ -190,6 +207,19 @@ def activity(
     on_cancel: OnCancel = "try",
     process: bool = False,
 ) -> "ActivityDecorator": ...
+@overload
+def activity(
+    *,
+    transactional: Literal[True],
+    name: str | None = None,
+    retry: Retry | None = None,
+    timeout: _Duration | None = None,
+    schedule_to_close: _Duration | None = None,
+    schedule_to_start: _Duration | None = None,
+    heartbeat_timeout: _Duration | None = None,
+    raises: Iterable[type[Exception]] = (),
+    on_cancel: OnCancel = "try",
+) -> "TransactionalDecorator": ...
 def activity(
     function: Callable[..., Any] | None = None,
     /,
@@ -204,6 +234,7 @@ def activity(
     at_most_once: bool = False,
     on_cancel: OnCancel = "try",
     process: bool = False,
+    transactional: bool = False,
 ) -> Any:
     """Make a function an activity: the place for everything that touches the world.
 
@@ -230,6 +261,8 @@ def activity(
             and goes on at once; "wait" asks, and goes on when the attempt has really ended;
             "abandon" asks nobody and leaves the attempt alone. CancelledError comes in each case.
         process: run a plain function in a process pool (for work that holds the interpreter).
+        transactional: its first parameter is a `Transaction`, whose SQL is stored with the
+            activity's completion, or not at all.
 
     Raises:
         DefinitionError: a signature that cannot be recorded, or a name that is taken.
@@ -252,6 +285,7 @@ def activity(
             ),
             raises=tuple(raises),
             process=process,
+            transactional=transactional,
         )
 
     return decorate if function is None else decorate(function)
@@ -266,6 +300,17 @@ class ActivityDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> Activity[P, R]: ...
 
 
+class TransactionalDecorator(Protocol):
+    """The type of `@activity(transactional=True)`: callers do not pass the transaction."""
+
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[Transaction, P], Coroutine[Any, Any, R]], /
+    ) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Transaction, P], R], /) -> Activity[P, R]: ...
+
+
 def _define(
     function: Callable[..., Any],
     *,
@@ -273,6 +318,7 @@ def _define(
     options: ActivityOptions,
     raises: tuple[type[Exception], ...],
     process: bool,
+    transactional: bool,
 ) -> Activity[Any, Any]:
     if isinstance(function, Activity):
         raise DefinitionError(f"{function!r} is an activity already: decorate it once")
@@ -291,13 +337,15 @@ def _define(
             f"activity {function.__qualname__}: process=True is for a plain def; an async def "
             "runs on the worker's loop"
         )
+    if transactional:
+        _check_transactional(function, options, process=process)
     chosen = function.__name__ if name is None else name
     exceptions = ExceptionRegistry(raises)
     exceptions.register_visible(sys.modules[function.__module__])
     definition = ActivityDefinition(
         name=chosen,
         function=function,
-        parameters=Parameters(function, owner=f"activity {chosen}"),
+        parameters=Parameters(function, owner=f"activity {chosen}", given=int(transactional)),
         result=Value(
             resolve_hints(function, owner=f"activity {chosen}").get("return", Any),
             owner=f"the result of activity {chosen}",
@@ -306,10 +354,32 @@ def _define(
         exceptions=exceptions,
         is_async=is_async,
         process=process,
+        transactional=transactional,
     )
     made: Activity[Any, Any] = Activity(function, definition, options)
     registry.register(registry.tables().activities, chosen, made, function, "activities")
     return made
+
+
+def _check_transactional(
+    function: Callable[..., Any], options: ActivityOptions, *, process: bool
+) -> None:
+    name = f"activity {function.__qualname__}"
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    hint = None
+    if first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        hint = resolve_hints(function, owner=name).get(first.name)
+    if hint is not Transaction:
+        raise DefinitionError(
+            f"{name} is transactional: its first parameter is the transaction, as in "
+            f"{function.__name__}(tx: Transaction, …)"
+        )
+    if process:
+        raise DefinitionError(f"{name}: a transaction cannot go to another process; leave process=")
+    if options.at_most_once:
+        raise DefinitionError(
+            f"{name}: what is stored with its completion is stored once; leave at_most_once="
+        )
 
 
 def heartbeat(details: Any = None) -> None:

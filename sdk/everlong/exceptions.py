@@ -21,6 +21,7 @@ handler reads `error.workflow_id` and never parses a text.
     ├── ActivityError               stands for an exception whose class cannot be rebuilt
     │   ├── ActivityTimeout (also TimeoutError)
     │   └── ActivityLost
+    ├── StatementFailed             SQL of a transactional activity: nothing of it was stored
     ├── CompensationFailed          a saga that could not be undone
     ├── TooManyFailures             map_all tolerated fewer
     ├── WorkflowFailed              how a run ended: these four
@@ -114,6 +115,7 @@ __all__ = [
     "PayloadTooLarge",
     "PlainPayload",
     "QueryFailed",
+    "StatementFailed",
     "StoreError",
     "StoreFailed",
     "StoreFull",
@@ -264,6 +266,10 @@ class ActivityLost(ActivityError):
     took effect is unknown: look before you repeat it."""
 
     type: str = "everlong.exceptions.ActivityLost"
+
+
+class StatementFailed(EverlongError):
+    """A statement of a transactional activity failed, so nothing of it was stored."""
 
 
 class WorkflowFailed(EverlongError):

@@ -10,10 +10,12 @@ from enum import Enum
 from typing import TypeAlias
 
 from everlong_engine.model.codec import Blobs
+from everlong_engine.model.failure import Failure
 from everlong_engine.model.outgoing import Outgoing, Target
 from everlong_engine.model.policies import IfClosed, IfOpen, OnParentClose
 from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import AttemptRow, ItemRow, NewRun, Probation, RunStatus, Trim
+from everlong_engine.model.statements import Statement
 from everlong_engine.model.tags import TagChanges
 
 __all__ = [
@@ -66,6 +68,7 @@ class Refusal(Enum):
     FENCED = "the lease was lost, or the history has moved on"
     MAIL = "the inbox holds mail that must be fed first"
     CONFLICT = "a row that this append consumes is gone"
+    STATEMENTS = "a statement that was to be stored with it failed"
 
 
 @dataclass(slots=True)
@@ -103,6 +106,8 @@ class Append:
     """What goes from the beginnings of the channels that it publishes on."""
     pin: str | None = None
     """The version that the run is pinned to with its first append."""
+    statements: tuple[Statement, ...] = ()
+    """Of a transactional activity, whose outcome is the first of the rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,8 @@ class AppendResult:
     """Something was left for other executions: whoever owns them here should look."""
     repeated: bool = field(default=False, compare=False)
     """It was stored before, and the answer was lost."""
+    failure: Failure | None = None
+    """Of a statement, where that is the refusal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from typing import TypeAlias
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.limits import GROUP_APPENDS_MAX
 from everlong_engine.model.writes import AppendResult, Refusal, Write, WriteResult
-from everlong_engine.store.interface import MailGone, Store, Trouble
+from everlong_engine.store.interface import MailGone, StatementsRefused, Store, Trouble
 
 __all__ = ["GroupCommit", "OnResult"]
 
@@ -118,7 +118,8 @@ class GroupCommit:
         """The whole group again, then each alone."""
         try:
             trouble, answer = self._judge(error)
-            if trouble in (Trouble.REPEAT, Trouble.BUSY):
+            known = isinstance(error, (MailGone, StatementsRefused))  # It would be the same again.
+            if trouble in (Trouble.REPEAT, Trouble.BUSY) and not known:
                 logger.warning("a group commit failed (%s); trying again", error)
                 try:
                     results = await self._store.submit([write for write, _ in group])
@@ -143,6 +144,8 @@ class GroupCommit:
             return (await self._store.submit([write]))[0]
         except MailGone:
             return AppendResult(Refusal.CONFLICT)
+        except StatementsRefused as refused:
+            return AppendResult(Refusal.STATEMENTS, failure=refused.failure)
         except Exception as error:
             trouble, answer = self._judge(error)
             if trouble is Trouble.REPEAT:

@@ -17,6 +17,7 @@ from typing import Protocol, TypeAlias
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
+from everlong_engine.model.failure import Failure
 from everlong_engine.model.filters import AnyField, Filter
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
@@ -39,6 +40,7 @@ __all__ = [
     "Problem",
     "Question",
     "RunFilter",
+    "StatementsRefused",
     "Store",
     "StoreInfo",
     "Trouble",
@@ -58,6 +60,14 @@ class Trouble(Enum):
 
 class MailGone(Exception):
     """An append consumes mail that is not there: its group is void, its members go alone."""
+
+
+class StatementsRefused(Exception):
+    """Statements of a user have taken the whole transaction down: likewise."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 @dataclass(frozen=True, slots=True)

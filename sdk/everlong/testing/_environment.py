@@ -18,12 +18,12 @@ from everlong._replay.modes import Modes, current
 from everlong.activity import Activity
 from everlong.client import Client
 from everlong.codec import Codec
-from everlong.exceptions import DefinitionError, EverlongError
+from everlong.exceptions import DefinitionError, EverlongError, StatementFailed
 from everlong.testing._fakes import ActivityCall, Fakes
 from everlong.testing._stuck import Watch
 from everlong.testing._worker import WatchedWorker
 from everlong.workflow import Workflow
-from everlong_engine import limits, seconds_us
+from everlong_engine import Failure, SqlValue, limits, seconds_us
 from everlong_engine.virtual import VirtualEngine, VirtualTime
 
 __all__ = ["Environment"]
@@ -281,6 +281,23 @@ class Environment:
         return self._watch is not None and self._watch.tell_of_blocked()
 
     # ------------------------------------------------------------------------------ activities
+
+    def sql(self, statement: str, /, **values: SqlValue) -> list[tuple[Any, ...]]:
+        """Run one statement on the tables that transactional activities write to.
+
+            env.sql("create table orders (id integer primary key)")
+            assert env.sql("select count(*) from orders where id = :id", id=17) == [(1,)]
+
+        Returns:
+            the rows that it gives.
+
+        Raises:
+            StatementFailed: SQLite's error, or it touches what is Everlong's.
+        """
+        found = self._engine.sql(statement, values)
+        if isinstance(found, Failure):
+            raise StatementFailed(found.message)
+        return found
 
     @overload
     def fake(self, activity: "Activity[P, R]", by: Callable[P, Awaitable[R]], /) -> None: ...

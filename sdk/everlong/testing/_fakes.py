@@ -102,7 +102,7 @@ class Fakes:
         """Let every attempt from now on be the fake's."""
         definition = definition_of(activity, "fake")
         _require_fit(definition, fake)
-        self._plan(definition).fake = fake
+        self._plan(definition).fake = None if fake is definition.function else fake
 
     def put_result(self, activity: Any, result: Any) -> None:
         definition = definition_of(activity, "fake")
@@ -209,7 +209,11 @@ def _require_fit(definition: ActivityDefinition, fake: Any) -> None:
         signature = inspect.signature(fake)
     except (TypeError, ValueError):
         return  # A builtin that does not tell.
-    parameters = inspect.signature(definition.function).parameters.values()
+    taken = inspect.signature(definition.function)
+    parameters = list(taken.parameters.values())
+    if definition.transactional and fake is not definition.function:
+        parameters = parameters[1:]  # Whoever calls it does not pass the transaction.
+        taken = taken.replace(parameters=parameters)
     placed = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     try:
@@ -217,7 +221,7 @@ def _require_fit(definition: ActivityDefinition, fake: Any) -> None:
     except TypeError as error:
         raise DefinitionError(
             f"a fake of activity {definition.name} takes what it takes, "
-            f"{inspect.signature(definition.function)}; this one is {signature}: {error}"
+            f"{taken}; this one is {signature}: {error}"
         ) from None
 
 

@@ -10,13 +10,15 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from everlong._context import activity_context
 from everlong._definitions import ActivityDefinition
+from everlong._failures import encode_exception
 from everlong._records import Records
-from everlong.exceptions import StoreError
+from everlong.exceptions import StatementFailed, StoreError
 from everlong.worker._attempt_rules import (
     always_matters,
     end_of,
@@ -29,6 +31,7 @@ from everlong.worker._attempts import (
     AttemptContext,
     Launch,
     Pools,
+    Raised,
     launch,
 )
 from everlong.worker._deadlines import Deadlines
@@ -43,9 +46,11 @@ from everlong_engine import (
     AttemptRow,
     AttemptState,
     Engine,
+    Failure,
     Halt,
     Input,
     MarkAttempts,
+    Statement,
     WriteResult,
     may_repeat_lost,
 )
@@ -329,11 +334,33 @@ class ActivityRunner:
         # A thread or a process cannot be stopped: its slot stays taken until it ends by itself.
         when_over(activity.work, self.give_back)
 
-    def finish(self, attempt: OpenAttempt, outcome: Input) -> None:
+    def finish(
+        self, attempt: OpenAttempt, outcome: Input, statements: tuple[Statement, ...] = ()
+    ) -> None:
         attempt.abandoned = True
         run = attempt.run
         run.attempts.pop(attempt.scheduled.activity_id, None)
-        self._deliver(run, Incoming(outcome))
+        one = Incoming(outcome)
+        if statements:
+            one.statements, one.attempt = statements, attempt
+        self._deliver(run, one)
+
+    def undone(self, attempt: OpenAttempt, failure: Failure) -> None:
+        """It had succeeded, but what was to be stored with that was refused: it has failed."""
+        attempt.abandoned = False
+        attempt.run.attempts[attempt.scheduled.activity_id] = attempt
+        error = StatementFailed(failure.message)
+        raised = encode_exception(error, attempt.definition.exceptions)
+        self.outcomes.judge(attempt, Raised(replace(raised, retryable=failure.retryable)))
+
+    def not_stored(self, run: OwnedRun) -> tuple[AttemptRow, ...]:
+        """Rows for those that succeeded and whose statements go no further with this worker:
+        nothing of them is stored, so they have not begun."""
+        return tuple(
+            self.row(one.attempt, AttemptState.NOT_BEGUN, details=one.attempt.previous_details)
+            for one in run.mailbox
+            if one.attempt is not None
+        )
 
     # ------------------------------------------------------------------------------- ends
 

@@ -100,7 +100,7 @@ class Appends:
         if closing is not None and not continued:
             # It came too late to be fed: it goes with this append, which may leave no mail behind.
             consumed += run.positions_unfed()
-        return self._append(
+        append = self._append(
             run,
             rows,
             at_us,
@@ -120,6 +120,9 @@ class Appends:
             tags=_tags_set(decisions) if run.code.is_labelled else (),
             trims=run.code.outputs.trims(items) if items else (),
         )
+        if incoming.statements:
+            append.statements = incoming.statements
+        return append
 
     def _decided(
         self,

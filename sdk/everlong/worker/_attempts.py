@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 from everlong._context import CompletedElsewhere
@@ -18,11 +18,12 @@ from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
 from everlong._replay.identity import scheduled_by
 from everlong._tokens import Token
-from everlong.exceptions import EverlongError
+from everlong.exceptions import DefinitionError, EverlongError
+from everlong.transactions import Transaction
 from everlong.worker._owned import OpenAttempt
 from everlong.worker._pool import ProcessDied, ProcessPool, perform_in_process
 from everlong.worker._threads import DaemonThreads
-from everlong_engine import Failure, id_text, pack, unpack
+from everlong_engine import Failure, Statement, id_text, pack, unpack
 
 __all__ = [
     "AttemptContext",
@@ -49,6 +50,8 @@ class Beats(Protocol):
 @dataclass(frozen=True, slots=True)
 class Succeeded:
     result: bytes
+    statements: tuple[Statement, ...] = ()
+    """To be stored with it, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,10 @@ async def perform(
     definition = attempt.definition
     try:
         args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
+        if definition.transactional and function is definition.function:
+            tx = Transaction()
+            value = await function(tx, *args, **kwargs)
+            return Succeeded(definition.result.encode(value), tx.end())
         value = await function(*args, **kwargs)
         return Succeeded(definition.result.encode(value))
     except asyncio.CancelledError as error:
@@ -213,7 +220,7 @@ async def perform(
             raise
         return Raised(encode_exception(error, definition.exceptions))  # Its own doing.
     except CompletedElsewhere:
-        return Later()
+        return _later(definition)
     except BaseException as error:
         return _raised(definition, error)
 
@@ -227,9 +234,13 @@ def _perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised | Later:
     definition = attempt.definition
     try:
         args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
+        if definition.transactional:
+            tx = Transaction()
+            value = definition.function(tx, *args, **kwargs)
+            return Succeeded(definition.result.encode(value), tx.end())
         return Succeeded(definition.result.encode(definition.function(*args, **kwargs)))
     except CompletedElsewhere:
-        return Later()
+        return _later(definition)
     except BaseException as error:
         return _raised(definition, error)
 
@@ -258,6 +269,16 @@ async def _perform_elsewhere(
     if ok:
         return Succeeded(data)
     return Raised(Failure.from_wire(unpack(data)))
+
+
+def _later(definition: ActivityDefinition) -> Later | Raised:
+    if not definition.transactional:
+        return Later()
+    refusal = DefinitionError(
+        f"activity {definition.name} is transactional: what it stores is stored with its "
+        "completion, so nobody can complete it later"
+    )
+    return Raised(replace(encode_exception(refusal, definition.exceptions), retryable=False))
 
 
 def _raised(definition: ActivityDefinition, error: BaseException) -> Raised:

@@ -381,7 +381,12 @@ class RunKeeper:
         if result.refusal is not None:
             logger.debug("%s: %s; driving again", run.workflow_id, result.refusal.value)
             run.answers_first |= result.refusal is Refusal.MAIL and withdraws(step)
+            undone = step.incoming.attempt if result.failure is not None else None
+            if undone is not None:  # It has not succeeded after all: it does not come again.
+                self._void(run.inflight.popleft())
             self.loading.reload(run)
+            if undone is not None and result.failure is not None and not run.dropped:
+                self.activities.undone(undone, result.failure)
             return
         if result.delivered:
             self.engine.mail_arrived()

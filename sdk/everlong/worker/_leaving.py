@@ -92,18 +92,21 @@ class RunReleaser:
         mail = tuple(
             self._keeper.records.outcome(run, one.event, blobs)
             for one in run.mailbox
-            if isinstance(one.event, OUTCOMES) and one.position is None and not one.stored
+            if isinstance(one.event, OUTCOMES)
+            and one.position is None
+            and not (one.stored or one.statements)
         )
+        not_stored = self._keeper.activities.not_stored(run)
         release = Release(
             run.shard,
             run.run_id,
             run.execution_id,
             run.token,
             run.next_seq,
-            0 if mail and not blocked else wake_us,
+            0 if (mail or not_stored) and not blocked else wake_us,
             blocked=blocked,
             reason=reason,
-            attempts=self._keeper.activities.hand_back(run),
+            attempts=not_stored + self._keeper.activities.hand_back(run),
             mail=mail,
             blobs=blobs or None,
             waits_with=waits_with,

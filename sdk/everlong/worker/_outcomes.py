@@ -98,7 +98,8 @@ class OutcomeJudge:
             return
         match outcome:
             case Succeeded():
-                self._runner.finish(attempt, ActivityCompleted(activity_id, outcome.result))
+                completed = ActivityCompleted(activity_id, outcome.result)
+                self._runner.finish(attempt, completed, outcome.statements)
             case Raised():
                 self._failed(attempt, outcome.failure)
             case Died():

@@ -25,6 +25,7 @@ from everlong_engine import (
     MailRow,
     NewRun,
     RunRow,
+    Statement,
     UpdateReceived,
 )
 
@@ -62,6 +63,10 @@ class Incoming:
     """Whoever sent it directly waits for its commit."""
     stored: bool = False
     """An outcome that lies in the inbox as well, for its run is paused."""
+    statements: tuple[Statement, ...] = ()
+    """What is stored with it. It is nothing without them, so it never lies in the inbox."""
+    attempt: "OpenAttempt | None" = None
+    """Whose they are: it has failed if one of them does."""
 
 
 @dataclass(slots=True, eq=False)

@@ -5,11 +5,12 @@ survives them, and nothing survives it. Every shard is 0 here, as in a file (dec
 key carries one.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.failure import Failure
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import (
@@ -22,10 +23,12 @@ from everlong_engine.model.runs import (
     RunStatus,
     WorkerRow,
 )
+from everlong_engine.model.statements import Statement
 from everlong_engine.model.tags import TagChanges, TagValue
 from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.tables import Index, Journal, Table
+from everlong_engine.store.user_sql import UserConnection, run_statements
 
 __all__ = ["AskedQuestion", "HostingWorker", "MemoryData", "StoredApproval", "StoredEvent", "View"]
 
@@ -71,6 +74,8 @@ class MemoryData:
     `before_row` is called before each row is written or removed; what it raises ends the
     transaction, of which nothing stays.
     """
+
+    _sql: UserConnection | None = None
 
     def __init__(self) -> None:
         self._journal = journal = Journal()
@@ -168,11 +173,35 @@ class MemoryData:
         except BaseException:
             self._journal.undo()
             self.last_position = last_position
+            if self._sql is not None and self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
             raise
+        if self._sql is not None and self._sql.in_transaction:
+            self._sql.execute("COMMIT")
         if self._journal:
             self._journal.forget()
             self.commits += 1
         return result
+
+    @property
+    def sql(self) -> UserConnection:
+        """The tables of users, beside the data; made when they are wanted."""
+        if self._sql is None:
+            self._sql = UserConnection(":memory:", isolation_level=None)
+            self._sql.reserve(())
+        return self._sql
+
+    def run_statements(self, statements: Sequence[Statement]) -> Failure | None:
+        """Run them in the transaction at work; what went wrong, and then none has run."""
+        sql = self.sql
+        if not sql.in_transaction:
+            sql.execute("BEGIN")
+        sql.execute("SAVEPOINT one")
+        failure = run_statements(sql, statements)
+        if failure is not None:
+            sql.execute("ROLLBACK TO one")
+        sql.execute("RELEASE one")
+        return failure
 
     def kill(self, view: View) -> None:
         """End the process of `view`, as the system does: its lock is free, and no call of it is

@@ -262,6 +262,9 @@ def append_events(data: MemoryData, append: Append, newest: int) -> AppendResult
     """
     refusal = _refusal(data, append, newest)
     if refusal is None:
+        failure = data.run_statements(append.statements) if append.statements else None
+        if failure is not None:
+            return AppendResult(Refusal.STATEMENTS, failure=failure)
         return _accept(data, append)
     done = _was_done(data, append)
     return AppendResult(repeated=True) if done else AppendResult(refusal)

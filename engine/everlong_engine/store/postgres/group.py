@@ -5,12 +5,15 @@ what is rare is done one by one.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
+from everlong_engine.model.failure import Failure
 from everlong_engine.model.writes import (
     Answer,
     AnswerApproval,
     AnswerMail,
     Append,
+    AppendResult,
     Ask,
     Beat,
     ForgetMail,
@@ -19,6 +22,7 @@ from everlong_engine.model.writes import (
     Pause,
     PauseMany,
     Pin,
+    Refusal,
     Release,
     Report,
     ResetRun,
@@ -49,6 +53,16 @@ from everlong_engine.store.postgres.statements import Tx
 
 __all__ = ["apply_group"]
 
+_NO_STATEMENTS: Final = AppendResult(
+    Refusal.STATEMENTS,
+    failure=Failure(
+        type="everlong.exceptions.StatementFailed",
+        message="transactional activities need a SQLite store; on PostgreSQL, write through a "
+        "connection of your own, under info(ActivityInfo).idempotency_key",
+        retryable=False,
+    ),
+)
+
 
 async def apply_group(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
     """Apply every write; results in the order of the writes."""
@@ -57,6 +71,8 @@ async def apply_group(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
     appends: list[tuple[int, Append]] = []
     for at, write in enumerate(writes):
         match write:
+            case Append() if write.statements:
+                results[at] = _NO_STATEMENTS
             case Append():
                 appends.append((at, write))
             case StartRun():

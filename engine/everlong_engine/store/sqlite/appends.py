@@ -10,12 +10,14 @@ from everlong_engine.store.interface import MailGone
 from everlong_engine.store.sqlite.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 from everlong_engine.store.sqlite.tags import change_tags, tag_values
+from everlong_engine.store.user_sql import UserConnection, run_statements
 
 __all__ = [
     "ACCEPTED",
     "FENCED",
     "MAIL",
     "append_all",
+    "append_with_statements",
     "history_values",
     "item_values",
     "put_approvals",
@@ -64,6 +66,35 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
     for at, append in appends:
         if results[at] is not ACCEPTED and _was_done(tx, append, results[at]):
             results[at] = DONE
+
+
+def append_with_statements(tx: Connection, appends: _Chain, results: list[WriteResult]) -> None:
+    """A group in which some bring statements of users: their runs go one append after the other,
+    each with its statements or not at all."""
+    apart = {append.run_id for _, append in appends if append.statements}
+    plain = [(at, append) for at, append in appends if append.run_id not in apart]
+    if plain:
+        append_all(tx, plain, results)
+    for at, append in appends:
+        if append.run_id in apart:
+            tx.execute("SAVEPOINT one")
+            result = results[at] = _append_one(tx, append)
+            if result.refusal is not None:
+                tx.execute("ROLLBACK TO one")
+            tx.execute("RELEASE one")
+
+
+def _append_one(tx: Connection, append: Append) -> AppendResult:
+    found: list[WriteResult] = [None]
+    append_all(tx, [(0, append)], found)
+    result = found[0]
+    assert isinstance(result, AppendResult)
+    if result.refusal is None and append.statements and not result.repeated:
+        assert isinstance(tx, UserConnection)
+        failure = run_statements(tx, append.statements)
+        if failure is not None:
+            return AppendResult(Refusal.STATEMENTS, failure=failure)
+    return result
 
 
 def _was_done(tx: Connection, append: Append, result: WriteResult) -> bool:

@@ -18,8 +18,9 @@ import aiosqlite
 
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, UndecodablePayload
 from everlong_engine.store.interface import Trouble
-from everlong_engine.store.sqlite.columns import guard
+from everlong_engine.store.sqlite.columns import COLUMNS, guard
 from everlong_engine.store.sqlite.files import Place, refuse_foreign
+from everlong_engine.store.user_sql import UserConnection
 
 __all__ = [
     "BUSY_TIMEOUT_S",
@@ -217,6 +218,7 @@ def connect_writer(
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
     connection.execute("PRAGMA cell_size_check = ON")
     connection.execute("PRAGMA trusted_schema = OFF")
+    connection.reserve(COLUMNS)
     return connection
 
 
@@ -228,7 +230,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def _connect(path: Path, mode: str) -> UserConnection:
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     options: dict[str, Any] = {
         "uri": True,
@@ -237,6 +239,6 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
         "cached_statements": STATEMENTS_CACHED,
         "check_same_thread": False,
     }
-    connection: sqlite3.Connection = sqlite3.connect(uri, **options)
+    connection = UserConnection(uri, **options)
     guard(connection)
     return connection

@@ -1,8 +1,9 @@
 """A group of writes in one transaction: plain functions on a `sqlite3.Connection`.
 
-Runs on the writer's thread in production and inline in simulation. No user code runs in here, and
-nothing waits. What many runs do at once (starts, appends, closings) is done by a few statements
-with many rows; what is rare is done one by one.
+Runs on the writer's thread in production and inline in simulation. No user code runs in here but
+the statements of transactional activities, within bounds, and nothing waits. What many runs do at
+once (starts, appends, closings) is done by a few statements with many rows; what is rare is done
+one by one.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ from everlong_engine.model.writes import (
     Write,
     WriteResult,
 )
-from everlong_engine.store.sqlite.appends import append_all
+from everlong_engine.store.sqlite.appends import append_all, append_with_statements
 from everlong_engine.store.sqlite.leases import mark_attempts, release_all
 from everlong_engine.store.sqlite.messages import (
     answer_approval,
@@ -81,10 +82,13 @@ def _apply(tx: Connection, writes: Sequence[Write]) -> list[WriteResult]:
     results: list[WriteResult] = [None] * len(writes)
     starts: list[tuple[int, StartRun]] = []
     appends: list[tuple[int, Append]] = []
+    append = append_all
     for at, write in enumerate(writes):
         match write:
             case Append():
                 appends.append((at, write))
+                if write.statements:
+                    append = append_with_statements
             case StartRun():
                 starts.append((at, write))
             case _:
@@ -92,7 +96,7 @@ def _apply(tx: Connection, writes: Sequence[Write]) -> list[WriteResult]:
     if starts:
         start_runs(tx, starts, results)
     if appends:
-        append_all(tx, appends, results)
+        append(tx, appends, results)
     send_all(tx, writes, results)
     if len(starts) + len(appends) < len(writes):
         releases: list[tuple[int, Release]] = []

@@ -23,10 +23,11 @@ from typing import Final, TypeVar
 
 from everlong_engine.model.errors import StoreError, StoreOwned
 from everlong_engine.store.sqlite.access import Access
-from everlong_engine.store.sqlite.columns import guard
+from everlong_engine.store.sqlite.columns import COLUMNS, guard
 from everlong_engine.store.sqlite.connection import STATEMENTS_CACHED, store_error
 from everlong_engine.store.sqlite.files import prepare_schema
 from everlong_engine.store.sqlite.store import SqliteStore
+from everlong_engine.store.user_sql import UserConnection
 
 __all__ = ["InlineDatabase", "InlineHop"]
 
@@ -149,12 +150,13 @@ class InlineWatch:
         pass  # The connection is the database itself.
 
 
-def _connect() -> sqlite3.Connection:
-    connection = sqlite3.connect(
+def _connect() -> UserConnection:
+    connection = UserConnection(
         ":memory:", isolation_level=None, cached_statements=STATEMENTS_CACHED
     )
     connection.execute("PRAGMA trusted_schema = OFF")
     guard(connection)
+    connection.reserve(COLUMNS)
     return connection
 
 

@@ -1,0 +1,128 @@
+"""`Transaction`: SQL that an activity wants stored with its own completion, or not at all."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from everlong._texts import storable
+from everlong.exceptions import EverlongError, InvalidArguments
+from everlong_engine import SqlValue, Statement
+
+__all__ = ["Transaction"]
+
+_BYTES_MAX: Final = 32_000_000
+_INT_BITS: Final = 64
+
+
+class Transaction:
+    """What the first parameter of a transactional activity is: SQL for the store's own database.
+
+        @activity(transactional=True)
+        async def save(tx: Transaction, order: Order) -> None:
+            tx.execute(
+                "insert into orders (id, amount) values (:id, :amount)",
+                {"id": order.id, "amount": order.amount},
+            )
+
+    Statements are kept until the activity has returned. Then they run, in order, in the very
+    transaction that records its completion: either both are stored, or neither is, whatever crashes
+    when. If one fails, none has run, and the attempt has failed with `StatementFailed`: it is tried
+    again as its `retry` says.
+
+    What people get wrong: nothing runs at the call, so nothing can be read here. Read with a
+    connection of your own, before or behind.
+    """
+
+    def __init__(self) -> None:
+        self._statements: list[Statement] = []
+        self._bytes = 0
+        self._over = False
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """What was asked for so far, in order; for tests that call the function themselves."""
+        return tuple(self._statements)
+
+    def execute(self, sql: str, values: Mapping[str, SqlValue] | None = None) -> None:
+        """One statement, once.
+
+        Args:
+            sql: one statement, its parameters by name, as `:name`; tables may be made, too.
+            values: one for each name: None, bool, int, float, str or bytes.
+
+        Raises:
+            InvalidArguments: a value that no column holds, no text, or more than 32 MB in all.
+        """
+        self._add(Statement(self._text(sql), (self._row({} if values is None else values),)))
+
+    def executemany(self, sql: str, rows: Iterable[Mapping[str, SqlValue]]) -> None:
+        """One statement, once for each row of values. No rows: nothing is done.
+
+        Raises:
+            InvalidArguments: as `execute`.
+        """
+        text = self._text(sql)
+        self._add(Statement(text, tuple(self._row(row) for row in rows), many=True))
+
+    def end(self) -> tuple[Statement, ...]:
+        """Not public: what it has come to. The attempt is over."""
+        self._over = True
+        return tuple(self._statements)
+
+    def _add(self, statement: Statement) -> None:
+        if self._over:
+            raise EverlongError(
+                "this transaction is over: its activity has returned, and what it asked for is on "
+                "its way. Await what you start before you return"
+            )
+        if self._bytes > _BYTES_MAX:
+            raise InvalidArguments(
+                f"a transactional activity may store {_BYTES_MAX // 1_000_000} MB: everybody else "
+                "waits meanwhile. Split the work into several calls"
+            )
+        self._statements.append(statement)
+
+    def _text(self, sql: Any) -> str:
+        if not isinstance(sql, str) or not sql.strip():
+            raise InvalidArguments(f"sql={sql!r:.60}: give one SQL statement as text")
+        if "\0" in sql:
+            raise InvalidArguments("sql: a statement holds no NUL character")
+        self._bytes += len(sql)
+        return storable(sql, "sql")
+
+    def _row(self, values: Any) -> Mapping[str, SqlValue]:
+        if not isinstance(values, Mapping):
+            raise InvalidArguments(
+                f'values={values!r:.60}: name them, as {{"id": 17}} for a statement with :id'
+            )
+        return {str(name): self._value(name, value) for name, value in values.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+    def _value(self, name: object, value: Any) -> SqlValue:
+        if not isinstance(name, str):
+            raise InvalidArguments(f"{name!r:.60} is no parameter's name: give a text")
+        match value:
+            case None | bool():
+                return value
+            case str():
+                self._bytes += len(value)
+                return storable(value, name)
+            case bytes():
+                self._bytes += len(value)
+                return value
+            case int() if -(1 << _INT_BITS - 1) <= value < 1 << _INT_BITS - 1:
+                self._bytes += 8
+                return value
+            case int():
+                raise InvalidArguments(
+                    f"{name}: {value:.3e} is over the {_INT_BITS} bits of a column: pass it as text"
+                )
+            case float() if not math.isnan(value):
+                self._bytes += 8
+                return value
+            case float():
+                raise InvalidArguments(f"{name} is NaN, which a column keeps as NULL: pass None")
+            case _:
+                raise InvalidArguments(
+                    f"{name} is a {type(value).__name__}: pass None, bool, int, float, str or "
+                    "bytes, such as str(…) or .isoformat() of it"
+                )
