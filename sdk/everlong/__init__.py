@@ -48,6 +48,7 @@ from everlong.exceptions import (
     ForbiddenCall,
     ForeignFile,
     ImportRefused,
+    InterceptorError,
     InvalidArguments,
     InvalidFilter,
     InvalidTag,
@@ -87,6 +88,7 @@ from everlong.exceptions import (
     WorkflowTerminated,
     WorkflowTimedOut,
 )
+from everlong.interceptors import ContextPropagator, Interceptor
 from everlong.labels import TagValue, literal, set_memo, set_tags
 from everlong.mapping import MapFailure, MapResult, map_all
 from everlong.registry import Definitions
@@ -131,6 +133,7 @@ __all__ = [
     "ChildWorkflow",
     "Client",
     "CompensationFailed",
+    "ContextPropagator",
     "DefinitionError",
     "Definitions",
     "EndlessDrive",
@@ -142,6 +145,8 @@ __all__ = [
     "ForeignFile",
     "HistoryEvent",
     "ImportRefused",
+    "Interceptor",
+    "InterceptorError",
     "InvalidArguments",
     "InvalidFilter",
     "InvalidTag",

@@ -8,6 +8,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, TypeVarTuple, ov
 from everlong.client import Client, WorkflowHandle
 from everlong.codec import Codec
 from everlong.exceptions import WorkflowFault
+from everlong.interceptors import Interceptor
 from everlong.worker import Worker
 from everlong.workflow import Workflow
 
@@ -33,6 +34,7 @@ def run(
     db: str | Path = "everlong.db",
     id: str | None = None,
     codecs: Sequence[Codec] = (),
+    interceptors: Sequence[Interceptor] = (),
 ) -> R: ...
 @overload
 def run(
@@ -42,6 +44,7 @@ def run(
     db: str | Path,
     id: str | None = None,
     codecs: Sequence[Codec] = (),
+    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -52,6 +55,7 @@ def run(
     db: str | Path = "everlong.db",
     id: str | None,
     codecs: Sequence[Codec] = (),
+    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -63,6 +67,7 @@ def run(
     db: str | Path,
     id: str | None = None,
     codecs: Sequence[Codec] = (),
+    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -74,6 +79,7 @@ def run(
     db: str | Path = "everlong.db",
     id: str | None,
     codecs: Sequence[Codec] = (),
+    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -86,6 +92,7 @@ def run(
     db: str | Path,
     id: str | None = None,
     codecs: Sequence[Codec] = (),
+    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -98,6 +105,7 @@ def run(
     db: str | Path = "everlong.db",
     id: str | None,
     codecs: Sequence[Codec] = (),
+    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R: ...
 def run(  # type: ignore[misc]  # its options stand beside the workflow's own
@@ -107,6 +115,7 @@ def run(  # type: ignore[misc]  # its options stand beside the workflow's own
     db: str | Path = "everlong.db",
     id: str | None = None,
     codecs: Sequence[Codec] = (),
+    interceptors: Sequence[Interceptor] = (),
     **kwargs: Any,
 ) -> R:
     """Run a workflow to its end and return its result. For scripts; not inside a running loop.
@@ -123,7 +132,8 @@ def run(  # type: ignore[misc]  # its options stand beside the workflow's own
     """
 
     async def main() -> R:
-        async with Client.connect(db, codecs=codecs) as client, Worker(client):
+        connected = Client.connect(db, codecs=codecs, interceptors=interceptors)
+        async with connected as client, Worker(client):
             name = id or workflow.definition.name
             handle = await client.start(workflow, *args, id=name, **kwargs)
             return await _result_or_fault(handle)

@@ -354,12 +354,11 @@ def _changed(event: Event, by: _Change) -> Event:
         case RunContinuedAsNew():
             arguments = by.payload("arguments", event.arguments)
             return replace(event, arguments=arguments, carried=_carried(event.carried, by))
-        case ChildScheduled():
-            arguments = by.payload("arguments", event.arguments)
-            return replace(event, arguments=arguments, memo=_memo(event.memo, by))
         case MemoSet():
             return replace(event, memo=by.payload("memo", event.memo))
-        case ActivityScheduled() | UpdateReceived():
+        case ActivityScheduled() | ChildScheduled():
+            return _changed_call(event, by)
+        case UpdateReceived():
             return replace(event, arguments=by.payload("arguments", event.arguments))
         case ActivityCompleted() | RunCompleted() | UpdateCompleted():
             return replace(event, result=by.payload("result", event.result))
@@ -417,7 +416,17 @@ def _changed_start(event: RunStarted, by: _Change) -> RunStarted:
     if reason is not None:
         reason = by.text("cancel reason", reason)
     changed = replace(event, arguments=arguments, carried=carried, memo=memo)
-    return replace(changed, reset=reset, cancel_reason=reason)
+    headers = _headers(event.headers, by)
+    return replace(changed, reset=reset, cancel_reason=reason, headers=headers)
+
+
+def _changed_call(
+    event: ActivityScheduled | ChildScheduled, by: _Change
+) -> ActivityScheduled | ChildScheduled:
+    arguments, headers = by.payload("arguments", event.arguments), _headers(event.headers, by)
+    if isinstance(event, ChildScheduled):
+        return replace(event, arguments=arguments, headers=headers, memo=_memo(event.memo, by))
+    return replace(event, arguments=arguments, headers=headers)
 
 
 def _changed_end(event: ChildClosed, by: _Change) -> ChildClosed:
@@ -441,16 +450,25 @@ def _memo(memo: bytes, by: _Change) -> bytes:
     return by.payload("memo", memo) if memo else b""
 
 
+def _headers(headers: bytes, by: _Change) -> bytes:
+    """Likewise."""
+    return by.payload("headers", headers) if headers else b""
+
+
 def _holds_sealed(event: Event) -> bool:
     match event:
         case RunStarted():
-            secrets = (event.arguments, event.memo, *(one for _, one in event.carried))
+            beside = (event.memo, event.headers)
+            secrets = (event.arguments, *beside, *(one for _, one in event.carried))
             return any(is_sealed(one) for one in secrets)
         case RunContinuedAsNew():
             return is_sealed(event.arguments) or any(is_sealed(one) for _, one in event.carried)
         case ChildScheduled():
-            return is_sealed(event.arguments) or is_sealed(event.memo)
-        case ActivityScheduled() | UpdateReceived():
+            secrets = (event.arguments, event.memo, event.headers)
+            return any(is_sealed(one) for one in secrets)
+        case ActivityScheduled():
+            return is_sealed(event.arguments) or is_sealed(event.headers)
+        case UpdateReceived():
             return is_sealed(event.arguments)
         case ChildClosed():
             data = event.result if event.failure is None else event.failure.data

@@ -47,6 +47,7 @@ class ChildOptions:
     execution_timeout_us: int | None = None
     tags: Tags = ()
     memo: bytes = b""
+    headers: bytes = b""
 
 
 DEFAULTS: Final = ChildOptions()

@@ -5,6 +5,7 @@ handler reads `error.workflow_id` and never parses a text.
 
     EverlongError
     ├── DefinitionError
+    ├── InterceptorError
     ├── InvalidArguments (also TypeError)
     ├── InvalidFilter (also ValueError)
     ├── InvalidTag (also ValueError)
@@ -99,6 +100,7 @@ __all__ = [
     "ForbiddenCall",
     "ForeignFile",
     "ImportRefused",
+    "InterceptorError",
     "InvalidArguments",
     "InvalidFilter",
     "InvalidTag",
@@ -145,6 +147,10 @@ class DefinitionError(EverlongError):
 
     function: str | None = None
     parameter: str | None = None
+
+
+class InterceptorError(EverlongError):
+    """An interceptor is at fault. The message names its method, and tells what it did."""
 
 
 class InvalidArguments(EverlongError, TypeError):

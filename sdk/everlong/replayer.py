@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from everlong import registry
 from everlong._definitions import WorkflowDefinition
+from everlong._interception import Hooks, hooks_for_workflows
 from everlong._records import Records
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
 from everlong._replay.history import end_of_pair, replay
@@ -30,6 +31,7 @@ from everlong.exceptions import (
     WorkflowFault,
     WorkflowNotFound,
 )
+from everlong.interceptors import Interceptor
 from everlong.workflow import Workflow
 from everlong_engine import LoadedRun, RunRow, id_text
 
@@ -93,10 +95,15 @@ class Replayer:
     Args:
         workflows: functions decorated with `@workflow`; all that are imported unless given.
         codecs: what opens encrypted payloads, as for `Client.connect`.
+        interceptors: those of the worker, as far as they decide anything themselves.
     """
 
     def __init__(
-        self, workflows: Iterable[Workflow[..., Any]] | None = None, *, codecs: Sequence[Codec] = ()
+        self,
+        workflows: Iterable[Workflow[..., Any]] | None = None,
+        *,
+        codecs: Sequence[Codec] = (),
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         known = registry.workflows.values() if workflows is None else workflows
         self._workflows: dict[str, WorkflowDefinition] = {
@@ -109,6 +116,7 @@ class Replayer:
                 )
             self._workflows[one.definition.name] = one.definition
         self._records = Records(codecs)
+        self._hooks = hooks_for_workflows(Hooks(interceptors))
         guard.install()
         asyncio_adapter.install_as_completed()
         anyio_adapter.install()
@@ -182,6 +190,7 @@ class Replayer:
         code = WorkflowRun(definition, id_text(loaded.row.run_id), registry.signals)
         code.loop.conceals = self._records.conceals
         code.history_bytes = loaded.history_bytes
+        code.hooks = self._hooks
         return code
 
 

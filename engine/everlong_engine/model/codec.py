@@ -83,7 +83,7 @@ def _special(event: Event) -> tuple[Any, ...] | None:
     match event:
         case ActivityScheduled():
             options = event.options.to_wire()
-            return (
+            wire = (
                 event.activity_id,
                 event.activity,
                 event.arguments,
@@ -91,6 +91,7 @@ def _special(event: Event) -> tuple[Any, ...] | None:
                 event.where,
                 event.began,
             )
+            return (*wire, event.headers) if event.headers else wire
         case ActivityFailed():
             return (event.activity_id, event.failure.to_wire(), event.attempts, event.run)
         case RunFailed():
@@ -120,7 +121,9 @@ def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
         only = attrgetter(names[0])
         return lambda event: (only(event),)
     every: Callable[[Event], tuple[Any, ...]] = attrgetter(*names)
-    return _started(every) if kind is RunStarted else every
+    if kind is RunStarted:
+        return _started(every)
+    return _headed(every) if kind is ChildScheduled else every
 
 
 _RESET: Final = [field.name for field in fields(RunStarted)].index("reset")
@@ -133,12 +136,22 @@ def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tup
 
     def fields_of(event: Event) -> tuple[Any, ...]:
         found = every(event)
-        if found[_BEGINS] is None:
-            found = found[:_BEGINS]
+        if not found[-1]:  # No headers.
+            found = found[:_BEGINS] if found[_BEGINS] is None else found[:-1]
         reset = found[_RESET]
         if reset is None:
             return found
         return *found[:_RESET], reset.to_wire(), *found[_RESET + 1 :]
+
+    return fields_of
+
+
+def _headed(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
+    """Wire fields of a kind that ends with headers: where there are none, nothing is written."""
+
+    def fields_of(event: Event) -> tuple[Any, ...]:
+        found = every(event)
+        return found if found[-1] else found[:-1]
 
     return fields_of
 
@@ -269,6 +282,7 @@ def _build_scheduled(
     options: Any,
     where: str,
     began: bool = False,
+    headers: bytes = b"",
 ) -> ActivityScheduled:
     if (
         version != SCHEMA_VERSION
@@ -277,11 +291,12 @@ def _build_scheduled(
         or type(activity) is not str
         or type(arguments) is not bytes
         or type(where) is not str
+        or type(headers) is not bytes
         or type(began) is not bool
     ):
         raise _Misfit
     return ActivityScheduled(
-        activity_id, activity, arguments, ActivityOptions.from_wire(options), where, began
+        activity_id, activity, arguments, ActivityOptions.from_wire(options), where, began, headers
     )
 
 

@@ -111,6 +111,9 @@ class RunStarted:
     """Why it was asked; None where nobody asked, or before it was kept."""
     begins_us: int | None = None
     """It is not fed before this instant."""
+    headers: bytes = b""
+    """What travels beside the arguments: a payload, or nothing. Not written where there is none,
+    here and wherever else there are headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +272,7 @@ class ActivityScheduled:
     where: str
     began: bool = False
     """A slot was free at the commit: the first attempt may have begun right behind it."""
+    headers: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +364,7 @@ class ChildScheduled:
     memo: bytes = b""
     on_cancel: str = "try"
     """What cancelling the call does: "wait" for the child's end, "try", or "abandon" it."""
+    headers: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,9 @@ FILTER_VALUES_MAX: Final = 500
 MEMO_BYTES_MAX: Final = 64 * 1024
 """It is carried from run to run, and shown with every look at the execution."""
 
+HEADERS_BYTES_MAX: Final = 16 * 1024
+"""Of one event: they travel along with everything that it leads to."""
+
 PAYLOAD_BYTES_MAX: Final = 2_000_000
 PAYLOAD_INLINE_BYTES_MAX: Final = 64 * 1024
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from everlong._definitions import WorkflowDefinition
+from everlong._interception import Hooks
 from everlong._replay.loop import WorkflowLoop
 from everlong.exceptions import WorkflowFault
 from everlong_engine import Decision, RunStarted
@@ -22,6 +23,8 @@ class Ledger(Protocol):
     """What the code has decided in this drive."""
     recorded: Sequence[Decision] | None
     """What the history holds behind the input that is fed; None live."""
+    hooks: Hooks | None
+    """Interceptors around its code, if there are any."""
 
     def require_live(self) -> None:
         """Raise unless the code may still decide something."""

@@ -13,7 +13,7 @@ from everlong._replay import asyncio_adapter
 from everlong.exceptions import EverlongError, QueryFailed, UndecodablePayload
 from everlong_engine import unpack
 
-__all__ = ["answer_query", "arguments_for", "call_live"]
+__all__ = ["answer_query", "arguments_for", "call_live", "headers_beside"]
 
 T = TypeVar("T")
 
@@ -49,9 +49,16 @@ def call_live(function: Callable[[], T]) -> T:
 
 
 def answer_query(
-    handlers: Mapping[str, QueryHandler], workflow_id: str, name: str, arguments: bytes
+    handlers: Mapping[str, QueryHandler],
+    workflow_id: str,
+    name: str,
+    arguments: bytes,
+    around: Callable[[QueryHandler, Any, Any], Any] | None,
 ) -> bytes:
     """Answer from the state as it stands. Changes nothing.
+
+    Args:
+        around: calls the handler with its arguments, if that is not all.
 
     Raises:
         QueryFailed: no such query, or its handler raised.
@@ -64,7 +71,11 @@ def answer_query(
         )
     try:
         args, kwargs = arguments_for(handler.parameters, arguments)
-        answer: bytes = handler.result.encode(call_live(lambda: handler.function(*args, **kwargs)))
+        if around is None:
+            value = call_live(lambda: handler.function(*args, **kwargs))
+        else:
+            value = around(handler, args, kwargs)
+        answer: bytes = handler.result.encode(value)
     except BaseException as error:
         # SystemExit as well: a stranger's question must not end the worker's process.
         raise QueryFailed(
@@ -77,9 +88,19 @@ def arguments_for(parameters: Any, arguments: bytes) -> tuple[Any, Any]:
     """By a handler's own signature and types; whoever sent them knows neither."""
     sent: Any = unpack(arguments)
     match sent:
-        case [list() as args, dict() as kwargs]:  # pyright: ignore[reportUnknownVariableType]
+        case [list() as args, dict() as kwargs, *_]:  # pyright: ignore[reportUnknownVariableType]
             encoded: bytes = parameters.encode(args, kwargs)
             decoded: tuple[Any, Any] = parameters.decode(encoded)
             return decoded
         case _:
             raise UndecodablePayload(reason="the arguments are damaged")
+
+
+def headers_beside(arguments: bytes) -> bytes:
+    """What travels beside the arguments of a query or an update, if anything does."""
+    sent: Any = unpack(arguments)
+    match sent:
+        case [_, _, bytes(headers)]:
+            return headers
+        case _:
+            return b""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from everlong._definitions import WorkflowDefinition
+from everlong._interception import Hooks
 from everlong._replay.run import WorkflowRun
 from everlong_engine import Decision, Input
 
@@ -30,7 +31,11 @@ class Modes:
     """Called behind each replay of a prefix, with the number of inputs that were fed."""
 
     def new_run(
-        self, definition: WorkflowDefinition, run_id: str, signals: Mapping[str, Any]
+        self,
+        definition: WorkflowDefinition,
+        run_id: str,
+        signals: Mapping[str, Any],
+        hooks: Hooks | None = None,
     ) -> WorkflowRun:
         """A run's code before its first input."""
         if self.always_replay:
@@ -38,6 +43,7 @@ class Modes:
         else:
             run = WorkflowRun(definition, run_id, signals)
         run.forgets = self.forgets
+        run.hooks = hooks
         return run
 
 
@@ -90,6 +96,7 @@ class _ReplayedRun(WorkflowRun):
         """Raises NondeterminismError; the run is then parked with nothing of this input stored."""
         code = WorkflowRun(self.definition, self.run_id, self._types)
         code.loop.conceals = self.loop.conceals
+        code.hooks = self.hooks
         seq = 1
         try:
             for event, at_us, made, events in self._fed:

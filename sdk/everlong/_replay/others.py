@@ -7,6 +7,7 @@ is waited for. One that was started has a handle, and goes on whoever waits for 
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
@@ -14,6 +15,7 @@ from everlong._context import user_line
 from everlong._definitions import WorkflowDefinition
 from everlong._failures import ExceptionRegistry, decode_failure
 from everlong._replay.identity import Named, naming_seed_of, workflow_id_of
+from everlong._replay.intercepting import call_child
 from everlong._replay.loop import WorkflowFuture
 from everlong._texts import ID_CHARS_MAX
 from everlong.children import ChildOptions
@@ -25,6 +27,7 @@ from everlong.exceptions import (
     WorkflowCancelled,
     WorkflowClosed,
     WorkflowFailed,
+    WorkflowFault,
     WorkflowNotFound,
     WorkflowTerminated,
     WorkflowTimedOut,
@@ -133,6 +136,18 @@ class Others:
         self, definition: WorkflowDefinition, options: ChildOptions, arguments: bytes, where: str
     ) -> Any:
         """Run a workflow as a child, and return its result."""
+        hooks = self._run.hooks
+        if hooks is None or not hooks.call_child:
+            return await self._call(definition, options, arguments, where)
+
+        async def begins(changed: bytes, headers: bytes) -> Any:
+            return await self._call(definition, replace(options, headers=headers), changed, where)
+
+        return await call_child(self._run, hooks, definition, arguments, begins, waits=True)
+
+    async def _call(
+        self, definition: WorkflowDefinition, options: ChildOptions, arguments: bytes, where: str
+    ) -> Any:
         child = self._schedule(definition, options, arguments, where, wants_start=False)
         try:
             return await child.end.wait(self._run.loop.create_future)
@@ -146,6 +161,26 @@ class Others:
         self, definition: WorkflowDefinition, options: ChildOptions, arguments: bytes, where: str
     ) -> Child:
         """Begin a child, and return it once it is there."""
+        hooks = self._run.hooks
+        if hooks is None or not hooks.call_child:
+            return await self._start(definition, options, arguments, where)
+
+        async def begins(changed: bytes, headers: bytes) -> Child:
+            return await self._start(definition, replace(options, headers=headers), changed, where)
+
+        begun = await call_child(self._run, hooks, definition, arguments, begins, waits=False)
+        if not isinstance(begun, Child):
+            self._run.stop_with(
+                WorkflowFault(
+                    "call_child of an interceptor returned something else than came back from "
+                    f"next() for {definition.name}.start(…): {begun!r:.80}"
+                )
+            )
+        return begun
+
+    async def _start(
+        self, definition: WorkflowDefinition, options: ChildOptions, arguments: bytes, where: str
+    ) -> Child:
         child = self._schedule(definition, options, arguments, where, wants_start=True)
         try:
             await child.start.wait(self._run.loop.create_future)
@@ -191,6 +226,7 @@ class Others:
             options.tags,
             options.memo,
             "try" if wants_start else options.on_cancel,
+            options.headers,
         )
         run.made.append(decision)
         child = self._children[number] = Child(decision, definition)

@@ -17,17 +17,18 @@ A fault found by the engine flags the run and stops its loop for good, whatever 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from random import Random
 from typing import Any, Final, NoReturn
 
-from everlong._context import QueryHandler, UpdateHandler, user_line
+from everlong._context import QueryHandler, UpdateHandler
 from everlong._definitions import ActivityDefinition, WorkflowDefinition
 from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
-from everlong._replay import asyncio_adapter
+from everlong._interception import Hooks
+from everlong._replay import asyncio_adapter, intercepting
 from everlong._replay.activity_future import ActivityFuture
 from everlong._replay.approvals import Approvals
 from everlong._replay.cancelling import Cancellation
@@ -52,6 +53,7 @@ from everlong._replay.others import ANSWERS, Others
 from everlong._replay.outputs import Outputs
 from everlong._replay.roll_over import RollOver
 from everlong._replay.signals import Signals
+from everlong._replay.timers import cancel_timer, start_timer
 from everlong._replay.updates import Updates
 from everlong.exceptions import (
     ActivityLost as ActivityLostError,
@@ -83,9 +85,7 @@ from everlong_engine import (
     RunStarted,
     SignalReceived,
     SignalRejected,
-    TimerCancelled,
     TimerFired,
-    TimerStarted,
     UpdateReceived,
     limits,
 )
@@ -111,6 +111,7 @@ class WorkflowRun:
         self.queries: dict[str, QueryHandler] = {}
         self.history_events = 0
         self.history_bytes = 0
+        self.hooks: Hooks | None = None
         self.forgets = False  # Begins anew at every checkpoint, to show what is not carried.
         self.closed = False
         self._signals = Signals(signal_types)
@@ -254,8 +255,8 @@ class WorkflowRun:
         future.set_exception(decode_failure(event.failure, future.definition.exceptions))
 
     def take_timed_out(self, event: ActivityTimedOut) -> None:
-        future = self._take_activity(event.activity_id, event)
-        future.set_exception(ActivityTimeout(kind=event.timeout))
+        error = ActivityTimeout(kind=event.timeout)
+        self._take_activity(event.activity_id, event).set_exception(error)
 
     def take_lost(self, event: ActivityLost) -> None:
         self._take_activity(event.activity_id, event).set_exception(ActivityLostError())
@@ -308,7 +309,7 @@ class WorkflowRun:
         """The workflow function, and how it ends: a closing decision, or a fault."""
         definition = self.definition
         try:
-            value = await definition.function(*args, **kwargs)
+            value = await self._perform(args, kwargs)
         except asyncio.CancelledError as error:
             reason = self._cancellation.reason
             if reason is not None:
@@ -329,6 +330,11 @@ class WorkflowRun:
                 self._flag(WorkflowFault(str(error)))
                 return
             self.close(RunCompleted(result, self._signals.unread()))
+
+    def _perform(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Any]:
+        if self.hooks is not None and self.hooks.execute_workflow:
+            return intercepting.execute(self, self.hooks, args, kwargs)
+        return self.definition.function(*args, **kwargs)  # type: ignore[no-any-return]
 
     def _close_failed(self, error: BaseException) -> None:
         self.close(
@@ -364,11 +370,17 @@ class WorkflowRun:
     def call_activity(
         self, definition: ActivityDefinition, options: ActivityOptions, arguments: bytes, where: str
     ) -> Awaitable[Any]:
+        hooks = self.hooks
+        if hooks is not None and hooks.call_activity:
+            return intercepting.call_activity(self, hooks, definition, options, arguments, where)
         self.require_live()
         decision = ActivityScheduled(self.new_id(), definition.name, arguments, options, where)
-        self.made.append(decision)
-        future = ActivityFuture(self, definition, decision)
-        self._activities[decision.activity_id] = future
+        return self.schedule(definition, decision)
+
+    def schedule(self, definition: ActivityDefinition, made: ActivityScheduled) -> ActivityFuture:
+        self.made.append(made)
+        future = ActivityFuture(self, definition, made)
+        self._activities[made.activity_id] = future
         return future
 
     def cancel_activity(self, future: ActivityFuture) -> bool:
@@ -384,21 +396,10 @@ class WorkflowRun:
         return True
 
     def start_timer(self, timer: WorkflowTimer) -> None:
-        self.require_live()
-        timer.timer_id = self.new_id()
-        due_us = min(self.loop.start_us + round(timer.when() * 1_000_000), limits.INSTANT_US_MAX)
-        self.made.append(TimerStarted(timer.timer_id, max(due_us, self.now_us), user_line()))
-        self._timers[timer.timer_id] = timer
+        start_timer(self, self._timers, timer)
 
     def cancel_timer(self, timer: WorkflowTimer) -> None:
-        self.require_live()
-        if self._timers.pop(timer.timer_id, None) is None:
-            return  # It has fired.
-        for decision in self.made:
-            if type(decision) is TimerStarted and decision.timer_id == timer.timer_id:
-                self.made.remove(decision)
-                return
-        self.made.append(TimerCancelled(timer.timer_id))
+        cancel_timer(self, self._timers, timer)
 
     def net_out(self, decision: Decision) -> bool:
         """Forget what was begun in this very drive; False when it is on record already."""
@@ -565,7 +566,8 @@ class WorkflowRun:
     def answer(self, name: str, arguments: bytes) -> bytes:
         """Answer a query from the state as it stands. Raises QueryFailed."""
         workflow_id = self.started.workflow_id if self.started is not None else ""
-        return answer_query(self.queries, workflow_id, name, arguments)
+        around = intercepting.answering(self.hooks, workflow_id, name, arguments)
+        return answer_query(self.queries, workflow_id, name, arguments, around)
 
     # ------------------------------------------------------------------------------- the end
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from everlong._context import UpdateHandler
 from everlong._failures import encode_exception
-from everlong._replay.ledger import Ledger
+from everlong._replay.identity import Named
+from everlong._replay.intercepting import perform_update
 from everlong._replay.live_only import arguments_for, call_live
 from everlong._replay.loop import WorkflowTask
 from everlong._values import Value
@@ -27,7 +28,7 @@ from everlong_engine import UpdateCompleted, UpdateFailed, UpdateReceived
 __all__ = ["Updates"]
 
 
-class _Run(Ledger, Protocol):
+class _Run(Named, Protocol):
     def left_the_code(self, error: BaseException) -> None:
         """Flag the run, unless it is over: this came out of its code and is no exception."""
         ...
@@ -101,7 +102,7 @@ class Updates:
     ) -> None:
         run = self._run
         try:
-            value = handler.function(*args, **kwargs)
+            value = self._called(handler, event, args, kwargs)
             if asyncio.iscoroutine(value):
                 value = await value
         except asyncio.CancelledError as error:
@@ -128,6 +129,12 @@ class Updates:
             if run.recorded is not None:
                 self._replayed[event.update_id] = handler.result
             self._end(event, UpdateCompleted(event.update_id, result))
+
+    def _called(self, handler: UpdateHandler, event: UpdateReceived, args: Any, kwargs: Any) -> Any:
+        hooks = self._run.hooks
+        if hooks is None or not hooks.handle_update:
+            return handler.function(*args, **kwargs)
+        return perform_update(self._run, hooks, handler, event, args, kwargs)
 
     def _fail(self, event: UpdateReceived, error: BaseException) -> None:
         failure = encode_exception(error, self._run.definition.exceptions)

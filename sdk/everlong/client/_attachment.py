@@ -1,11 +1,12 @@
 """What is sent together with a start: a signal or an update, in the same transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from everlong._records import Records
 from everlong._texts import check_request_id
+from everlong._values import within_limit
 from everlong.channels import Signal, Update
 from everlong.client._handle import WorkflowHandle, requested, signalled
 from everlong.client._updates import UpdateHandle
@@ -19,6 +20,8 @@ from everlong_engine import (
     UpdateReceived,
     name_of_attached,
     name_of_update,
+    pack,
+    unpack,
 )
 
 __all__ = ["Attachment"]
@@ -55,6 +58,14 @@ class Attachment:
         if update_id is None:
             update_id = f"{engine.random.getrandbits(64):016x}"
         return cls(requested(channel, update_id, arguments, {}), channel)
+
+    def beside(self, headers: bytes) -> "Attachment":
+        """An update has the headers of the start that takes it along."""
+        if not (headers and isinstance(self.event, UpdateReceived)):
+            return self
+        call = cast("list[Any]", unpack(self.event.arguments))
+        arguments = within_limit(f"the call of update {self.event.update}", pack([*call, headers]))
+        return replace(self, event=replace(self.event, arguments=arguments))
 
     def attached(self, records: Records, new: NewRun) -> Attached:
         """The message, under a name by which a repeated start knows it again."""

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
+from everlong._interception import Hooks
 from everlong._records import Records
 from everlong._texts import storable
 from everlong.client._approvals import Approving
@@ -25,6 +26,7 @@ from everlong.codec import Codec
 from everlong.exceptions import (
     EverlongError,
 )
+from everlong.interceptors import Interceptor
 from everlong.workflow import Workflow
 from everlong_engine import (
     Engine,
@@ -62,6 +64,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         retention_us: int | None,
         create: bool,
         codecs: Sequence[Codec],
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         self.namespace = namespace
         self.path = path
@@ -72,6 +75,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         self._create = create
         self._engine: Engine | None = None
         self.records = Records(codecs)
+        self.hooks = Hooks(interceptors)
 
     @classmethod
     def connect(
@@ -83,6 +87,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         retention: timedelta | float | None = timedelta(microseconds=limits.RETENTION_US),
         create: bool = True,
         codecs: Sequence[Codec] = (),
+        interceptors: Sequence[Interceptor] = (),
     ) -> Self:
         """A client of a store; `async with` opens it, and closes it at the end.
 
@@ -95,9 +100,12 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
             create: make the file if it does not exist.
             codecs: what is done to payloads: `Compress()`, `Encrypt(…)` or both, in this order.
                 Those of a worker's client decide how its runs are stored.
+            interceptors: what stands around its calls, the first one outermost; a worker of this
+                client has them too. See `Interceptor`.
 
         Raises:
             ValueError: an option that makes no sense, named.
+            DefinitionError: what is no interceptor.
         """
         if durability not in ("full", "relaxed"):
             raise ValueError(f'durability={durability!r}: choose "full" or "relaxed"')
@@ -112,6 +120,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
             retention_us=retention_us,
             create=create,
             codecs=codecs,
+            interceptors=interceptors,
         )
 
     @classmethod

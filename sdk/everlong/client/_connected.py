@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
+from everlong._interception import Hooks
 from everlong._records import Records
 from everlong.exceptions import EverlongError
 from everlong_engine import Engine, RunRow, Target, id_from_text
@@ -34,6 +35,8 @@ class Connected:
 
     namespace: str
     records: Records
+    hooks: Hooks
+    """Not public: its interceptors, sorted."""
     _engine: Engine | None = None
 
     @property

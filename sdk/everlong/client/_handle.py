@@ -1,7 +1,7 @@
 """`WorkflowHandle`: one execution, seen from outside."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Any, Literal, TypeVar, overload
 
@@ -9,6 +9,12 @@ from everlong._failures import ExceptionRegistry, decode_failure
 from everlong._texts import check_request_id, storable
 from everlong._values import Value, within_limit
 from everlong.channels import Output, Query, Signal, Update, name_of, output_of, sent
+from everlong.client._intercepting import (
+    around_cancel,
+    around_query,
+    around_signal,
+    around_update,
+)
 from everlong.client._lifecycle import Lifecycle
 from everlong.client._pauses import held_by
 from everlong.client._resetting import Resetting
@@ -182,14 +188,31 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
             InvalidArguments: the value does not fit the declared type; nothing was sent.
             WorkflowClosed, WorkflowNotFound: nobody is there to receive it.
         """
-        await self._send(signalled(signal, value), request_id)
+        hooks = self._client.hooks
+        if not hooks.signal_workflow:
+            await self._send(signalled(signal, value), request_id)
+            return
+
+        async def send(given: Any) -> None:
+            await self._send(signalled(signal, given), request_id)
+
+        await around_signal(hooks, self.workflow_id, signal, value, send)
 
     async def cancel(self, reason: str = "", *, request_id: str | None = None) -> None:
         """Ask the workflow to stop: `CancelledError` is raised where it waits, and it may clean up.
 
         Returns once the request is stored. It is delivered once; asking again changes nothing.
         """
-        await self._send(CancelRequested(reason or "no reason was given"), request_id)
+        hooks = self._client.hooks
+        reason = reason or "no reason was given"
+        if not hooks.cancel_workflow:
+            await self._send(CancelRequested(reason), request_id)
+            return
+
+        async def send(given: str) -> None:
+            await self._send(CancelRequested(given), request_id)
+
+        await around_cancel(hooks, self.workflow_id, reason, send)
 
     async def _send(self, event: Input, request_id: str | None) -> None:
         check_request_id(request_id)
@@ -297,9 +320,20 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
         check_request_id(update_id, "update_id")
         if update_id is None:
             update_id = f"{self._engine.random.getrandbits(64):016x}"
-        event = requested(update, update_id, args, kwargs)
-        result = await self._mail(self._target(), event, name_of_update(update_id))
-        return self.update_handle(result.execution_id, update_id, update)
+        name = name_of_update(update_id)
+
+        async def send(args: Any, kwargs: Any, headers: bytes = b"") -> UpdateHandle[T]:
+            event = requested(update, update_id, args, kwargs, headers)
+            result = await self._mail(self._target(), event, name)
+            return self.update_handle(result.execution_id, update_id, update)
+
+        hooks = self._client.hooks
+        if not hooks.update_workflow:
+            return await send(args, kwargs)
+        handle: UpdateHandle[T] = await around_update(
+            hooks, self.workflow_id, update, update_id, args, kwargs, send
+        )
+        return handle
 
     def update_handle(
         self, execution_id: bytes, update_id: str, update: Update[T] | str
@@ -334,8 +368,25 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
             QueryFailed: no such query, its handler raised, or the run is blocked.
             NoAnswer: no worker answered in time.
         """
+        hooks = self._client.hooks
+        if not hooks.query_workflow:
+            return await self._query(query, args, kwargs, timeout)
+
+        async def ask(args: Any, kwargs: Any, headers: bytes) -> Any:
+            return await self._query(query, args, kwargs, timeout, headers)
+
+        return await around_query(hooks, self.workflow_id, query, args, kwargs, ask)
+
+    async def _query(
+        self,
+        query: Query[Any] | str,
+        args: Any,
+        kwargs: Any,
+        timeout_s: float,
+        headers: bytes = b"",
+    ) -> Any:
         name = name_of(query, Query)
-        arguments = _call(f"query {name}", args, kwargs)
+        arguments = _call(f"query {name}", args, kwargs, headers)
         target = self._target()
         worker = self._client.host_for(target)
         if worker is not None:
@@ -343,7 +394,7 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
                 target.namespace, self.workflow_id, self._execution_id, name, arguments
             )
         else:
-            answer = await self._ask(name, arguments, timeout)
+            answer = await self._ask(name, arguments, timeout_s)
         decoder: Value | None = None if isinstance(query, str) else query.value
         return unpack(answer) if decoder is None else decoder.decode(answer)
 
@@ -492,12 +543,19 @@ def signalled(signal: Signal[Any] | str, value: Any) -> SignalReceived:
 
 
 def requested(
-    update: Update[Any] | str, update_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    update: Update[Any] | str,
+    update_id: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    headers: bytes = b"",
 ) -> UpdateReceived:
     name = name_of(update, Update)
-    return UpdateReceived(update_id, name, _call(f"update {name}", args, kwargs))
+    return UpdateReceived(update_id, name, _call(f"update {name}", args, kwargs, headers))
 
 
-def _call(owner: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Positional ones under their numbers: only the handler knows its names."""
-    return within_limit(f"the call of {owner}", pack([list(args), kwargs]))
+def _call(owner: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], headers: bytes) -> bytes:
+    """Positional ones under their numbers: only the handler knows its names. Headers follow."""
+    call: list[Any] = [list(args), dict(kwargs)]
+    if headers:
+        call.append(headers)
+    return within_limit(f"the call of {owner}", pack(call))

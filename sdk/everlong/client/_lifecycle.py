@@ -1,9 +1,11 @@
 """How an execution's life is changed from outside: terminated, paused, let go on."""
 
 from dataclasses import replace
+from functools import partial
 
 from everlong._texts import check_request_id
 from everlong.client._addressed import Addressed
+from everlong.client._intercepting import around_terminate
 from everlong.client._pauses import checked_reason
 from everlong_engine import (
     MessageResult,
@@ -33,8 +35,17 @@ class Lifecycle(Addressed):
             WorkflowClosed, WorkflowNotFound: there is nothing to terminate.
         """
         check_request_id(request_id)
+        hooks = self._client.hooks
+        reason = reason or "no reason was given"
+        if hooks.terminate_workflow:
+            terminate = partial(self._terminate, request_id=request_id)
+            await around_terminate(hooks, self.workflow_id, reason, terminate)
+        else:
+            await self._terminate(reason, request_id)
+
+    async def _terminate(self, reason: str, request_id: str | None) -> None:
         engine = self._engine
-        event = RunTerminated(reason or "no reason was given")
+        event = RunTerminated(reason)
         target = self._target()
         kind, body = self._client.records.message(target, event, {})
         now_us, append_id = engine.clock.now_us(), engine.new_append_id()

@@ -10,6 +10,7 @@ import asyncio
 import platform
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import (
     TYPE_CHECKING,
@@ -32,6 +33,7 @@ from everlong.channels import Signal
 from everlong.client._attachment import Attachment
 from everlong.client._connected import Connected
 from everlong.client._handle import WorkflowHandle
+from everlong.client._intercepting import around_start
 from everlong.exceptions import (
     EverlongError,
     InvalidArguments,
@@ -207,11 +209,44 @@ class Starting(Connected):
             begins_us=begins_us,
         )
         attachment = Attachment.of(engine, signal, update, update_id)
+        if self.hooks.start_workflow:
+            policies = if_open, if_closed, request_id
+            return await self._start_through(
+                started, definition, args, kwargs, policies, attachment
+            )
         if if_open == "terminate":
             result = await self._begin_in_place(engine, started, if_closed, request_id, attachment)
         else:
             result = await self._begin(engine, started, if_open, if_closed, request_id, attachment)
         return self._handle_of(started.workflow_id, result, definition, attachment)
+
+    async def _start_through(
+        self,
+        started: RunStarted,
+        definition: WorkflowDefinition | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        policies: tuple[IfOpen, IfClosed, str | None],
+        attachment: Attachment | None,
+    ) -> WorkflowHandle[Any]:
+        """The same with interceptors around it, which may change arguments and headers."""
+        if_open, if_closed, request_id = policies
+        workflow_id, name = started.workflow_id, started.workflow
+
+        async def begin(args: Any, kwargs: Any, headers: bytes) -> WorkflowHandle[Any]:
+            arguments = _arguments(definition, name, args, dict(kwargs))
+            changed = replace(started, arguments=arguments, headers=headers)
+            attached = None if attachment is None else attachment.beside(headers)
+            if if_open == "terminate":
+                begun = self._begin_in_place(self.engine, changed, if_closed, request_id, attached)
+            else:
+                begun = self._begin(self.engine, changed, if_open, if_closed, request_id, attached)
+            return self._handle_of(workflow_id, await begun, definition, attached)
+
+        handle: WorkflowHandle[Any] = await around_start(
+            self.hooks, workflow_id, name, args, kwargs, begin
+        )
+        return handle
 
     def _handle_of(
         self,

@@ -489,7 +489,9 @@ def _attempt(row: AttemptRow) -> Attempt:
 
 
 _IDS = frozenset({"previous_run", "run", "execution"})
-_PAYLOADS = frozenset({"arguments", "comment", "data", "memo", "payload", "result", "value"})
+_PAYLOADS = frozenset(
+    {"arguments", "comment", "data", "headers", "memo", "payload", "result", "value"}
+)
 
 
 def _fields(event: Any) -> dict[str, Any]:
@@ -508,8 +510,8 @@ def _fields(event: Any) -> dict[str, Any]:
                 }
         elif isinstance(value, Reset):
             shown["reset"] = asdict(repeated(value))
-        elif one.name in ("result", "memo") and not value:
-            continue  # Of a child that has none.
+        elif one.name in ("result", "memo", "headers") and not value:
+            continue  # There are none.
         elif one.name == "tags":
             if value:
                 shown[one.name] = dict(value)

@@ -19,6 +19,7 @@ from everlong.activity import Activity
 from everlong.client import Client
 from everlong.codec import Codec
 from everlong.exceptions import DefinitionError, EverlongError, StatementFailed
+from everlong.interceptors import Interceptor
 from everlong.testing._fakes import ActivityCall, Fakes
 from everlong.testing._stuck import Watch
 from everlong.testing._worker import WatchedWorker
@@ -62,7 +63,7 @@ class Environment:
             in memory.
         amnesia: begin anew at each checkpoint that may.
         activity_slots, cache_size: those of the worker.
-        retention, codecs, namespace: those of the client.
+        retention, codecs, interceptors, namespace: those of the client.
         seed: where ids and the jitter of retries come from; the same ones each time.
         patience: real seconds without any news until `Stuck`; None to wait for ever.
     """
@@ -83,6 +84,7 @@ class Environment:
         cache_size: int | None = None,
         retention: timedelta | float | None = _RETENTION,
         codecs: Sequence[Codec] = (),
+        interceptors: Sequence[Interceptor] = (),
         namespace: str = "default",
         seed: int = 0,
         patience: float | None = 10.0,
@@ -103,7 +105,11 @@ class Environment:
         }
         start_us = (start - _EPOCH) // timedelta(microseconds=1)
         client = VirtualClient.connect(
-            "virtual", namespace=namespace, retention=retention, codecs=codecs
+            "virtual",
+            namespace=namespace,
+            retention=retention,
+            codecs=codecs,
+            interceptors=interceptors,
         )
         client.begin = lambda: VirtualEngine.begin(start_us, Random(seed))
         self.client = client

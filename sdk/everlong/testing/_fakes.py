@@ -17,13 +17,16 @@ from typing import Any, Final
 from everlong._definitions import ActivityDefinition
 from everlong.activity import Activity
 from everlong.exceptions import ApplicationError, DefinitionError, EverlongError
+from everlong.worker._activities import ActivityRunner
 from everlong.worker._attempts import (
     AttemptContext,
     Died,
+    Launch,
     Pools,
     launch,
     perform,
 )
+from everlong.worker._intercepting import Around
 from everlong.worker._owned import OpenAttempt
 from everlong_engine import ActivityOptions
 
@@ -93,8 +96,15 @@ class Fakes:
         self._hang = hang
         self._now = now
         self._plans: dict[str, _Plan] = {}
+        self._around: Around | None = None
+        self._launch: Launch = launch
         self.missing: list[str] = []
         """What ran into `only`, for whoever looks at the end."""
+
+    def stand_in_for(self, runner: ActivityRunner) -> None:
+        """Take the attempts of a worker that begins. Its interceptors stand around fakes too."""
+        self._around, self._launch = runner.around, runner.launch
+        runner.launch = self.launch
 
     # --------------------------------------------------------------------------- what tests ask
 
@@ -152,13 +162,13 @@ class Fakes:
         if plan.demands:
             performing = self._meet(plan.demands.popleft(), attempt)
         elif plan.fake is not None:
-            performing = perform(attempt, _awaiting(plan.fake))
+            performing = self._perform(attempt, plan.fake)
         elif self._only:
             self.missing.append(attempt.definition.name)
             missing = _NOT_FAKED.format(name=attempt.definition.name)
             performing = self._meet(_Fails(ApplicationError(missing, retryable=False)), attempt)
         else:
-            return launch(attempt, activity, context, pools)
+            return self._launch(attempt, activity, context, pools)
         task = asyncio.get_running_loop().create_task(performing, context=context)
         attempt.interrupt = task.cancel
         return task
@@ -177,13 +187,17 @@ class Fakes:
             case _IsLost():
                 return Died("it was lost on demand, as if its worker had died")
             case _Fails():
-                return await perform(attempt, _awaiting(_raising(demand.error)))
+                return await self._perform(attempt, _raising(demand.error))
             case _Hangs() if not _has_limit(attempt.scheduled.options):
                 error = _NO_LIMIT.format(name=attempt.definition.name)
                 fault = ApplicationError(error, retryable=False)
-                return await perform(attempt, _awaiting(_raising(fault)))
+                return await self._perform(attempt, _raising(fault))
             case _Hangs():
-                return await perform(attempt, self._hanging)
+                return await self._perform(attempt, self._hanging)
+
+    async def _perform(self, attempt: OpenAttempt, fake: Callable[..., Any]) -> Any:
+        function = _awaiting(fake)
+        return await perform(attempt, self._around(attempt, function) if self._around else function)
 
     async def _hanging(self, *_: Any, **__: Any) -> Any:
         await self._hang()

@@ -42,7 +42,7 @@ class WatchedWorker(Worker):
         assert keeper is not None
         keeper.modes = self._modes
         keeper.on_blocked = self._on_blocked
-        keeper.activities.launch = self._fakes.launch
+        self._fakes.stand_in_for(keeper.activities)
 
     def at_work(self) -> Iterator[OpenAttempt]:
         """Attempts that are under way."""

@@ -36,6 +36,7 @@ from everlong.worker._attempts import (
 )
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._elsewhere import Elsewhere
+from everlong.worker._intercepting import Around
 from everlong.worker._outcomes import OutcomeJudge
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
 from everlong_engine import (
@@ -78,6 +79,7 @@ class ActivityRunner:
         slots: int,
         threads: int,
         processes: int,
+        around: Around | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
@@ -87,7 +89,8 @@ class ActivityRunner:
         self._free = slots
         self._waiting: deque[OpenAttempt] = deque()
         self.pools = Pools(threads, processes)
-        self.launch: Launch = launch
+        self.around = around
+        self.launch: Launch = launch if around is None else around.launch
         self.at_work: set[OpenAttempt] = set()
         """Attempts whose code is running."""
         self.outcomes = OutcomeJudge(self, engine, records)

@@ -149,7 +149,8 @@ class Appends:
                     made.arguments,
                     made.options,
                     made.where,
-                    began=True,
+                    True,
+                    made.headers,
                 )
             elif type(made) is ItemPublished:
                 items.append(self._records.item(run.execution_id, run, made, at_us))
@@ -244,6 +245,7 @@ class Appends:
             tags=labels.tags,
             memo=labels.memo,
             cancel_reason=run.code.cancel_reason,
+            headers=before.headers,
         )
         self._engine.ids.follow(run.run_id)
         new = NewRun(

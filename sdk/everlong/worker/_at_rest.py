@@ -1,6 +1,7 @@
 """Answers queries of runs that nobody drives: closed ones, and blocked ones that replay."""
 
 from everlong._definitions import WorkflowDefinition
+from everlong._interception import Hooks
 from everlong._records import Records
 from everlong._replay.history import replay
 from everlong._replay.run import WorkflowRun
@@ -17,6 +18,7 @@ def answer_at_rest(
     loaded: LoadedRun,
     name: str,
     arguments: bytes,
+    hooks: Hooks | None,
 ) -> bytes:
     """The answer from a replay, of which nothing stays.
 
@@ -25,6 +27,7 @@ def answer_at_rest(
     """
     code = WorkflowRun(definition, id_text(loaded.row.run_id), signals_of(definition))
     code.loop.conceals = records.conceals
+    code.hooks = hooks
     try:
         replay(code, records.opened(loaded).history)
         return code.answer(name, arguments)

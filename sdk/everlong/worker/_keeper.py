@@ -18,6 +18,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any, Final
 
+from everlong._interception import Hooks
 from everlong._records import Records
 from everlong._replay import modes
 from everlong._replay.run import WorkflowRun
@@ -120,6 +121,7 @@ class RunKeeper:
         self.updates = UpdateDesk(engine, records, self._not_stored)
         self.timers = RunTimers(engine, self.deadlines, self.receive, self._time_out)
         self.modes = modes.current()
+        self.hooks: Hooks | None = None
         self.stopping = False
         self.beginning: set[bytes] = set()
         """Executions that begin here without a place in the cache, should their id be free."""
@@ -160,7 +162,8 @@ class RunKeeper:
     def new_code(self, kind: str, run_id: bytes) -> WorkflowRun:
         """A run's code before its first input."""
         definition = self.versions.workflows[kind]
-        code = self.modes.new_run(definition, id_text(run_id), signals_of(definition))
+        signals = signals_of(definition)
+        code = self.modes.new_run(definition, id_text(run_id), signals, self.hooks)
         code.loop.conceals = self.records.conceals
         return code
 

@@ -122,6 +122,7 @@ class Sender:
             parent=run.workflow_id,
             tags=decision.tags,
             memo=decision.memo,
+            headers=decision.headers,
         )
         blobs: Blobs = {}
         kind, body = self._records.start(new, started, blobs)

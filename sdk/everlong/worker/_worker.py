@@ -25,6 +25,7 @@ from everlong._definitions import (
     check_version,
     check_versioning,
 )
+from everlong._interception import Hooks, hooks_for_workflows
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
 from everlong.activity import Activity
 from everlong.client import Client
@@ -34,11 +35,13 @@ from everlong.exceptions import (
     StoreError,
     WorkflowNotFound,
 )
+from everlong.interceptors import Interceptor
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._at_rest import answer_at_rest
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._hand_over import attach, hand_over
 from everlong.worker._hosted import hosted
+from everlong.worker._intercepting import Around
 from everlong.worker._keeper import RunKeeper
 from everlong.worker._owned import Incoming, OwnedRun, Superseded
 from everlong.worker._versions import QUEUE, Versions
@@ -98,6 +101,7 @@ class Worker:
         stop_timeout: seconds (or timedelta) that running activities get to end when it stops;
             what has not ended then is handed back and begins again elsewhere. (A thread cannot be
             stopped: it goes on until the process ends, and does not keep it alive.)
+        interceptors: what stands around workflow code and attempts, inside those of the client.
 
     Raises:
         StoreOwned: another process has workers on the file.
@@ -119,6 +123,7 @@ class Worker:
         versioning: Versioning = "auto",
         wait: float | timedelta = 0.0,
         stop_timeout: float | timedelta = 10.0,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         if version is not None:
             check_version(version, "Worker(version=…)")
@@ -131,6 +136,8 @@ class Worker:
             if value < least:
                 raise ValueError(f"Worker({option}={value}) must be at least {least}")
         self._client = client
+        self._hooks = Hooks((*client.hooks.interceptors, *interceptors))
+        self._hooks_of_runs = hooks_for_workflows(self._hooks)
         self._given_workflows = None if workflows is None else tuple(workflows)
         self._given_activities = None if activities is None else tuple(activities)
         self._slots = activity_slots
@@ -203,6 +210,7 @@ class Worker:
             self._cache_size,
             self._make_runner,
         )
+        self._keeper.hooks = self._hooks_of_runs
         self._keeper.on_room = self._room_again
         self._keeper.on_asleep = self._fell_asleep
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
@@ -341,6 +349,7 @@ class Worker:
             slots=self._slots,
             threads=self._threads,
             processes=self._processes,
+            around=Around.of(self._hooks.execute_activity),
         )
         runner.pools.client_of = partial(Client.beside, engine, records, self._client.path)
         return runner
@@ -554,7 +563,8 @@ class Worker:
                         raise WorkflowNotFound(workflow_id=workflow_id)
                     definition = self._workflows[row.type]
                     records = self._client.records
-                    return answer_at_rest(definition, records, loaded, name, arguments)
+                    hooks = self._hooks_of_runs
+                    return answer_at_rest(definition, records, loaded, name, arguments, hooks)
                 with keeper.loading.claiming(), keeper.cache.pinned(row.execution_id):
                     loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
                     if loaded is not None:
