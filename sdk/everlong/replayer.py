@@ -190,7 +190,8 @@ class Replayer:
         code = WorkflowRun(definition, id_text(loaded.row.run_id), registry.signals)
         code.loop.conceals = self._records.conceals
         code.history_bytes = loaded.history_bytes
-        code.hooks = self._hooks
+        if self._hooks is not None:
+            code.hooks = self._hooks
         return code
 
 

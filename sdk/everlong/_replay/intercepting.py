@@ -64,7 +64,6 @@ def execute(run: Named, hooks: Hooks, args: Any, kwargs: Any) -> Coroutine[Any, 
 
 async def call_activity(
     run: Calling,
-    hooks: Hooks,
     definition: ActivityDefinition,
     options: ActivityOptions,
     arguments: bytes,
@@ -84,7 +83,8 @@ async def call_activity(
         decision = ActivityScheduled(run.new_id(), name, data, options, where, False, headers)
         return await run.schedule(definition, decision)
 
-    return await through(hooks.call_activity, call, end, _failing(run))
+    assert run.hooks is not None, "they stand around this call"
+    return await through(run.hooks.call_activity, call, end, _failing(run))
 
 
 async def call_child(

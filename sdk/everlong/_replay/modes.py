@@ -43,7 +43,8 @@ class Modes:
         else:
             run = WorkflowRun(definition, run_id, signals)
         run.forgets = self.forgets
-        run.hooks = hooks
+        if hooks is not None:
+            run.hooks = hooks
         return run
 
 
@@ -96,7 +97,8 @@ class _ReplayedRun(WorkflowRun):
         """Raises NondeterminismError; the run is then parked with nothing of this input stored."""
         code = WorkflowRun(self.definition, self.run_id, self._types)
         code.loop.conceals = self.loop.conceals
-        code.hooks = self.hooks
+        if self.hooks is not None:
+            code.hooks = self.hooks
         seq = 1
         try:
             for event, at_us, made, events in self._fed:

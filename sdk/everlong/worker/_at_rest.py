@@ -27,7 +27,8 @@ def answer_at_rest(
     """
     code = WorkflowRun(definition, id_text(loaded.row.run_id), signals_of(definition))
     code.loop.conceals = records.conceals
-    code.hooks = hooks
+    if hooks is not None:
+        code.hooks = hooks
     try:
         replay(code, records.opened(loaded).history)
         return code.answer(name, arguments)
