@@ -145,6 +145,28 @@ async def _scheduled(
     return await schedule(definition, options, arguments, where)
 
 
+def options_of(
+    *,
+    retry: Retry | None = None,
+    timeout: _Duration | None = None,
+    schedule_to_close: _Duration | None = None,
+    schedule_to_start: _Duration | None = None,
+    heartbeat_timeout: _Duration | None = None,
+    at_most_once: bool | None = None,
+    on_cancel: OnCancel | None = None,
+) -> dict[str, Any]:
+    """Not public: options as `ActivityOptions.changed` takes them."""
+    return _options(
+        retry,
+        timeout,
+        schedule_to_close,
+        schedule_to_start,
+        heartbeat_timeout,
+        at_most_once,
+        on_cancel,
+    )
+
+
 def _options(
     retry: Retry | None,
     timeout: _Duration | None,
