@@ -10,7 +10,7 @@ EVERLONG_SOAK_SEEDS ?= 20000
 BENCHMARKS ?= throughput sequential fanout roundtrip sleepers recovery replay
 export PYTHON EVERLONG_SOAK_SEEDS
 
-.PHONY: help setup demo test check format bench chaos soak harder fuzz proof clean
+.PHONY: help setup demo test check format bench chaos soak harder postgres fuzz proof clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ soak: .venv/.ready-test ## Simulate EVERLONG_SOAK_SEEDS histories of faults, and
 harder: .venv/.ready-test ## The acceptance tests with the cache off, then with every prefix replayed
 	EVERLONG_HARDER=cache-off $(BIN)/python -m pytest -q tests/acceptance $(ARGS)
 	EVERLONG_HARDER=every-prefix $(BIN)/python -m pytest -q tests/acceptance $(ARGS)
+
+postgres: .venv/.ready-test ## The acceptance tests on a PostgreSQL server, which they start themselves
+	EVERLONG_STORE=postgres $(BIN)/python -m pytest -q -n 2 tests/acceptance $(ARGS)
 
 fuzz: .venv/.ready-test ## Give every decoder bytes that nobody would write; ARGS="--seconds 600"
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from everlong_engine.clock import LoopAlarms, SystemClock
 from everlong_engine.duties.history_pruner import HistoryPruner
 from everlong_engine.duties.inbox_watcher import InboxWatcher
+from everlong_engine.duties.lease_keeper import LeaseKeeper
 from everlong_engine.model.clock import Alarms, Clock
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Closing
@@ -28,6 +29,9 @@ from everlong_engine.model.writes import ForgetMail
 from everlong_engine.operations.group_commit import GroupCommit
 from everlong_engine.store.interface import Question, Store
 from everlong_engine.store.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from everlong_engine.store.postgres.store import PostgresStore
 
 __all__ = ["Engine", "LocalHost"]
 
@@ -46,8 +50,17 @@ class LocalHost(Protocol):
         """There may be something to claim."""
         ...
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it is registered, and so has a lease."""
+        ...
+
+    def lease_lost(self) -> None:
+        """What it has may be another's by now: let go of it, and begin anew."""
+        ...
+
     def ask(self, question: Question) -> None:
-        """Answer a query that came through the store."""
+        """Answer a query that came through the store, if it is for this worker to do."""
         ...
 
     def terminated(self, execution_id: bytes) -> None:
@@ -94,6 +107,9 @@ class Engine:
         """The suspect that is driven under its mark: one in a process, for they die together."""
         self._watcher = InboxWatcher(self)
         self._pruner: HistoryPruner | None = None
+        self._leases: LeaseKeeper | None = None
+        if store.lease_s is not None:
+            self._leases = LeaseKeeper(store, self.hosts, clock, store.lease_s, self.alarms)
         self._waiters: dict[bytes, list[_Waiter]] = {}
         self._answers: dict[tuple[bytes, str], list[asyncio.Future[bytes | None]]] = {}
         self._readers: dict[bytes, list[asyncio.Future[None]]] = {}
@@ -108,17 +124,22 @@ class Engine:
 
     @classmethod
     async def open(
-        cls, path: Path, *, durability: str = "full", create: bool = True, retention_us: int | None
+        cls,
+        place: Path | str,
+        *,
+        durability: str = "full",
+        create: bool = True,
+        retention_us: int | None,
     ) -> "Engine":
-        """The engine of a file, opened or shared. Pair it with `close`.
+        """The engine of a file, or of a database by its URL. Pair it with `close`.
 
         Raises:
-            StoreError: see `SqliteStore.open`.
+            StoreError: see `SqliteStore.open` and `PostgresStore.open`.
         """
-        key = _key(path)
+        key = _key(place)
         engine = _engines.get(key)
         if engine is None:
-            store = await SqliteStore.open(path, durability=durability, create=create)
+            store = await _open(place, durability=durability, create=create)
             try:
                 newest = await store.newest_run()
             except BaseException:
@@ -137,6 +158,22 @@ class Engine:
         engine.share()
         engine.keep_closed_for(retention_us)
         return engine
+
+    @staticmethod
+    async def migrate(place: Path | str) -> tuple[int, int]:
+        """Bring a store's schema to the newest version; from which (0: there was none) to which.
+
+        Raises:
+            StoreError: this user may not, or the store cannot be reached.
+        """
+        if isinstance(place, str):
+            return await _driver().migrate(place)
+        store = await SqliteStore.open(place)  # It does so by itself.
+        try:
+            version = int((await store.info()).settings["user_version"])
+        finally:
+            await store.close()
+        return version, version
 
     def keep_closed_for(self, retention_us: int | None) -> None:
         """How long closed runs stay once a worker is here; the first one to say so decides."""
@@ -185,6 +222,11 @@ class Engine:
         """Whether this process is the file's engine process."""
         return self.store.owned
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may have workers on the same store."""
+        return self.store.lease_s is not None
+
     def attach(self, host: LocalHost) -> None:
         """A worker begins. Raises StoreOwned when another process has the file."""
         self.store.acquire()
@@ -201,6 +243,8 @@ class Engine:
             return
         if self._pruner is not None:
             await self._pruner.stop()
+        if self._leases is not None:
+            await self._leases.stop()
         await self.commits.drain()
         if self.hosts:  # Another worker has come meanwhile.
             self._begin_duties()
@@ -210,6 +254,8 @@ class Engine:
 
     def _begin_duties(self) -> None:
         self._watcher.start()
+        if self._leases is not None:
+            self._leases.start()
         if self._pruner is not None:
             self._pruner.start()
 
@@ -402,6 +448,23 @@ class Engine:
         return self._watcher.changed()
 
 
-def _key(path: Path) -> tuple[int, str]:
+def _key(place: Path | str) -> tuple[int, str]:
     """By process as well: a forked child must not use its parent's connections."""
-    return os.getpid(), str(path.absolute().resolve())
+    return os.getpid(), place if isinstance(place, str) else str(place.absolute().resolve())
+
+
+async def _open(place: Path | str, *, durability: str, create: bool) -> Store:
+    if not isinstance(place, str):
+        return await SqliteStore.open(place, durability=durability, create=create)
+    return await _driver().open(place, create=create)
+
+
+def _driver() -> "type[PostgresStore]":
+    try:
+        # Only who uses a server needs its driver.
+        from everlong_engine.store.postgres.store import PostgresStore
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            "a PostgreSQL store needs the driver asyncpg: pip install 'everlong[postgres]'"
+        ) from error
+    return PostgresStore

@@ -1,5 +1,6 @@
 """Every acceptance test declares its own workflows; a worker hosts those of its test only."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 from everlong import registry
 from tests.proof.record import record
 from tests.support.harder import MODE, harder, replays
+from tests.support.postgres_server import fresh_store
+
+STORE = os.environ.get("EVERLONG_STORE", "sqlite")
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +41,13 @@ def in_the_chosen_mode(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.skip("it counts how often its workflow's code runs, or is about the cache")
     with harder(MODE):
         yield
+
+
+@pytest.fixture(autouse=True)
+def on_the_chosen_store(request: pytest.FixtureRequest) -> None:
+    """`make postgres` runs these tests on a server, which no feature must notice."""
+    if STORE != "sqlite" and request.node.get_closest_marker("file") is not None:  # pyright: ignore[reportUnknownMemberType]
+        pytest.skip("it is about a file, or about its lock")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -68,5 +79,8 @@ _TRIED = {
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+async def path(tmp_path: Path) -> Any:
+    """The store of a test: a file, or with `EVERLONG_STORE=postgres` a database of its own."""
+    if STORE == "postgres":
+        return await fresh_store(1024)
     return tmp_path / "everlong.db"

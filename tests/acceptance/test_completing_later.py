@@ -292,6 +292,7 @@ async def test_an_encrypted_answer_is_known_by_its_request_id(path: Path) -> Non
 # ------------------------------------------------------------------------------ what is refused
 
 
+@pytest.mark.file
 async def test_what_is_no_token_is_refused_clearly(path: Path) -> None:
     tokens = Tokens()
     asks = asking(tokens)
@@ -386,6 +387,7 @@ async def test_its_time_limits_hold(path: Path, how: str, restarted: bool) -> No
                 await client.complete(token, Receipt(1))
 
 
+@pytest.mark.file
 async def test_a_new_attempt_has_a_new_token_and_the_old_one_is_over(path: Path) -> None:
     tokens = Tokens()
     seen: list[object] = []
@@ -463,6 +465,7 @@ def asking_for_text(tokens: Tokens) -> Any:
     return asks
 
 
+@pytest.mark.file
 async def test_an_answer_waits_encrypted(path: Path) -> None:
     tokens, secret = Tokens(), "the canary sings"
     asks = asking_for_text(tokens)

@@ -239,6 +239,7 @@ async def test_an_attempt_that_nobody_completed_elsewhere_pauses(path: Path) -> 
         assert await handle.result() == "nobody asked"
 
 
+@pytest.mark.file
 async def test_a_lost_attempt_that_was_the_last_pauses(path: Path) -> None:
     """With `at_most_once` too: whether it is done again is for people to say."""
     asks = Retry(on_exhausted="pause")

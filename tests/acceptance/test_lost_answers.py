@@ -89,6 +89,7 @@ async def goes_on(client: Client) -> None:
         assert await handle.result() == "go"
 
 
+@pytest.mark.file
 async def test_a_query_whose_claim_was_not_answered_leaves_nothing_behind(path: Path) -> None:
     async with Client.connect(path) as client, Worker(client, workflows=FLOWS, cache_size=0):
         handle = await asleep(client)

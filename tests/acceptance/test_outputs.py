@@ -348,6 +348,7 @@ many = Output("acceptance-many", int, keep=None)
 
 
 @pytest.mark.parametrize("cache_size", [0, 100])
+@pytest.mark.file
 async def test_the_newest_items_of_a_channel_are_kept(path: Path, cache_size: int) -> None:
     @workflow
     async def endless(ticked: int = 0) -> int:

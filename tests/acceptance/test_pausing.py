@@ -208,6 +208,7 @@ async def test_an_outcome_outlives_the_process_in_which_it_waits(path: Path) -> 
         assert await client.verify() == []
 
 
+@pytest.mark.file
 async def test_timers_that_come_due_fire_when_it_goes_on(path: Path) -> None:
     async with hosting(path, workflows=ALL) as client:
         handle = await client.start(sleeps_a_little, id="one")

@@ -82,6 +82,7 @@ async def test_what_waits_for_a_process_gets_the_one_that_follows(
         assert [await handle.result() for handle in waiting] == [1, 1, 1]
 
 
+@pytest.mark.file
 async def test_a_process_that_dies_idle_costs_no_attempt(path: Path) -> None:
     @workflow
     async def once() -> int:

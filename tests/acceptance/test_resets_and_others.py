@@ -157,6 +157,7 @@ async def test_a_child_that_is_reset_tells_its_parent_its_new_end(path: Path) ->
         assert not await client.verify()
 
 
+@pytest.mark.file
 async def test_an_encrypted_run_is_sealed_anew_by_who_has_the_key(path: Path) -> None:
     secret = "a secret that nobody reads"
 

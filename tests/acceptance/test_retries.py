@@ -256,6 +256,7 @@ async def test_the_delays_follow_the_policy_and_are_told(path: Path, policy: Ret
         assert 100 <= (failed.next_at - failed.ended_at).total_seconds() <= 110
 
 
+@pytest.mark.file
 async def test_a_backoff_goes_on_after_a_restart_with_the_same_count(path: Path) -> None:
     failed_once = asyncio.Event()
 

@@ -169,6 +169,7 @@ async def test_when_one_of_two_workers_leaves_the_other_takes_its_runs(path: Pat
             assert await handle.result() == 3
 
 
+@pytest.mark.file
 async def test_a_second_process_is_told_who_owns_the_file(path: Path) -> None:
     async with other_process(path) as other:
         await other.do("serve")
@@ -207,6 +208,7 @@ async def test_a_client_stays_the_same_while_the_owner_changes(path: Path) -> No
         assert await waiting == "ann moved"
 
 
+@pytest.mark.file
 async def test_an_unknown_type_waits_visible_until_it_is_hosted(path: Path) -> None:
     @workflow
     async def known() -> None: ...

@@ -59,6 +59,7 @@ OPTIONS: Final = {
     "debug": ("--run", "--at", "--no-prompt"),
     "replay": ("--filter", "--type", "--id", "--status", "--closed"),
     "verify": (),
+    "migrate": (),
     "doctor": (),
     "versions": ("--type",),
     "pin": (),

@@ -339,6 +339,17 @@ class FaultyStore:
     async def open_questions(self, limit: int) -> list[Question]:
         return await self._ask("open_questions", lambda: self._inner.open_questions(limit))
 
+    @property
+    def lease_s(self) -> float | None:
+        return self._inner.lease_s
+
+    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
+        return await self._ask("beat", lambda: self._inner.beat(workers))
+
+    @property
+    def look_s(self) -> tuple[float, float]:
+        return self._inner.look_s
+
     async def changed(self) -> bool:
         self._look()
         return await self._inner.changed()

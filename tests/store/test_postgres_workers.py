@@ -63,7 +63,7 @@ async def test_without_a_beat_in_its_lease_a_worker_is_dead_for_good(url: str) -
     await one.register("silent")
     await two.register("heard")
     row = await one.owned()
-    assert await heard.take_over([], two.now_us, 100) == 1
+    assert await silent.take_over([two.worker_id], two.now_us, 100) == 1
     assert await silent.beat([one.worker_id]) == set()
     assert await heard.beat([two.worker_id]) == {two.worker_id}
     taken = await two.claim_one()
@@ -82,7 +82,21 @@ async def test_a_beat_renews_the_lease(url: str) -> None:
     await one.register()
     await one.owned()
     assert await long.beat([one.worker_id]) == {one.worker_id}
-    assert await long.take_over([], two.now_us, 100) == 0
+    assert await brief.take_over([], two.now_us, 100) == 0
+    await brief.close()
+    await long.close()
+
+
+async def test_nobody_is_declared_dead_by_who_was_silent_itself(url: str) -> None:
+    """After an outage everybody looks dead: whoever comes back first must not take all."""
+    brief, long = await PostgresStore.open(url, lease_us=0), await PostgresStore.open(url)
+    one, two = Rig(brief), Rig(long, seed=8)
+    await one.register()
+    await two.register()
+    await one.owned()
+    assert await long.take_over([two.worker_id], two.now_us, 100) == 0
+    assert await long.beat([two.worker_id]) == {two.worker_id}
+    assert await long.take_over([two.worker_id], two.now_us, 100) == 0
     await brief.close()
     await long.close()
 

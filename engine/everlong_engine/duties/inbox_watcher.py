@@ -19,8 +19,6 @@ __all__ = ["InboxWatcher"]
 
 logger = logging.getLogger("everlong")
 
-_BUSY_S: Final = 0.002
-_IDLE_S: Final = 0.05
 _MAIL_MAX: Final = 1000
 _QUESTIONS_MAX: Final = 100
 _TERMINATED: Final = CODES[RunTerminated]
@@ -42,6 +40,8 @@ class Watched(Protocol):
     def store(self) -> Store: ...
     @property
     def hosts(self) -> Sequence[Host]: ...
+    @property
+    def shared(self) -> bool: ...
     def forget_mail(self, position: int, execution_id: bytes) -> None: ...
 
 
@@ -86,9 +86,10 @@ class InboxWatcher:
         self._nudge.set()
 
     async def _watch(self) -> None:
-        pause = _BUSY_S
+        busy_s, idle_s = self._engine.store.look_s
+        pause = busy_s
         while True:
-            pause = _BUSY_S if await self._look() else min(pause * 1.2, _IDLE_S)
+            pause = busy_s if await self._look() else min(pause * 1.2, idle_s)
             await self._pause(pause)
 
     async def _pause(self, pause_s: float) -> None:
@@ -105,6 +106,10 @@ class InboxWatcher:
             if not (await self._engine.store.changed() or self._behind):
                 return False
             await self._hand_out_mail()
+            if self._engine.shared:
+                # Of what has no owner only a claim hears.
+                for host in self._engine.hosts:
+                    host.wake()
             for host in self._engine.hosts:
                 host.others_committed()
             if self._engine.hosts:

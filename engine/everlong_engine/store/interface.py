@@ -146,6 +146,16 @@ class Writes(Protocol):
 
 class Ownership(Protocol):
     @property
+    def lease_s(self) -> float | None:
+        """How long a worker is taken for alive without a beat. None: a store with one owner, whose
+        lock is the sign of life."""
+        ...
+
+    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
+        """Renew the leases of workers; those that were not declared dead meanwhile."""
+        ...
+
+    @property
     def owned(self) -> bool:
         """Whether this process is the engine of this store."""
         ...
@@ -184,6 +194,12 @@ class Ownership(Protocol):
 
 
 class Reads(Protocol):
+    @property
+    def look_s(self) -> tuple[float, float]:
+        """How long to wait between looks whether somebody has committed: while things happen, and
+        when nothing does."""
+        ...
+
     async def load(self, shard: int, run_id: bytes) -> LoadedRun | None: ...
 
     async def latest(self, target: Target) -> RunRow | None: ...

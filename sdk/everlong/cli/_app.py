@@ -18,6 +18,7 @@ from everlong.cli._history import history
 from everlong.cli._lint import lint
 from everlong.cli._list import list_
 from everlong.cli._messages import cancel, query, signal, terminate, update
+from everlong.cli._migrate import migrate
 from everlong.cli._pausing import pause, paused, resume
 from everlong.cli._replay import replay
 from everlong.cli._reset import fork, reset
@@ -69,6 +70,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "pin": (pin, _CARE),
     "unpin": (unpin, _CARE),
     "verify": (verify, _CARE),
+    "migrate": (migrate, _CARE),
     "doctor": (doctor, _CARE),
     "lint": (lint, _CODE),
 }

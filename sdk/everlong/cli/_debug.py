@@ -17,7 +17,16 @@ import typer
 
 from everlong.cli._documents import one_line
 from everlong.cli._exits import ExitCode, Mistake
-from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
+from everlong.cli._options import (
+    DEFAULT_STORE,
+    Codecs,
+    Db,
+    Json,
+    Namespace,
+    WorkflowId,
+    connect,
+    file_of,
+)
 from everlong.cli._screen import cropped, out
 from everlong.cli._sources import load
 from everlong.client import Client
@@ -79,7 +88,7 @@ def debug(
 
 
 def _of_store(client: Client, workflow_id: str, run_id: str | None) -> LoadedRun:
-    with Onlooker(client.path) as store:
+    with Onlooker(file_of(client)) as store:
         for row in store.runs(RunFilter(client.namespace, workflow_id=workflow_id)):
             if run_id in (None, id_text(row.run_id)):
                 loaded = store.load(row)

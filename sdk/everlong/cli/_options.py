@@ -1,5 +1,6 @@
 """Options that several commands share, and how they open the store."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,8 @@ __all__ = [
     "Namespace",
     "WorkflowId",
     "connect",
+    "file_of",
+    "shown",
 ]
 
 DEFAULT_STORE = "everlong.db"
@@ -26,7 +29,7 @@ Db = Annotated[
         "--db",
         envvar="EVERLONG_URL",
         metavar="FILE",
-        help="The store: a file's path, or sqlite:///path.",
+        help="The store: a file's path, sqlite:///path, or postgresql://…",
         rich_help_panel="Store and output",
     ),
 ]
@@ -53,6 +56,29 @@ Json = Annotated[
     ),
 ]
 WorkflowId = Annotated[str, typer.Argument(metavar="ID", help="The workflow id.")]
+
+
+def shown(db: str) -> str:
+    """A store's place without a password that a URL may have."""
+    before, at, place = db.rpartition("@")
+    if not at or "://" not in before:
+        return db
+    scheme, _, user = before.partition("://")
+    return f"{scheme}://{user.partition(':')[0]}@{place}"
+
+
+def file_of(client: Client) -> Path:
+    """The file of a store, for what reads it without an engine.
+
+    Raises:
+        Mistake: it is none.
+    """
+    if isinstance(client.path, Path):
+        return client.path
+    raise Mistake(
+        "this command reads a file, and the store is on a server: `everlong export` what you want "
+        "to look at, and give that file"
+    )
 
 
 def connect(db: str, namespace: str, codecs: str | None, *, create: bool = False) -> Client:

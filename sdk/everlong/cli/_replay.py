@@ -17,7 +17,7 @@ import typer
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._list import Filter
-from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect, file_of
 from everlong.cli._screen import STATUS, out, output_kept_for_document, write
 from everlong.cli._sources import load
 from everlong.client import Client
@@ -119,7 +119,7 @@ def runs_of_store(client: Client, source: Source) -> Iterator[tuple[RunRow, Load
     look = partial(
         RunFilter, client.namespace, type=source.type, workflow_id=source.id, where=where
     )
-    with Onlooker(client.path) as store:
+    with Onlooker(file_of(client)) as store:
         for status in ("running", "blocked") if source.status is None else (source.status,):
             for row in store.runs(look(status=status)):
                 yield row, partial(store.load, row)

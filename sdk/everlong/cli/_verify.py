@@ -6,7 +6,7 @@ from typing import Any
 
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode
-from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect, shown
 from everlong.cli._screen import out, write
 from everlong.client import Client
 from everlong_engine import Problem, id_text
@@ -35,7 +35,7 @@ def verify(
         found: list[dict[str, Any]] = [
             {"run_id": _run(one), "problem": one.text} for one in problems
         ]
-        write(document({"store": db, "ok": not problems, "problems": found}))
+        write(document({"store": shown(db), "ok": not problems, "problems": found}))
     else:
         _show(db, problems)
     return ExitCode.PROBLEM if problems else ExitCode.OK
@@ -47,9 +47,9 @@ def _show(db: str, problems: Sequence[Problem]) -> None:
         screen.say(("✗ ", "red"), (f"{_run(one) or 'store'}  ", "dim"), one.text)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        screen.say((f"{count} in {db}; keep a copy of the file before anything else", "red"))
+        screen.say((f"{count} in {shown(db)}; keep a copy of the file before anything else", "red"))
     else:
-        screen.say(("✓ ", "green"), f"{db}: every history is whole")
+        screen.say(("✓ ", "green"), f"{shown(db)}: every history is whole")
 
 
 def _run(problem: Problem) -> str | None:

@@ -12,7 +12,7 @@ from everlong._definitions import Versioning
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._logs import log_to
-from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect, shown
 from everlong.cli._screen import Part, err, out, write
 from everlong.cli._sources import load
 from everlong.client import Client
@@ -112,7 +112,7 @@ async def _serve(
         facts: dict[str, Any] = {
             "name": worker.name,
             "pid": os.getpid(),
-            "store": db,
+            "store": shown(db),
             "namespace": client.namespace,
             "workflows": sorted(registry.workflows),
             "versions": worker.versions,

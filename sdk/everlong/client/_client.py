@@ -57,7 +57,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
 
     def __init__(
         self,
-        path: Path,
+        path: Path | str,
         *,
         namespace: str,
         durability: str,
@@ -68,7 +68,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
     ) -> None:
         self.namespace = namespace
         self.path = path
-        """The file of the store."""
+        """The file of the store, or the URL of its database."""
         self.codecs = tuple(codecs)
         self._durability = durability
         self._retention_us = retention_us
@@ -92,7 +92,8 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         """A client of a store; `async with` opens it, and closes it at the end.
 
         Args:
-            url: a file's path, or `sqlite:///relative.db`, `sqlite:////absolute.db`.
+            url: a file's path, `sqlite:///relative.db` or `sqlite:////absolute.db`; or the database
+                of a server, `postgresql://user@host/database` (needs `everlong[postgres]`).
             namespace: executions of other namespaces are not seen.
             durability: "full" syncs every commit before it is acknowledged; "relaxed" does not, and
                 a power cut may lose the last acknowledged work.
@@ -114,7 +115,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         storable(namespace, "namespace")
         retention_us = None if retention is None else seconds_us(retention, "retention")
         return cls(
-            _path(url),
+            _place(url),
             namespace=namespace,
             durability=durability,
             retention_us=retention_us,
@@ -124,7 +125,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         )
 
     @classmethod
-    def beside(cls, engine: Engine, records: Records, path: Path, namespace: str) -> Self:
+    def beside(cls, engine: Engine, records: Records, path: Path | str, namespace: str) -> Self:
         """Not public: a client for as long as somebody else keeps the engine open."""
         made = cls(
             path,
@@ -232,7 +233,8 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         return await self.engine.store.info()
 
 
-def _path(url: str | Path) -> Path:
+def _place(url: str | Path) -> Path | str:
+    """A file, or a server's URL."""
     if isinstance(url, Path):
         return url
     if not url:
@@ -246,5 +248,5 @@ def _path(url: str | Path) -> Path:
             raise ValueError(f"{url!r}: write sqlite:///relative.db or sqlite:////absolute.db")
         return Path(path[1:])
     if parts.scheme in ("postgres", "postgresql"):
-        raise ValueError("PostgreSQL is not supported by this version; name a SQLite file")
+        return url
     raise ValueError(f"{url!r}: unknown kind of store {parts.scheme!r}; name a file's path")

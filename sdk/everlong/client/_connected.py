@@ -87,4 +87,6 @@ class Connected:
         owner = self.owner_of(target)
         if owner is not None:
             return owner[0]
+        if self.engine.shared:  # Another process may have it: whoever does answers.
+            return None
         return self.engine.hosts[0] if self.engine.hosts else None

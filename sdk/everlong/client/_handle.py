@@ -407,6 +407,7 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
         sent = records.question(target, question_id, name, arguments)
         ask = Ask(question_id, target, name, sent, now_us)
         result = await engine.commits.put(ask)
+        engine.mail_arrived()  # A worker of this process may be the one to answer.
         assert isinstance(result, MessageResult)
         if result.status is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)

@@ -11,7 +11,6 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -31,33 +30,27 @@ from everlong.activity import Activity
 from everlong.client import Client
 from everlong.exceptions import (
     EverlongError,
-    QueryFailed,
     StoreError,
-    WorkflowNotFound,
 )
 from everlong.interceptors import Interceptor
 from everlong.worker._activities import ActivityRunner
-from everlong.worker._at_rest import answer_at_rest
+from everlong.worker._answering import Answering
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._hand_over import attach, hand_over
 from everlong.worker._hosted import hosted
 from everlong.worker._intercepting import Around
 from everlong.worker._keeper import RunKeeper
-from everlong.worker._owned import Incoming, OwnedRun, Superseded
+from everlong.worker._owned import Incoming, OwnedRun
 from everlong.worker._versions import QUEUE, Versions
 from everlong.workflow import Workflow
 from everlong_engine import (
-    Answer,
     Engine,
     IfClosed,
     IfOpen,
     Input,
     MailRow,
     NewRun,
-    Question,
-    RunRow,
     RunStarted,
-    RunStatus,
     StartResult,
     Wants,
     WorkerRow,
@@ -71,9 +64,10 @@ logger = logging.getLogger("everlong")
 
 _AGAIN_US: Final = 1_000_000
 _LEAST_US: Final = 1_000
+_BEGIN_AGAIN_S: Final = 0.5
 
 
-class Worker:
+class Worker(Answering):
     """Runs workflows and activities; one process at a time may have workers on a SQLite file.
 
     What people get wrong: a worker hosts what has been imported when it starts. A run of a workflow
@@ -163,6 +157,7 @@ class Worker:
         self._claims: asyncio.Task[None] | None = None
         self._questions: set[asyncio.Task[None]] = set()
         self._failed: asyncio.Future[None] | None = None
+        self._beginning_anew: asyncio.Task[None] | None = None
 
     # ------------------------------------------------------------------------ starting, stopping
 
@@ -197,11 +192,16 @@ class Worker:
             alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
             while await engine.store.take_over(alive, now_us, limits.CLAIM_RUNS_MAX):
                 pass
-            await engine.store.register(self._as_row(now_us), QUEUE)
-            await engine.store.resume_blocked(self._versions.wants(self._worker_id), now_us)
+            await self._begin(engine)
         except BaseException:
             await self._leave(engine)
             raise
+
+    async def _begin(self, engine: Engine) -> None:
+        """Under a new name, with nothing in hand."""
+        now_us = engine.clock.now_us()
+        await engine.store.register(self._as_row(now_us), QUEUE)
+        await engine.store.resume_blocked(self._versions.wants(self._worker_id), now_us)
         self._keeper = RunKeeper(
             engine,
             self._client.records,
@@ -228,6 +228,12 @@ class Worker:
 
     async def stop(self) -> None:
         """Finish or hand back: activities get `stop_timeout`, then every run is released."""
+        if self._beginning_anew is not None:
+            self._beginning_anew.cancel()
+            await asyncio.wait([self._beginning_anew])
+            if self._keeper is None:
+                await self._leave(self._engine)
+                return
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
@@ -260,12 +266,6 @@ class Worker:
             await engine.detach(self)
         finally:
             await engine.close()
-
-    @property
-    def _engine(self) -> Engine:
-        """Its own hold on it: the client may be closed while the worker still runs."""
-        assert self._held is not None, "a worker that has not started asks nothing"
-        return self._held
 
     async def run(
         self, *, on_ready: Callable[[], None] | None = None, beside: "Sequence[Worker]" = ()
@@ -314,6 +314,48 @@ class Worker:
                 signal.signal(number, before.get(number, signal.SIG_DFL))
         if self._failed is not None and self._failed.done():  # type: ignore[redundant-expr]
             self._failed.result()
+
+    @property
+    def has_begun(self) -> bool:
+        """Part of the engine's protocol."""
+        return self._keeper is not None
+
+    def lease_lost(self) -> None:
+        """Part of the engine's protocol: what it has may be another's by now."""
+        if self._keeper is None or self._beginning_anew is not None:
+            return
+        self._keeper.abandon()
+        self._beginning_anew = asyncio.get_running_loop().create_task(self._begin_anew())
+        self._beginning_anew.add_done_callback(self._has_begun_anew)
+
+    async def _begin_anew(self) -> None:
+        """Let go, and go on as another: nobody need wait for the lease of the one before."""
+        engine, keeper, before = self._engine, self._keeper, self._worker_id
+        assert keeper is not None, "it has just been abandoned"
+        if self._claims is not None:
+            self._claims.cancel()
+            await asyncio.wait([self._claims])
+        keeper.activities.close()
+        self._keeper = None
+        self._worker_id = engine.ids.next(engine.clock.now_us())
+        while True:
+            try:
+                await engine.store.bury(before)
+                await self._begin(engine)
+            except StoreError as error:
+                logger.warning("cannot begin anew yet: %s", error)
+                await engine.alarms.pause(_BEGIN_AGAIN_S)
+            else:
+                logger.info("a worker whose lease was lost goes on as %s", self.name)
+                return
+
+    def _has_begun_anew(self, done: "asyncio.Task[None]") -> None:
+        self._beginning_anew = None
+        if not done.cancelled() and (error := done.exception()) is not None:
+            logger.critical("a worker cannot go on", exc_info=error)
+            if self._failed is not None and not self._failed.done():
+                self._failed.set_exception(error)
+                self._failed.exception()  # Seen, also when nobody awaits `run`.
 
     def store_failed(self, error: StoreError) -> None:
         """Part of the engine's protocol."""
@@ -441,11 +483,6 @@ class Worker:
         names = self._versions.names
         return {kind: name for kind, name in names.items() if not kind.startswith(OWN)}
 
-    @property
-    def worker_id(self) -> bytes:
-        """Its name in leases."""
-        return self._worker_id
-
     def deliver(self, mail: MailRow) -> bool:
         """Part of the engine's protocol."""
         return self._keeper is not None and self._keeper.deliver(mail)
@@ -463,33 +500,6 @@ class Worker:
         """Part of the engine's protocol."""
         if self._keeper is not None:
             self._keeper.look_at(execution_id)
-
-    def ask(self, question: Question) -> None:
-        """Part of the engine's protocol."""
-        task = asyncio.get_running_loop().create_task(self._answer(question))
-        self._questions.add(task)
-        task.add_done_callback(self._questions.discard)
-
-    async def _answer(self, question: Question) -> None:
-        records = self._client.records
-        try:
-            arguments = records.asked(question)
-            answer = await self.query(
-                question.namespace, question.workflow_id, None, question.query, arguments
-            )
-            reply = Answer(question.question_id, True, records.answer(question, answer))
-        except EverlongError as error:
-            reply = Answer(question.question_id, False, records.refusal(question, error))
-        except Exception as error:
-            logger.exception("%s: a query could not be answered", question.workflow_id)
-            fault = EverlongError(f"the worker cannot answer: {type(error).__name__}: {error}")
-            reply = Answer(question.question_id, False, records.refusal(question, fault))
-        try:
-            await self._engine.commits.put(reply)
-        except StoreError as error:
-            logger.warning("an answer could not be stored: %s", error)
-
-    # ------------------------------------------------------------------- what clients here ask
 
     def hosts(self, kind: str) -> bool:
         """Whether a workflow of this name can begin here, now."""
@@ -525,76 +535,3 @@ class Worker:
         """Put a message straight into a run's mailbox."""
         assert self._keeper is not None
         self._keeper.receive(run, Incoming(event, on_done=on_done))
-
-    async def query(
-        self,
-        namespace: str,
-        workflow_id: str,
-        execution_id: bytes | None,
-        name: str,
-        arguments: bytes,
-    ) -> bytes:
-        """Answer a query of any execution that this worker hosts, open or closed.
-
-        Raises:
-            QueryFailed: there is no such query, its handler raised, or the run is blocked.
-        """
-        engine = self._engine
-        for _ in range(_QUERY_TRIES):
-            keeper = self._keeper
-            if keeper is None:
-                raise QueryFailed(workflow_id=workflow_id, query=name, reason="the worker stops")
-            run = keeper.cache.find(namespace, workflow_id, execution_id)
-            if run is not None and not (run.loading or run.releasing):
-                try:
-                    return await keeper.query(run, name, arguments)
-                except Superseded:
-                    continue
-            if run is None:
-                row = await engine.store.latest(engine.target(namespace, workflow_id, execution_id))
-                if row is None:
-                    raise WorkflowNotFound(workflow_id=workflow_id)
-                other = self._answerer(row, name)
-                if other is not self:
-                    return await other.query(namespace, workflow_id, execution_id, name, arguments)
-                if row.status is not RunStatus.RUNNING:
-                    loaded = await engine.store.load(row.shard, row.run_id)
-                    if loaded is None:
-                        raise WorkflowNotFound(workflow_id=workflow_id)
-                    definition = self._workflows[row.type]
-                    records = self._client.records
-                    hooks = self._hooks_of_runs
-                    return answer_at_rest(definition, records, loaded, name, arguments, hooks)
-                with keeper.loading.claiming(), keeper.cache.pinned(row.execution_id):
-                    loaded = await engine.store.claim_run(self._worker_id, row.shard, row.run_id)
-                    if loaded is not None:
-                        keeper.loading.adopt(loaded)
-                        run = keeper.cache.get(row.execution_id)
-                        if run is not None and run.may_be_fed():
-                            with suppress(Superseded):
-                                return await keeper.query(run, name, arguments)
-                if loaded is not None:
-                    continue
-            await asyncio.sleep(0.01)
-        raise QueryFailed(workflow_id=workflow_id, query=name, reason="the run is busy; ask again")
-
-    def _answerer(self, row: RunRow, query: str) -> "Worker":
-        """The worker of this process that has a run in hand, or that may drive it."""
-        kind, version = row.type, row.version
-        hosts = [host for host in reversed(self._engine.hosts) if isinstance(host, Worker)]
-        hosting = [host for host in hosts if kind in host._workflows]
-        for host in hosting:
-            if row.owner == host.worker_id:
-                return host
-        for host in hosting:
-            if version in (None, host._versions.names[kind]):
-                return self if version is None and self in hosting else host
-        if hosting and not row.status.is_open:
-            return self if self in hosting else hosting[0]
-        reason = f"no worker here hosts {kind}"
-        if hosting:
-            reason = f"it waits for a worker of version {version}"
-        raise QueryFailed(workflow_id=row.workflow_id, query=query, reason=reason)
-
-
-_QUERY_TRIES: Final = 200

@@ -119,6 +119,17 @@ class MemoryStore:
         if self.owned:
             self._data.owner = None
 
+    @property
+    def lease_s(self) -> None:
+        return None
+
+    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
+        return set(workers)
+
+    @property
+    def look_s(self) -> tuple[float, float]:
+        return 0.002, 0.05
+
     async def register(self, worker: WorkerRow, queue: str) -> None:
         def put(data: MemoryData) -> None:
             if worker.worker_id in data.workers.rows:

@@ -108,6 +108,9 @@ async def terminate_run(tx: Tx, terminate: Terminate) -> MessageResult:
     seq = await close_now(
         tx, row, kind, body, terminate.status, terminate.now_us, terminate.append_id
     )
+    if terminate.request is not None:
+        request = (row.shard, row.execution_id, terminate.request, b"accepted")
+        await tx.run("insert_request", request)
     await ended(tx, row, seq, kind, body, terminate.now_us)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position=seq)
 

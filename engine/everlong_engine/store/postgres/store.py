@@ -8,7 +8,7 @@ comes in time renews it.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from asyncpg import exceptions as pg
 
@@ -45,7 +45,7 @@ from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.connection import Line, classify, connect
 from everlong_engine.store.postgres.filters import count_runs
 from everlong_engine.store.postgres.group import apply_group
-from everlong_engine.store.postgres.migrations import prepare
+from everlong_engine.store.postgres.migrations import migrate, prepare
 from everlong_engine.store.postgres.rows import (
     columns_of,
     latest_run,
@@ -61,6 +61,9 @@ __all__ = ["PostgresStore"]
 
 T = TypeVar("T")
 
+_BUSY_S: Final = 0.02
+_IDLE_S: Final = 1.0
+
 
 class PostgresStore:
     """Implements `everlong_engine.store.interface.Store` on one database."""
@@ -74,6 +77,8 @@ class PostgresStore:
         self._reader = Line(address, shards)
         self._is_engine = False
         self._snapshot = ""
+        self._heard_since: float | None = None
+        """Since when this process's own beats have come through."""
         self.on_fatal: Callable[[StoreError], None] | None = None
         """Never called: a server that comes back is trusted, for it has recovered by itself."""
 
@@ -93,6 +98,16 @@ class PostgresStore:
         finally:
             await connection.close()
         return cls(address, shards, lease_us)
+
+    @staticmethod
+    async def migrate(url: str) -> tuple[int, int]:
+        """Bring the schema to the newest version; from which to which. Raises StoreError."""
+        address = Address.of(url)
+        connection = await connect(address)
+        try:
+            return await migrate(connection, address)
+        finally:
+            await connection.close()
 
     async def close(self) -> None:
         self._is_engine = False
@@ -141,15 +156,36 @@ class PostgresStore:
 
     async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
         """Renew the leases of these workers; those that still have one."""
-        found = await self._write(lambda tx: tx.all("beat", (workers, self._lease_us)))
+        try:
+            found = await self._write(lambda tx: tx.all("beat", (workers, self._lease_us)))
+        except BaseException:
+            self._heard_since = None
+            raise
+        if self._heard_since is None:
+            self._heard_since = asyncio.get_running_loop().time()
         return {row[0] for row in found}
+
+    @property
+    def lease_s(self) -> float:
+        return self._lease_us / 1_000_000
+
+    @property
+    def look_s(self) -> tuple[float, float]:
+        return _BUSY_S, _IDLE_S
 
     async def bury(self, worker_id: bytes) -> None:
         await self._write(lambda tx: tx.run("bury_worker", (worker_id,)))
 
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
-        await self._write(lambda tx: leases.bury(tx, alive))
+        if self._may_bury():
+            await self._write(lambda tx: leases.bury(tx, alive))
         return await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
+
+    def _may_bury(self) -> bool:
+        """Not before a whole lease of beats: after an outage everybody looks dead."""
+        if self._lease_us == 0 or self._heard_since is None:
+            return self._lease_us == 0
+        return asyncio.get_running_loop().time() - self._heard_since >= self.lease_s
 
     async def resume_blocked(self, wants: Wants, now_us: int) -> None:
         await self._write(lambda tx: pauses.resume_blocked(tx, now_us, STRIKES_TO_POISON, wants))

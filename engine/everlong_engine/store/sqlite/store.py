@@ -172,6 +172,17 @@ class SqliteStore:
         text = f"PRAGMA wal_autocheckpoint = {pages}"
         return self._writer.submit(lambda tx: tx.execute(text).close())
 
+    @property
+    def lease_s(self) -> None:
+        return None
+
+    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
+        return set(workers)
+
+    @property
+    def look_s(self) -> tuple[float, float]:
+        return 0.002, 0.05
+
     async def register(self, worker: WorkerRow, queue: str) -> None:
         values = (
             worker.worker_id,

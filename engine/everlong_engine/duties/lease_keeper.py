@@ -1,0 +1,97 @@
+"""Keeps the leases of this process's workers, and takes over from those whose leases have run out.
+
+Only where a store has many owners: a file's lock is a sign of life by itself. A worker without a
+confirmed beat for two thirds of a lease lets go of everything it has, since soon it is another's;
+as soon as the store answers again it begins anew, under a new name. Nobody is declared dead by
+somebody who has not been heard of itself for a whole lease: after an outage all are silent.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from everlong_engine.clock import LoopAlarms
+from everlong_engine.model.clock import Alarms, Clock
+from everlong_engine.model.errors import StoreError
+from everlong_engine.model.limits import CLAIM_RUNS_MAX
+from everlong_engine.store.interface import Store
+
+__all__ = ["LeaseKeeper"]
+
+logger = logging.getLogger("everlong")
+
+_BEATS_IN_A_LEASE: Final = 10 / 3
+_KEPT: Final = 2 / 3
+
+
+class Host(Protocol):
+    @property
+    def worker_id(self) -> bytes: ...
+    @property
+    def has_begun(self) -> bool: ...
+    def lease_lost(self) -> None: ...
+    def wake(self) -> None: ...
+
+
+class LeaseKeeper:
+    """Beats while a worker is here."""
+
+    def __init__(
+        self,
+        store: Store,
+        hosts: Sequence[Host],
+        clock: Clock,
+        lease_s: float,
+        alarms: Alarms | None = None,
+    ) -> None:
+        self._store = store
+        self._hosts = hosts
+        self._clock = clock
+        self._lease_s = lease_s
+        self._alarms = alarms or LoopAlarms(clock)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._beat_for_ever())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def run_once(self) -> None:
+        """One beat, and a bounded sweep for the dead.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        workers = [host.worker_id for host in self._hosts if host.has_begun]
+        async with asyncio.timeout(self._lease_s * _KEPT):
+            alive = await self._store.beat(workers)
+        for host in list(self._hosts):
+            if host.worker_id in workers and host.worker_id not in alive:
+                logger.warning("a worker was silent for a whole lease: it begins anew")
+                host.lease_lost()
+        if await self._store.take_over(list(alive), self._clock.now_us(), CLAIM_RUNS_MAX):
+            for host in self._hosts:
+                host.wake()
+
+    async def _beat_for_ever(self) -> None:
+        loop = asyncio.get_running_loop()
+        heard = loop.time()
+        while True:
+            try:
+                await self.run_once()
+                heard = loop.time()
+            except (StoreError, TimeoutError) as error:
+                silent_s = loop.time() - heard
+                logger.warning("no beat for %.1f s: %s", silent_s, error)
+                if silent_s >= self._lease_s * _KEPT:
+                    for host in list(self._hosts):
+                        host.lease_lost()
+            except Exception:
+                logger.exception("a beat failed; the next one is tried")
+            await self._alarms.pause(self._lease_s / _BEATS_IN_A_LEASE)
