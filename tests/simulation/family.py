@@ -147,6 +147,7 @@ class Family:
             self._reached("child: started")
             if parent.closing is not None and is_open:
                 self._reached("child: begun in the commit of its parent's end")
+            self._journal.holds.begins_child(parent, one.run)
             found = self._journal.begin_child(one.run)
             self._tie(parent, one.number, found.execution_id, one.on_parent_close, is_open=is_open)
         if one.wants_start and listens:

@@ -53,6 +53,7 @@ from everlong_engine.model.writes import (
 )
 from tests.simulation.desk import LATER, Desk
 from tests.simulation.family import Family
+from tests.simulation.holding import Holds
 from tests.simulation.streams import Streams
 
 __all__ = ["Journal", "RunBook"]
@@ -86,6 +87,8 @@ class RunBook:
     cancels: int = 0
     noted: list[bytes] = field(default_factory=list[bytes])
     """Values of side effects."""
+    version: str | None = None
+    """The only one that may drive it."""
     calls: dict[int, Event] = field(default_factory=dict[int, Event])
     """What it has begun with other executions, by number."""
     marked: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
@@ -111,6 +114,7 @@ class Journal:
         self.family = Family(self, reached)
         self.desk = Desk(self, reached)
         self.streams = Streams(self, reached)
+        self.holds = Holds(self, reached)
         self.on_ended: Callable[[RunBook, ActivityCancelled], None] = lambda book, event: None
         """Called when the end of a cancelled activity is recorded."""
 
@@ -152,10 +156,12 @@ class Journal:
                     self.desk.reported(write)
                 case MarkAttempts(), AppendResult(refusal=None):
                     book = self.runs[write.run_id]
+                    if write.begins:
+                        self.holds.acts(book, "an attempt began", process)
                     for row in write.attempts:
                         book.marked[row.activity_id, row.attempt] = int(row.state)
                 case _:
-                    pass
+                    self.holds.written(write, result)
 
     def claimed(self, process: str, loaded: LoadedRun) -> None:
         """A lease was granted."""
@@ -170,6 +176,7 @@ class Journal:
         )
         book.token = row.lease_token
         book.owner = process
+        self.holds.is_taken(book, "claimed", process)
         self.must(book.closing is None, f"{row.workflow_id}: claimed, and closed")
 
     def begin_child(self, run: NewRun) -> RunBook:
@@ -196,6 +203,7 @@ class Journal:
         book = RunBook(
             run.run_id, run.execution_id, run.workflow_id, token, process, run.started_us
         )
+        book.version = run.version
         self.runs[run.run_id] = book
         others.append(book)
         return book
@@ -222,6 +230,9 @@ class Journal:
             return False  # Repeated after an ambiguous commit, and answered as done.
         book.append_ids.append(append.append_id)
         self.accepted += 1
+        if append.pin is not None:
+            book.version = append.pin
+        self.holds.acts(book, "an append was accepted", process)
         self.must(book.closing is None, f"{name}: an append behind the end was accepted")
         self.must(
             append.token == book.token,
@@ -250,6 +261,8 @@ class Journal:
                 process,
                 following.started_us,
             )
+            successor.version = following.version
+            self.holds.follows(book, following)
             self.runs[following.run_id] = successor
             self.executions[following.execution_id].append(successor)
         return True

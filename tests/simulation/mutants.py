@@ -27,6 +27,7 @@ from everlong_engine.store.sqlite import (
     starts,
 )
 from tests.simulation.mutants_between import BETWEEN
+from tests.simulation.mutants_held import HELD
 from tests.simulation.planting import Edit, mutant
 
 __all__ = ["MUTANTS"]
@@ -367,4 +368,5 @@ MUTANTS: Final = (
         Edit(marks.patched, "marks = PatchMarked(name) in run.recorded", "marks = True"),
     ),
     *BETWEEN,
+    *HELD,
 )

@@ -25,6 +25,9 @@ __all__ = ["FAULT_S", "POISON", "Errand", "Mishap", "MishapKind", "Plan", "draw"
 
 POISON: Final = "poison"
 """How the workflow ids of what nobody can decode begin."""
+TYPE: Final = "simulation.carry_out"
+Versioning: TypeAlias = Literal["auto", "pinned", "pinned_run"]
+_VERSIONING: Final[tuple[Versioning, ...]] = ("auto", "pinned", "pinned", "pinned_run")
 FAULT_S: Final = 30.0
 """How long faults go on; then everything is healed, and must come to its end."""
 
@@ -40,6 +43,8 @@ MishapKind: TypeAlias = Literal[
     "evict",
     "restart worker",
     "change code",
+    "hand over",
+    "hand over to new code",
 ]
 MISHAPS: Final[tuple[MishapKind, ...]] = (
     "kill worker",
@@ -54,6 +59,8 @@ MISHAPS: Final[tuple[MishapKind, ...]] = (
     "restart worker",
     "change code",
 )
+"""The others come with versions."""
+HAND_OVERS: Final[tuple[MishapKind, ...]] = ("hand over", "hand over to new code")
 
 
 What: TypeAlias = Literal[
@@ -71,8 +78,11 @@ What: TypeAlias = Literal[
     "approve",
     "answer",
     "subscribe",
+    "pause",
+    "resume",
 ]
-"""`wish` is an update, `answer` one by token. `poison` starts what nobody can decode; `garbage`
+"""`wish` is an update, `answer` one by token. A pause, or its end, without a workflow id is that of
+the workflow `text`, or of everything. `poison` starts what nobody can decode; `garbage`
 is a letter that nobody can."""
 
 
@@ -123,6 +133,8 @@ class Plan:
     bombs: frozenset[str] = field(default=frozenset())
     mistakes: frozenset[str] = field(default=frozenset())
     features: tuple[Feature, ...] = ()
+    versioning: Versioning | None = None
+    """What becomes of runs when the code changes; None if workers have no versions."""
     hurry: bool = False
     """Whether executions may end with two things that happen at once."""
 
@@ -139,6 +151,7 @@ class Plan:
             f"cache={self.cache_size} checkpoint={self.checkpoint_events} steal={self.steal} "
             f"skew={self.skew_s} fresh={self.fresh} "
             f"features={','.join(self.features) or 'none'} hurry={self.hurry} "
+            f"versioning={self.versioning or 'none'} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -170,7 +183,12 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
     senders = max(clients, 1) + shape.randrange(2)
     steal = shape.random() < 0.4
     mishaps = _mishaps(_chance(seed, "mishaps"))
-    needs_new_code = bombs or mistakes or any(one.kind == "change code" for one in mishaps)
+    versioned = _chance(seed, "versions")
+    versioning = versioned.choice(_VERSIONING) if versioned.random() < 0.3 else None
+    if versioning:
+        mishaps = tuple(sorted((*mishaps, *_hand_overs(versioned)), key=lambda one: one.at_s))
+    changes = any(one.kind in ("change code", "hand over to new code") for one in mishaps)
+    needs_new_code = bombs or mistakes or changes
     later = _chance(seed, "later")
     return Plan(
         seed=seed,
@@ -190,6 +208,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         bombs=bombs,
         mistakes=mistakes,
         features=features,
+        versioning=versioning,
         hurry=hurry,
     )
 
@@ -235,6 +254,18 @@ def _mishaps(chance: Random) -> tuple[Mishap, ...]:
     return tuple(sorted(made, key=lambda one: one.at_s))
 
 
+def _hand_overs(chance: Random) -> list[Mishap]:
+    return [
+        Mishap(
+            at_s=round(chance.random() * FAULT_S, 3),
+            kind=chance.choice(HAND_OVERS),
+            length_s=0.0,
+            amount=round(2 * chance.random() - 1, 3),
+        )
+        for _ in range(chance.randrange(4))
+    ]
+
+
 def _all_errands(
     seed: int, names: list[str], sender: int, features: tuple[Feature, ...], *, hurry: bool
 ) -> tuple[Errand, ...]:
@@ -246,6 +277,8 @@ def _all_errands(
             after_s = chance.choice((0.0, 0.0, 0.2, 1.0))
             wish = Errand(after_s, "wish", chance.choice(names), text)
             made.insert(1 + chance.randrange(len(made)), wish)
+    if _chance(seed, "pauses").random() < 0.25:
+        _insert_pauses(_chance(seed, f"pauses of {sender}"), made, names, sender)
     if hurry:  # Two letters at a time.
         chance = _chance(seed, f"hurry of {sender}")
         for number in range(chance.randrange(3)):
@@ -258,6 +291,19 @@ def _all_errands(
             errand = _errand_of(feature, chance, names, f"{feature}{sender}:{number}")
             made.insert(1 + chance.randrange(len(made)), errand)
     return tuple(made)
+
+
+def _insert_pauses(chance: Random, made: list[Errand], names: list[str], sender: int) -> None:
+    """Each with its end some errands later. Held is one execution, all of the type, or all."""
+    for number in range(1 + chance.randrange(3)):
+        name, kind = chance.choice([(one, "") for one in names] + [("", TYPE), ("", "")])
+        request = f"{kind}/{sender}:{number}"
+        named = chance.random() < 0.7
+        at = 1 + chance.randrange(len(made))
+        made.insert(at, Errand(chance.choice((0.0, 0.2, 1.0)), "pause", name, request, named=named))
+        behind = min(at + 1 + chance.randrange(3), len(made))
+        after_s = chance.choice((0.0, 0.5, 3.0))
+        made.insert(behind, Errand(after_s, "resume", name, request, named=named))
 
 
 def _errand_of(feature: Feature, chance: Random, names: list[str], text: str) -> Errand:

@@ -31,6 +31,7 @@ from everlong_engine import Engine, RunStarted, SignalReceived
 from tests.simulation.carrying import act, carry_out, later
 from tests.simulation.language import letters, position, wishes
 from tests.simulation.plan import Errand
+from tests.simulation.stewards import hold
 from tests.simulation.visitors import VISITS, Visitor
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
         cache_size=world.plan.cache_size,
         name=process.name,
         stop_timeout=1.0,
+        **_versions(process),
     )
     process.worker = worker
 
@@ -117,6 +119,17 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
     process.loop.spawn(_serve(process, worker))
     for sender in senders:
         process.loop.spawn(sender.go(process, client))
+
+
+def _versions(process: "Process") -> dict[str, Any]:
+    versioning = process.world.plan.versioning
+    if not versioning:
+        return {}
+    return {
+        "version": process.version_name,
+        "versioning": versioning,
+        "wait": 2.0,
+    }
 
 
 async def _serve(process: "Process", worker: SimulatedWorker) -> None:
@@ -207,6 +220,9 @@ class Sender:
             return
         if errand.what == "poison":
             await self._poison(process, client, errand, request)
+            return
+        if errand.what in ("pause", "resume"):
+            await hold(process, client, errand, request)
             return
         if errand.what in VISITS:
             await self.visitor.go(process, client, errand, request)

@@ -21,7 +21,7 @@ from tests.simulation.judge import Judge
 from tests.simulation.language import letters
 from tests.simulation.line import Rates
 from tests.simulation.loop import TooLong
-from tests.simulation.plan import FAULT_S, POISON, Mishap, Plan
+from tests.simulation.plan import FAULT_S, POISON, Mishap, MishapKind, Plan
 from tests.simulation.processes import (
     Sender,
     client_of,
@@ -29,6 +29,7 @@ from tests.simulation.processes import (
     stop_in_order,
     worker_process,
 )
+from tests.simulation.stewards import release_all
 from tests.simulation.visitors import answer_all
 from tests.simulation.world import Process, World
 
@@ -244,6 +245,8 @@ class Scenario:
             case "change code":
                 world.code_version = 2
                 self._restart(worker)
+            case "hand over" | "hand over to new code":
+                self._hand_over(index % len(self.workers), mishap.kind)
 
     def _evict(self, process: Process) -> None:
         keeper = process.worker and process.worker._keeper  # pyright: ignore[reportPrivateUsage]
@@ -255,6 +258,20 @@ class Scenario:
     def _restart(self, process: Process) -> None:
         if process.worker is not None and not process.loop.dead:
             process.loop.spawn(stop_in_order(process, process.worker))
+
+    def _hand_over(self, number: int, how: MishapKind) -> None:
+        """A new process waits for the file before the old one stops. Senders live once only, so one
+        that has some is begun anew behind its end."""
+        old = self.workers[number]
+        if how == "hand over to new code":
+            self.world.code_version = 2
+            self.world.reached("change code")
+        if old.worker is not None and not old.loop.dead and not old.loop.stopped:
+            if number or not self._senders_of(None):
+                old.on_death = lambda: None
+                self._bear_worker(number)
+                self.world.reached("new process waits for the file")
+            self._restart(old)
 
     def _heal(self) -> None:
         """No more faults. Either all processes are new and have code that is right, or those that
@@ -310,6 +327,7 @@ async def _operate(scenario: Scenario, process: Process) -> None:
     while True:
         await asyncio.sleep(_OPERATOR_S)
         number += 1
+        await release_all(process, client)
         if number == _PATIENCE:
             judge.nothing_is_forgotten()
         if number >= _PATIENCE:
@@ -319,11 +337,13 @@ async def _operate(scenario: Scenario, process: Process) -> None:
                 scenario.world.told(process, f"answers: {error}")
         for execution_id in judge.open_executions():
             name = journal.last_run(execution_id).workflow_id
-            if name.startswith(POISON):
-                continue
             handle = client.get_handle(name)
             try:
                 found = await handle.describe()
+                if found.version not in (None, process.version_name):
+                    await handle.pin(None)
+                if name.startswith(POISON):
+                    continue
                 if found.status == "blocked":
                     judge.may_be_parked(name, found.reason or "")
                     await handle.resume()

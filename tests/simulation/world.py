@@ -62,6 +62,11 @@ class Process:
         )
         self.on_death: Callable[[], None] = lambda: None
 
+    @property
+    def version_name(self) -> str:
+        """How its worker calls the code that it has."""
+        return f"v{self.version}"
+
     def _problem(self, text: str, error: BaseException | None) -> None:
         self.world.journal.must(False, f"{self.name}: {text}: {type(error).__name__}: {error}")
 
@@ -103,8 +108,12 @@ class World:
         self.schedule = Schedule(Random(f"{plan.seed}/schedule"), START_US)
         self.rates: Rates = plan.rates
         self.counters: Counter[str] = Counter()
+        self._versions: dict[str, str] = {}
+        """Of the code of each process that there ever was."""
         self.journal = Journal(self.reached)
         self.journal.on_ended = self._end_recorded
+        self.journal.holds.version_of = self._versions.__getitem__
+        self.journal.holds.successors_stay = plan.versioning == "pinned"
         self.tokens: list[Handed] = []
         self.approvals: list[OpenApproval] = []
         """All that anybody has found open."""
@@ -159,6 +168,7 @@ class World:
         self._births[kind] += 1
         process = Process(self, f"{kind}.{self._births[kind]}")
         self.processes.append(process)
+        self._versions[process.name] = process.version_name
         self._by_loop[process.loop] = process
         return process
 

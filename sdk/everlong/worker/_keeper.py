@@ -354,6 +354,8 @@ class RunKeeper:
         if type(event) is RunStarted:
             self.timers.watch_timeouts(run, event, at_us)
             pin = None if run.version else self.versions.pin(run.type)
+            if pin is not None:
+                run.version = pin  # What begins with this drive goes with it.
         elif type(event) is TimerFired:
             run.timers.pop(event.timer_id, None)
         elif isinstance(event, OUTCOMES):
@@ -363,7 +365,7 @@ class RunKeeper:
         step = Step(one, decisions, run.generation)
         append = self._appends.of_step(run, step, at_us)
         if pin is not None:
-            append.pin = run.version = pin
+            append.pin = pin
         step.told = append.answers
         run.inflight.append(step)
         self.engine.commits.add(append, partial(self._settle, run, step))
