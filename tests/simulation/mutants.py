@@ -162,8 +162,8 @@ MUTANTS: Final = (
         "an outcome is recorded twice",
         Edit(
             ActivityRunner.finish,
-            "self._deliver(run, Incoming(outcome))",
-            "self._deliver(run, Incoming(outcome))\n    self._deliver(run, Incoming(outcome))",
+            "self._deliver(run, one)",
+            "self._deliver(run, one)\n    self._deliver(run, Incoming(one.event))",
         ),
         Edit(is_stale, "not code.is_open(event.activity_id)", "False"),
     ),
