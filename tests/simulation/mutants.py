@@ -107,7 +107,7 @@ MUTANTS: Final = (
             "            self._act(run, decision)",
         ),
         Edit(
-            RunKeeper._settle,  # pyright: ignore[reportPrivateUsage]
+            RunKeeper.settle,
             "self._act(run, decision)",
             "type(decision) is ActivityScheduled or self._act(run, decision)",
         ),

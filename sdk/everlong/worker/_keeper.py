@@ -5,14 +5,13 @@ append with it; when the append is committed, and only then, its effects begin. 
 their commits in memory, within a bound. If an append is refused, the code is discarded with
 everything behind it, what was not journaled goes back into the mailbox, and the run is loaded anew.
 
-How runs come here is in `_loading`, how they leave in `_leaving`.
+How runs begin is in `_beginning`, how they come here in `_loading`, how they leave in `_leaving`.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from time import monotonic
@@ -33,6 +32,7 @@ from everlong.worker._activities import ActivityRunner
 from everlong.worker._answers import PendingAnswer
 from everlong.worker._appends import Appends
 from everlong.worker._approvals import withdraws
+from everlong.worker._beginning import RunBeginner
 from everlong.worker._cache import RunCache
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._judging import is_stale, judged
@@ -50,15 +50,11 @@ from everlong_engine import (
     ActivityScheduled,
     AppendResult,
     ApprovalAnswered,
-    Blobs,
     Closing,
     Decision,
     Engine,
-    IfClosed,
-    IfOpen,
     ItemPublished,
     MailRow,
-    NewRun,
     Refusal,
     RunCancelled,
     RunContinuedAsNew,
@@ -66,8 +62,6 @@ from everlong_engine import (
     RunTerminated,
     RunTimedOut,
     SignalReceived,
-    StartResult,
-    StartRun,
     TimerCancelled,
     TimerFired,
     TimerStarted,
@@ -117,6 +111,7 @@ class RunKeeper:
         self.activities = make_runner(self.deadlines, self.receive)
         self.loading = RunLoader(self)
         self.leaving = RunReleaser(self)
+        self.begin = RunBeginner(self).begin
         self.pausing = RunPauser(self)
         self.updates = UpdateDesk(engine, records, self._not_stored)
         self.timers = RunTimers(engine, self.deadlines, self.receive, self._time_out)
@@ -132,7 +127,7 @@ class RunKeeper:
         self.on_blocked: Callable[[OwnedRun, EverlongError], None] = _ignored
         """Called with a run that is being parked, and its fault."""
         self.versions = versions
-        self._appends = Appends(engine, records, worker_id, versions, self.activities.reserve)
+        self.appends = Appends(engine, records, worker_id, versions, self.activities.reserve)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -166,86 +161,6 @@ class RunKeeper:
         code = self.modes.new_run(definition, id_text(run_id), signals, self.hooks)
         code.loop.conceals = self.records.conceals
         return code
-
-    # --------------------------------------------------------------------------------- begin
-
-    def begin(
-        self,
-        new: NewRun,
-        started: RunStarted,
-        if_open: IfOpen,
-        if_closed: IfClosed,
-        on_result: Callable[[StartResult | StoreError], None],
-    ) -> None:
-        """Start an execution here: its first drive and its row are one transaction.
-
-        The code runs ahead of the answer whether the workflow id is free; nothing it decides takes
-        effect before that.
-        """
-        pin = self.versions.pin(new.type)
-        if pin is not None:
-            new = replace(new, version=pin)
-        run = OwnedRun.of(new, 1, self.new_code(new.type, new.run_id))
-        now_us = self.engine.clock.now_us()
-        try:
-            decisions: list[Decision] | None = run.code.feed(started, now_us)
-        except WorkflowFault:
-            decisions = None
-        if decisions is None or (decisions and type(decisions[-1]) is RunContinuedAsNew):
-            # Stored undriven, then claimed: a fault is met again and stands there, visible; and a
-            # run that begins anew at once gets its successor, for which a start has no room.
-            run.code.discard()
-            self._begin_as_mail(new, started, if_open, if_closed, on_result)
-            return
-        step = Step(Incoming(started), decisions, run.generation)
-        append = self._appends.of_step(run, step, now_us)
-        run.inflight.append(step)
-        run.tentative = True
-
-        def settled(result: WriteResult | StoreError) -> None:
-            assert isinstance(result, (StartResult, StoreError))
-            run.tentative = False
-            self.beginning.discard(run.execution_id)
-            if isinstance(result, StartResult) and result.held:
-                self.forget(run)
-                self._begin_as_mail(new, started, if_open, if_closed, on_result)
-            elif isinstance(result, StartResult) and result.created:
-                self.cache.hold(run)
-                self.timers.watch_timeouts(run, started, now_us)
-                on_result(result)
-                self._settle(run, step, AppendResult(delivered=result.delivered))
-            else:
-                # An error may have come behind the commit: then it is ours, and nobody's here.
-                self.loading.in_doubt |= isinstance(result, StoreError)
-                self.forget(run)
-                on_result(result)
-
-        start = StartRun(new, if_open, if_closed, 0, b"", owner=self.worker_id, first=append)
-        self.engine.commits.add(start, settled)
-        if self.cache.find(new.namespace, new.workflow_id, None) is None:
-            self.cache.hold(run)
-        else:  # The id is most likely taken: it is held once it is ours.
-            self.beginning.add(run.execution_id)
-
-    def _begin_as_mail(
-        self,
-        new: NewRun,
-        started: RunStarted,
-        if_open: IfOpen,
-        if_closed: IfClosed,
-        on_result: Callable[[StartResult | StoreError], None],
-    ) -> None:
-        blobs: Blobs = {}
-        kind, body = self.records.start(new, started, blobs)
-        now_us = self.engine.clock.now_us()
-
-        def settled(result: WriteResult | StoreError) -> None:
-            assert isinstance(result, (StartResult, StoreError))
-            on_result(result)
-            self.on_room()
-
-        start = StartRun(new, if_open, if_closed, kind, body, blobs=blobs, wake_us=now_us)
-        self.engine.commits.add(start, settled)
 
     # ----------------------------------------------------------------------------- the mailbox
 
@@ -299,7 +214,7 @@ class RunKeeper:
             return
         run.pumping = True
         try:
-            # Once it is as far ahead as it may be, `_settle` comes back here.
+            # Once it is as far ahead as it may be, `settle` comes back here.
             while (run.mailbox or run.held_back) and run.may_be_fed():
                 if len(run.inflight) >= _AHEAD_MAX or (one := run.next_input()) is None:
                     break
@@ -363,16 +278,16 @@ class RunKeeper:
             if one.position is not None:
                 self.activities.answered(run, event.activity_id)
         step = Step(one, decisions, run.generation)
-        append = self._appends.of_step(run, step, at_us)
+        append = self.appends.of_step(run, step, at_us)
         if pin is not None:
             append.pin = pin
         step.told = append.answers
         run.inflight.append(step)
-        self.engine.commits.add(append, partial(self._settle, run, step))
+        self.engine.commits.add(append, partial(self.settle, run, step))
 
     # ------------------------------------------------------------------------ behind the commit
 
-    def _settle(self, run: OwnedRun, step: Step, result: WriteResult | StoreError) -> None:
+    def settle(self, run: OwnedRun, step: Step, result: WriteResult | StoreError) -> None:
         """An append is committed, or refused."""
         if run.dropped:
             self._tell(run, step.incoming, result)
@@ -559,11 +474,11 @@ class RunKeeper:
         """Close it by what the code did not decide."""
         run.code.discard()
         at_us = max(run.last_us, self.engine.clock.now_us())
-        append = self._appends.of_end(run, event, at_us)
+        append = self.appends.of_end(run, event, at_us)
         # Its input stands for nothing: after a refusal the run is loaded, and times out again.
         step = Step(Incoming(TimerFired(0)), [event], run.generation)
         run.inflight.append(step)
-        self.engine.commits.add(append, partial(self._settle, run, step))
+        self.engine.commits.add(append, partial(self.settle, run, step))
 
     # ----------------------------------------------------------------------------- the end, queries
 
