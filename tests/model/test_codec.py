@@ -362,7 +362,7 @@ def test_a_field_of_another_type_is_named(kind: type[Event], data: st.DataObject
         (ActivityFailed, [1, 1, ["t", "m", "", b"", True, -5], 1], "not a failure"),
         (ActivityScheduled, [1, 1, "a", b"", ["many"], ""], "max_attempts"),
         (ActivityScheduled, [1, 1, "a", b"", [3, 1, float("nan")], ""], "backoff"),
-        (ActivityScheduled, [1, 1, "a", b"", [None] * 13, ""], "13 options"),
+        (ActivityScheduled, [1, 1, "a", b"", [None] * 14, ""], "14 options"),
         (ActivityScheduled, [1, 1, "a", b"", [3, 1, 2.0, 9, 0.5, [7]], ""], "non_retryable"),
         (ActivityScheduled, [1, 1, "a", b"", [3, 1, 2.0, 9, 0.5, 7], ""], "non_retryable"),
     ],

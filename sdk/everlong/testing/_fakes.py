@@ -112,7 +112,7 @@ class Fakes:
         """Let every attempt from now on be the fake's."""
         definition = definition_of(activity, "fake")
         _require_fit(definition, fake)
-        self._plan(definition).fake = None if fake is definition.function else fake
+        self._plan(definition).fake = fake
 
     def put_result(self, activity: Any, result: Any) -> None:
         definition = definition_of(activity, "fake")
@@ -161,6 +161,8 @@ class Fakes:
         self._record(plan, attempt)
         if plan.demands:
             performing = self._meet(plan.demands.popleft(), attempt)
+        elif plan.fake is attempt.definition.function:
+            return self._launch(attempt, activity, context, pools)
         elif plan.fake is not None:
             performing = self._perform(attempt, plan.fake)
         elif self._only:
