@@ -121,6 +121,7 @@ from everlong_engine.model.policies import (
     OnExhausted,
     OnParentClose,
     Retry,
+    run_policy_of,
     seconds_us,
 )
 from everlong_engine.model.requests import (
@@ -396,6 +397,7 @@ __all__ = [
     "renamed",
     "require_few_tags",
     "retry_failed",
+    "run_policy_of",
     "same_tags",
     "seconds_us",
     "trial_us",

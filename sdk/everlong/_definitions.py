@@ -87,6 +87,8 @@ class WorkflowDefinition:
     defaults: dict[str, Any] = field(default_factory=dict[str, Any])
     versioning: Versioning | None = None
     """None: as the worker says."""
+    retry: tuple[Any, ...] | None = None
+    """How an execution is tried again that fails, as its start records it."""
     signals: dict[str, Any] = field(default_factory=dict[str, Any])
     """Those that are declared beside it, by name; live, for one may be declared later."""
 

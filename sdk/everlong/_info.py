@@ -22,6 +22,7 @@ class WorkflowInfo:
         history_events: the length of the history before this input.
         parent: the workflow id of the execution whose child this is; None when it is no child.
         tags: what the execution is found by, as it stands; see `set_tags`.
+        attempt: which attempt this run is, where the workflow has a `Retry`; else 1.
     """
 
     workflow_id: str
@@ -35,6 +36,8 @@ class WorkflowInfo:
     tags: Mapping[str, str | int | float | bool | datetime] = field(
         default_factory=dict[str, str | int | float | bool | datetime]
     )
+
+    attempt: int = 1
 
     @property
     def started_at(self) -> datetime:

@@ -33,7 +33,7 @@ from everlong.children import (
 )
 from everlong.exceptions import DefinitionError, EverlongError
 from everlong.labels import TagValue
-from everlong_engine import IfClosed, IfOpen, OnCancel, OnParentClose, seconds_us
+from everlong_engine import IfClosed, IfOpen, OnCancel, OnParentClose, Retry, seconds_us
 
 __all__ = [
     "Workflow",
@@ -142,6 +142,22 @@ class Workflow(Generic[P, R]):
         return f"<workflow {self.definition.name}>"
 
 
+def run_policy(retry: Retry, owner: str) -> tuple[Any, ...]:
+    """A policy as a run's start records it.
+
+    Raises:
+        TypeError, ValueError: it is none, or one for activities only.
+    """
+    if not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{owner}: retry={retry!r}: give a Retry, such as Retry(max_attempts=3)")
+    if retry.on_exhausted != "fail":
+        raise ValueError(
+            f'{owner}: Retry(on_exhausted="pause") is for activities; a workflow that has failed '
+            "has nothing left to pause"
+        )
+    return retry.options.run_policy
+
+
 class WorkflowDecorator(Protocol):
     """The type of `@workflow(…)` with options."""
 
@@ -156,6 +172,7 @@ def workflow(
     name: str | None = None,
     raises: Iterable[type[Exception]] = (),
     versioning: Versioning | None = None,
+    retry: Retry | None = None,
 ) -> WorkflowDecorator: ...
 def workflow(
     function: Callable[..., Any] | None = None,
@@ -164,6 +181,7 @@ def workflow(
     name: str | None = None,
     raises: Iterable[type[Exception]] = (),
     versioning: Versioning | None = None,
+    retry: Retry | None = None,
 ) -> Any:
     """Make an async function a workflow: it survives crashes by being replayed from its journal.
 
@@ -184,6 +202,9 @@ def workflow(
             "auto": the newest that is here. "pinned": only one of the version with which it began,
             until the execution ends. "pinned_run": the same until it begins anew (`checkpoint`,
             `continue_as_new`), then the newest. What the worker says unless given.
+        retry: when an execution that fails is tried again, from its beginning, as a new run behind
+            the policy's back-off; see `Retry`. Never unless given. Most failures belong to an
+            activity's `Retry` instead: this one does everything again.
 
     Raises:
         DefinitionError: not an `async def`, a signature that cannot be recorded, a name that is
@@ -191,7 +212,10 @@ def workflow(
     """
 
     def decorate(function: Callable[..., Any]) -> Workflow[Any, Any]:
-        return _define(function, name, tuple(raises), versioning)
+        made = _define(function, name, tuple(raises), versioning)
+        if retry is not None:
+            made.definition.retry = run_policy(retry, f"workflow {made.definition.name}")
+        return made
 
     return decorate if function is None else decorate(function)
 

@@ -65,7 +65,8 @@ def test_an_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject) -
     assert encode_event(again, {}) == (code, body)
 
 
-NOT_WRITTEN_WHEN_ABSENT = {"begins_us", "headers"}
+NOT_WRITTEN_WHEN_ABSENT = {"attempt", "begins_us", "due_us", "headers", "retry"}
+"""Where they have a default."""
 
 
 @kinds
@@ -74,8 +75,29 @@ def test_a_body_says_its_version_and_then_the_fields_in_their_order(kind: type[E
     _, body = encode_event(event, {})
     wire = fields_of(body)
     assert wire[0] == 1
-    left_out = [one for one in dataclasses.fields(kind) if one.name in NOT_WRITTEN_WHEN_ABSENT]
+    left_out = [
+        one
+        for one in dataclasses.fields(kind)
+        if one.name in NOT_WRITTEN_WHEN_ABSENT and one.default is not dataclasses.MISSING
+    ]
     assert len(wire) == 1 + len(dataclasses.fields(kind)) - len(left_out)
+
+
+def test_what_a_start_has_learned_later_leaves_the_earlier_fields_where_they_are() -> None:
+    policy = ActivityOptions(max_attempts=3).run_policy
+    plain = RunStarted("w", b"", "id", 1, "", "")
+    for event, length in (
+        (dataclasses.replace(plain, begins_us=5), 19),
+        (dataclasses.replace(plain, headers=b"h"), 20),
+        (dataclasses.replace(plain, retry=policy), 22),
+        (dataclasses.replace(plain, attempt=2), 22),
+        (dataclasses.replace(plain, headers=b"h", begins_us=5, retry=policy, attempt=2), 22),
+    ):
+        code, body = encode_event(event, {})
+        wire = fields_of(body)
+        assert len(wire) == length
+        assert wire[18:20] == [event.begins_us, event.headers][: length - 18]
+        assert decode_event(code, body, {}) == event
 
 
 def simplest(kind: type[Event]) -> Event:
@@ -347,6 +369,10 @@ def test_a_field_of_another_type_is_named(kind: type[Event], data: st.DataObject
             assert type(value) in origins, f"{one.name}={value!r}"
 
 
+UNSAID: tuple[Any, ...] = (None, None, None, [], False, [], None, None, [], b"")
+"""What a start need not say, up to its memo."""
+
+
 @pytest.mark.parametrize(
     ("kind", "wire", "names"),
     [
@@ -358,6 +384,12 @@ def test_a_field_of_another_type_is_named(kind: type[Event], data: st.DataObject
         (TimerStarted, [1, 1, -1, "here"], "due_us"),
         (RunStarted, [1, "w", b"", "id", 1, "", "", 2**62], "run_timeout_us"),
         (RunStarted, [1, "w", b"", "id", 1, "", "", None, None, None, [["a"]]], "carried"),
+        (RunFailed, [1, ["t", "m", "", b"", True, None], [], -1], "due_us"),
+        (
+            RunStarted,
+            [1, "w", b"", "id", 1, "", "", *UNSAID, None, None, b"", [3, 1]],
+            "no policy for retries",
+        ),
         (RunCompleted, [1, b"", [7]], "unread"),
         (ActivityFailed, [1, 1, ["t", "m", "", b"", True, -5], 1], "not a failure"),
         (ActivityScheduled, [1, 1, "a", b"", ["many"], ""], "max_attempts"),

@@ -324,7 +324,7 @@ MUTANTS: Final = (
         "signals that were not received yet are lost at a checkpoint",
         Edit(
             Appends._following,  # pyright: ignore[reportPrivateUsage]
-            "carried=event.carried",
+            "carried=carried",
             "carried=()",
         ),
     ),
@@ -332,7 +332,7 @@ MUTANTS: Final = (
         "a checkpoint begins anew with the old arguments",
         Edit(
             Appends._following,  # pyright: ignore[reportPrivateUsage]
-            "arguments=event.arguments",
+            "arguments=arguments",
             "arguments=before.arguments",
         ),
     ),

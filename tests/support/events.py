@@ -66,6 +66,11 @@ tag_values: Final = (
     | st.booleans()
     | st.datetimes(datetime(1970, 1, 1), datetime(4000, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 )
+policies: Final = st.builds(
+    ActivityOptions,
+    max_attempts=st.none() | st.integers(1, 9),
+    non_retryable=st.lists(st.text(max_size=9), max_size=2).map(tuple),
+).map(lambda options: options.run_policy)
 _BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
     int: ints,
     str: texts,
@@ -78,6 +83,7 @@ _BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
     Carried: st.lists(st.tuples(texts, payloads), max_size=3).map(tuple),
     Numbers: st.lists(st.tuples(texts, ints), max_size=3).map(tuple),
     Reset | None: st.none() | resets,
+    tuple[Any, ...] | None: st.none() | policies,
     Tags: st.lists(st.tuples(tag_names, tag_values), max_size=3).map(tuple),
     TagChanges: st.lists(st.tuples(tag_names, st.none() | tag_values), max_size=3).map(tuple),
     Failure: failures,

@@ -64,7 +64,7 @@ from everlong_engine.model.ids import ID_BYTES
 from everlong_engine.model.limits import EVENT_ELEMENTS_MAX, PAYLOAD_INLINE_BYTES_MAX
 from everlong_engine.model.lineage import Reset
 from everlong_engine.model.payload_limits import count_elements
-from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.policies import ActivityOptions, run_policy_of
 from everlong_engine.model.tags import instant_us, tag_changes_of, tags_of
 
 __all__ = ["Blobs", "blob_references", "checksum", "decode_event", "encode_event"]
@@ -95,7 +95,9 @@ def _special(event: Event) -> tuple[Any, ...] | None:
         case ActivityFailed():
             return (event.activity_id, event.failure.to_wire(), event.attempts, event.run)
         case RunFailed():
-            return (event.failure.to_wire(), event.unread)
+            if event.due_us is None:
+                return (event.failure.to_wire(), event.unread)
+            return (event.failure.to_wire(), event.unread, event.due_us)
         case UpdateFailed():
             return (event.update_id, event.failure.to_wire())
         case ChildClosed():
@@ -126,8 +128,13 @@ def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
     return _headed(every) if kind is ChildScheduled else every
 
 
-_RESET: Final = [field.name for field in fields(RunStarted)].index("reset")
-_BEGINS: Final = [field.name for field in fields(RunStarted)].index("begins_us")
+_STARTED: Final = [field.name for field in fields(RunStarted)]
+_RESET: Final = _STARTED.index("reset")
+_BEGINS: Final = _STARTED.index("begins_us")
+_HEADERS: Final = _STARTED.index("headers")
+_RETRY: Final = _STARTED.index("retry")
+_PLAIN: Final = tuple(field.default for field in fields(RunStarted)[_BEGINS:])
+_ONCE: Final = _PLAIN[_RETRY - _BEGINS :]
 
 
 def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
@@ -136,8 +143,10 @@ def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tup
 
     def fields_of(event: Event) -> tuple[Any, ...]:
         found = every(event)
-        if not found[-1]:  # No headers.
-            found = found[:_BEGINS] if found[_BEGINS] is None else found[:-1]
+        if found[_BEGINS:] == _PLAIN:
+            found = found[:_BEGINS]
+        elif found[_RETRY:] == _ONCE:
+            found = found[:_RETRY] if found[_HEADERS] else found[:_HEADERS]
         reset = found[_RESET]
         if reset is None:
             return found
@@ -349,8 +358,11 @@ def _build_update_failed(update_id: str, failure: Any) -> UpdateFailed:
     return UpdateFailed(update_id, Failure.from_wire(failure))
 
 
-def _build_run_failed(failure: Any, unread: Iterable[str] = ()) -> RunFailed:
-    return RunFailed(Failure.from_wire(failure), unread_of(unread))
+def _build_run_failed(
+    failure: Any, unread: Iterable[str] = (), due_us: int | None = None
+) -> RunFailed:
+    require_instant(due_us, "due_us")
+    return RunFailed(Failure.from_wire(failure), unread_of(unread), due_us)
 
 
 def _build_run_completed(result: bytes, unread: Iterable[str] = ()) -> RunCompleted:
@@ -371,6 +383,8 @@ def _build_started(*wire: Any) -> RunStarted:
         values[13] = Reset.from_wire(values[13])
     if len(values) > 14:
         values[14] = tags_of(values[14])
+    if len(values) > 19 and values[19] is not None:
+        values[19] = run_policy_of(values[19]).run_policy
     started = RunStarted(*values)
     if started.previous_run is not None and len(started.previous_run) != ID_BYTES:
         raise UndecodablePayload(reason="previous_run holds no id")

@@ -57,6 +57,7 @@ _WRITTEN: Final[Mapping[Any, tuple[type, ...]]] = {
     Failure: (list,),
     Failure | None: (list, _NONE),
     Reset | None: (list, _NONE),
+    tuple[Any, ...] | None: (list, _NONE),
     ActivityOptions: (list, _NONE),
 }
 

@@ -13,7 +13,7 @@ Codes in `KINDS` and the order of fields are for ever: they are what is stored.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.lineage import Numbers, Reset
@@ -114,6 +114,10 @@ class RunStarted:
     headers: bytes = b""
     """What travels beside the arguments: a payload, or nothing. Not written where there is none,
     here and wherever else there are headers."""
+    retry: tuple[Any, ...] | None = None
+    """How the execution is tried again when a run of it fails (`machine.retries`)."""
+    attempt: int = 1
+    """Which attempt the run is, since the execution began or began anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,6 +441,8 @@ class RunCompleted:
 class RunFailed:
     failure: Failure
     unread: tuple[str, ...] = ()
+    due_us: int | None = None
+    """When the next attempt, a run of its own, begins; None: it has failed for good."""
 
 
 @dataclass(frozen=True, slots=True)

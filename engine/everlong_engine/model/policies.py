@@ -5,7 +5,7 @@ activity, so that a policy in force survives a restart with other code. Duration
 `timedelta` at the door and microseconds inside.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final, Literal, cast, get_args
@@ -23,6 +23,7 @@ __all__ = [
     "OnExhausted",
     "OnParentClose",
     "Retry",
+    "run_policy_of",
     "seconds_us",
 ]
 
@@ -36,6 +37,7 @@ OnParentClose = Literal["terminate", "cancel", "abandon"]
 
 _YEARS_100_S = 100 * 365 * 24 * 3600.0
 _DELAY_MAX_S = 60.0
+_RUN_POLICY_FIELDS = 6
 
 
 def seconds_us(value: float | timedelta, name: str) -> int:
@@ -110,6 +112,19 @@ class Retry:
             raise ValueError(f'Retry(on_exhausted={self.on_exhausted!r}): give "fail" or "pause"')
 
     @property
+    def options(self) -> "ActivityOptions":
+        """As a history records it."""
+        return ActivityOptions(
+            max_attempts=self.max_attempts,
+            delay_us=seconds_us(self.delay, "delay"),
+            backoff=float(self.backoff),
+            delay_max_us=self.delay_max_us,
+            jitter=float(self.jitter),
+            non_retryable=self.names,
+            on_exhausted=self.on_exhausted,
+        )
+
+    @property
     def delay_max_us(self) -> int:
         """What no delay exceeds, in microseconds."""
         assert self.delay_max is not None, "chosen when the policy was made"
@@ -173,6 +188,18 @@ class ActivityOptions:
                 raise UndecodablePayload(reason=f"the option {name} holds {value!r:.80}")
         return cls(*values)
 
+    @property
+    def run_policy(self) -> tuple[Any, ...]:
+        """The part that a run's start records, for the execution as a whole."""
+        return (
+            self.max_attempts,
+            self.delay_us,
+            self.backoff,
+            self.delay_max_us,
+            self.jitter,
+            self.non_retryable,
+        )
+
     def changed(self, changes: dict[str, Any]) -> "ActivityOptions":
         """With some fields replaced; the defaults stay one object, which is recognised at once."""
         made = replace(self, **changes)
@@ -180,6 +207,13 @@ class ActivityOptions:
 
 
 _DEFAULT = ActivityOptions()
+
+
+def run_policy_of(recorded: Sequence[Any]) -> ActivityOptions:
+    """Undo `ActivityOptions.run_policy`. Raises UndecodablePayload."""
+    if not isinstance(recorded, list | tuple) or len(recorded) != _RUN_POLICY_FIELDS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UndecodablePayload(reason=f"{recorded!r:.80} is no policy for retries")
+    return ActivityOptions.from_wire(list(recorded))
 
 
 def _is_duration(value: object) -> bool:

@@ -7,7 +7,7 @@ runs that share an `execution_id`, the id of the first of them.
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.tags import Tags
@@ -48,6 +48,8 @@ class RunStatus(IntEnum):
     CONTINUED_AS_NEW = 15
     RESET = 16
     """Closed because another run of its execution began from an earlier event of its history."""
+    RETRIED = 17
+    """It failed, and its execution is tried again with another run."""
 
     @property
     def is_open(self) -> bool:
@@ -56,11 +58,14 @@ class RunStatus(IntEnum):
     @property
     def is_followed(self) -> bool:
         """Whether another run of the same execution has taken its place."""
-        return self in (RunStatus.CONTINUED_AS_NEW, RunStatus.RESET)
+        return self in _FOLLOWED
 
     @property
     def text(self) -> str:
         return self.name.lower()
+
+
+_FOLLOWED: Final = (RunStatus.CONTINUED_AS_NEW, RunStatus.RESET, RunStatus.RETRIED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

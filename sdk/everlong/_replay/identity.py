@@ -134,4 +134,5 @@ def info_of(run: Named, cancel_reason: str | None) -> WorkflowInfo:
         history_events=run.history_events,
         parent=run.started.parent,
         tags=dict(run.labels.tags),
+        attempt=run.started.attempt,
     )

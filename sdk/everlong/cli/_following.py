@@ -44,7 +44,7 @@ class Follower:
                 run = await self._latest()
                 if progress is not None:
                     await self._show(run, progress)
-                if run.status not in ("running", "continued_as_new"):
+                if run.status not in ("running", "continued_as_new", "retried"):
                     return run, outcome_of(run, await self._handle.history(run.run_id))
                 wait_s = max(_LOOK_S, (loop.time() - began) / _LOOKING_SHARE)
                 # When it closes, there is something to see at once.

@@ -51,6 +51,7 @@ STATUS: Final = {
     "terminated": ("○", "red"),
     "timed_out": ("✗", "red"),
     "continued_as_new": ("↻", "dim"),
+    "retried": ("↻", "yellow"),
     "reset": ("↺", "dim"),
 }
 

@@ -43,12 +43,13 @@ from everlong.exceptions import (
     WorkflowNotFound,
 )
 from everlong.labels import TagValue, checked_memo, checked_tags
-from everlong.workflow import Workflow
+from everlong.workflow import Workflow, run_policy
 from everlong_engine import (
     Blobs,
     Engine,
     IfClosed,
     IfOpen,
+    Retry,
     RunStarted,
     StartResult,
     StartRun,
@@ -85,6 +86,7 @@ class StartOptions(TypedDict, total=False):
     execution_timeout: float | timedelta | None
     start_delay: float | timedelta | None
     start_at: datetime | None
+    retry: Retry | None
     request_id: str | None
     signal: tuple[Signal[Any] | str, Any] | None
     update: tuple[Any, ...] | None
@@ -147,6 +149,7 @@ class Starting(Connected):
         execution_timeout: float | timedelta | None = None,
         start_delay: float | timedelta | None = None,
         start_at: datetime | None = None,
+        retry: Retry | None = None,
         request_id: str | None = None,
         signal: tuple[Signal[Any] | str, Any] | None = None,
         update: tuple[Any, ...] | None = None,
@@ -176,6 +179,7 @@ class Starting(Connected):
                 datetime. It is stored and has its id at once, takes no memory, and can be
                 signalled, cancelled and terminated; its time limits count from its beginning. An
                 open one that is used instead is not put off.
+            retry: when it is tried again if it fails, in place of what `@workflow(retry=…)` says.
             request_id: a start repeated with the same id and request id gives the same execution.
             signal: `(signal, value)`, sent in the same transaction: to the new execution, or to the
                 open one that is used instead.
@@ -207,6 +211,7 @@ class Starting(Connected):
             tags=checked_tags(tags),
             memo=checked_memo(memo),
             begins_us=begins_us,
+            retry=_policy(definition, retry),
         )
         attachment = Attachment.of(engine, signal, update, update_id)
         if self.hooks.start_workflow:
@@ -428,6 +433,12 @@ def _deadline(
 ) -> int | None:
     timeout_us = _duration(timeout, "execution_timeout")
     return None if timeout_us is None else (begins_us or engine.clock.now_us()) + timeout_us
+
+
+def _policy(definition: WorkflowDefinition | None, retry: Retry | None) -> tuple[Any, ...] | None:
+    if retry is not None:
+        return run_policy(retry, "start(retry=…)")
+    return None if definition is None else definition.retry
 
 
 def _beginning(engine: Engine, delay: float | timedelta | None, at: datetime | None) -> int | None:

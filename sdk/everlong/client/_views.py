@@ -86,7 +86,7 @@ class ExecutionSummary:
     type: str
     status: str
     """running, blocked, paused, completed, failed, cancelled, terminated, timed_out,
-    continued_as_new, or reset: another run has taken its place."""
+    continued_as_new, reset or retried: another run has taken its place."""
     started_at: datetime
     closed_at: datetime | None
     history_events: int

@@ -38,9 +38,11 @@ from everlong_engine import (
     TagChanges,
     TagsSet,
     Trim,
+    retry_failed,
+    run_policy_of,
 )
 
-__all__ = ["Appends"]
+__all__ = ["Appends", "is_followed", "may_be_followed"]
 
 _PYTHON: Final = platform.python_version()
 _STATUS: Final[Mapping[type[Closing], RunStatus]] = {
@@ -81,6 +83,7 @@ class Appends:
         behind the commit is part of what is committed.
         """
         incoming, decisions = step.incoming, step.decisions
+        self._look_for_retry(run, decisions, at_us)
         blobs: Blobs = {}
         base = run.next_seq
         rows = [self._records.row(run, base, incoming.event, at_us, blobs)]
@@ -96,7 +99,7 @@ class Appends:
             )
         position = incoming.position
         consumed: tuple[int, ...] = () if position is None else (position,)
-        continued = isinstance(closing, RunContinuedAsNew)
+        continued = is_followed(closing)
         if closing is not None and not continued:
             # It came too late to be fed: it goes with this append, which may leave no mail behind.
             consumed += run.positions_unfed()
@@ -140,7 +143,8 @@ class Appends:
         for index, made in enumerate(decisions):
             decision = made
             sends = sends or type(made) in SENDING
-            if type(made) in _RETURNS:  # Not isinstance with a union: that builds it each time.
+            # Not isinstance with a union: that builds it each time.
+            if type(made) in _RETURNS and not is_followed(made):
                 decision = decisions[index] = _with_unread(made, run)  # type: ignore[arg-type]
             if type(made) is ActivityScheduled and self._reserve():
                 decision = decisions[index] = ActivityScheduled(
@@ -199,7 +203,9 @@ class Appends:
         if closing is not None:
             run.closing = True
             if isinstance(closing, RunContinuedAsNew):
-                following = self._following(run, closing)
+                following = self._following(run, closing.arguments, closing.carried)
+            elif isinstance(closing, RunFailed) and closing.due_us is not None:
+                following = self._next_attempt(run, closing.due_us)
         return Append(
             run.shard,
             run.run_id,
@@ -210,7 +216,7 @@ class Appends:
             self._engine.new_append_id(),
             consumed,
             mail_free,
-            None if closing is None else _STATUS[type(closing)],
+            None if closing is None else _status(closing),
             None if closing is None else at_us,
             following,
             blobs or None,
@@ -223,14 +229,44 @@ class Appends:
             trims,
         )
 
-    def _following(self, run: OwnedRun, event: RunContinuedAsNew) -> NextRun:
+    def _look_for_retry(self, run: OwnedRun, decisions: list[Decision], at_us: int) -> None:
+        """A failure that is not the last says when the next attempt begins."""
+        started = run.code.started
+        if not decisions or started is None or started.retry is None:
+            return
+        failed = decisions[-1]
+        if type(failed) is not RunFailed or run.code.cancel_reason is not None:
+            return
+        policy, chance = run_policy_of(started.retry), self._engine.random.random()
+        delay_us = retry_failed(policy, failed.failure, started.attempt, chance)
+        if delay_us is None:
+            return
+        due_us, deadline_us = at_us + delay_us, started.execution_deadline_us
+        if deadline_us is None or due_us < deadline_us:
+            decisions[-1] = RunFailed(failed.failure, (), due_us)
+
+    def _next_attempt(self, run: OwnedRun, due_us: int) -> NextRun:
+        """The same once more, behind its back-off."""
+        before = run.code.started
+        assert before is not None, "a run that fails has started"
+        carried = run.code.carried()
+        return self._following(run, before.arguments, carried, due_us, before.attempt + 1)
+
+    def _following(
+        self,
+        run: OwnedRun,
+        arguments: bytes,
+        carried: tuple[tuple[str, bytes], ...],
+        begins_us: int | None = None,
+        attempt: int = 1,
+    ) -> NextRun:
         """The successor: its row, and the mail that starts it."""
         before, labels = run.code.started, run.code.labels
         assert before is not None, "a run that continues has started"
         now_us = self._engine.clock.now_us()
         started = RunStarted(
             workflow=before.workflow,
-            arguments=event.arguments,
+            arguments=arguments,
             workflow_id=before.workflow_id,
             seed=self._engine.random.getrandbits(60),
             code=self._versions.workflows[run.type].digest,
@@ -238,14 +274,17 @@ class Appends:
             run_timeout_us=before.run_timeout_us,
             execution_deadline_us=before.execution_deadline_us,
             previous_run=run.run_id,
-            carried=event.carried,
+            carried=carried,
             cancel_requested=run.code.cancel_reason is not None,
             published=run.code.outputs.numbers,
             parent=before.parent,
             tags=labels.tags,
             memo=labels.memo,
             cancel_reason=run.code.cancel_reason,
+            begins_us=begins_us,
             headers=before.headers,
+            retry=before.retry,
+            attempt=attempt,
         )
         self._engine.ids.follow(run.run_id)
         new = NewRun(
@@ -263,6 +302,24 @@ class Appends:
         blobs: Blobs = {}
         kind, body = self._records.start(new, started, blobs)
         return NextRun(new, self._worker_id, kind, body, blobs)
+
+
+def is_followed(closing: object) -> bool:
+    """Whether another run of the execution takes the place of the one that this closes."""
+    if type(closing) is RunFailed:
+        return closing.due_us is not None
+    return type(closing) is RunContinuedAsNew
+
+
+def may_be_followed(started: RunStarted, last: Decision) -> bool:
+    """Whether a first drive ends in a successor."""
+    retried = started.retry is not None and type(last) is RunFailed
+    return retried or type(last) is RunContinuedAsNew
+
+
+def _status(closing: Closing) -> RunStatus:
+    retried = type(closing) is RunFailed and closing.due_us is not None
+    return RunStatus.RETRIED if retried else _STATUS[type(closing)]
 
 
 def _tags_set(decisions: Sequence[Decision]) -> TagChanges:

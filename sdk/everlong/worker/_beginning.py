@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from everlong.exceptions import StoreError, WorkflowFault
+from everlong.worker._appends import may_be_followed
 from everlong.worker._owned import Incoming, OwnedRun, Step
 from everlong_engine import (
     AppendResult,
@@ -17,7 +18,6 @@ from everlong_engine import (
     IfClosed,
     IfOpen,
     NewRun,
-    RunContinuedAsNew,
     RunStarted,
     StartResult,
     StartRun,
@@ -59,7 +59,7 @@ class RunBeginner:
             decisions: list[Decision] | None = run.code.feed(started, now_us)
         except WorkflowFault:
             decisions = None
-        if decisions is None or (decisions and type(decisions[-1]) is RunContinuedAsNew):
+        if decisions is None or (decisions and may_be_followed(started, decisions[-1])):
             # Stored undriven, then claimed: a fault is met again and stands there, visible; and a
             # run that begins anew at once gets its successor, for which a start has no room.
             run.code.discard()

@@ -30,7 +30,7 @@ from everlong.exceptions import (
 )
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._answers import PendingAnswer
-from everlong.worker._appends import Appends
+from everlong.worker._appends import Appends, is_followed
 from everlong.worker._approvals import withdraws
 from everlong.worker._beginning import RunBeginner
 from everlong.worker._cache import RunCache
@@ -57,7 +57,6 @@ from everlong_engine import (
     MailRow,
     Refusal,
     RunCancelled,
-    RunContinuedAsNew,
     RunStarted,
     RunTerminated,
     RunTimedOut,
@@ -363,7 +362,7 @@ class RunKeeper:
     def _closed(self, run: OwnedRun, event: Closing) -> None:
         leftovers = list(run.mailbox)
         run.mailbox.clear()
-        if isinstance(event, RunContinuedAsNew):
+        if is_followed(event):
             self.forget(run)
             self.loading.follow(run, leftovers)
             return

@@ -123,6 +123,7 @@ class Sender:
             tags=decision.tags,
             memo=decision.memo,
             headers=decision.headers,
+            retry=definition.retry,
         )
         blobs: Blobs = {}
         kind, body = self._records.start(new, started, blobs)
