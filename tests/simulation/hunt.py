@@ -31,13 +31,19 @@ class Kill:
 
 
 def hunt(mutant: Mutant, seeds: range) -> Kill:
-    """Simulate seeds with a defect until one shows it."""
+    """Simulate seeds with a defect until one shows it.
+
+    Raises:
+        AssertionError: that seed breaks without the defect as well, so it has shown nothing.
+    """
     began = time.perf_counter()
-    with planted(mutant):
-        for seed in seeds:
+    for seed in seeds:
+        with planted(mutant):
             rule = _first_rule(seed)
-            if rule is not None:
-                return Kill(mutant.name, seed, rule, time.perf_counter() - began)
+        if rule is not None:
+            sound = _first_rule(seed)
+            assert sound is None, f"seed {seed} breaks without a defect: {sound}"
+            return Kill(mutant.name, seed, rule, time.perf_counter() - began)
     return Kill(mutant.name, None, "", time.perf_counter() - began)
 
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
 from everlong_engine import limits
-from everlong_engine.duties import inbox_watcher
+from everlong_engine.store.memory.store import MemoryStore
+from everlong_engine.store.sqlite.store import SqliteStore
 from tests.simulation import language
 from tests.simulation.judge import Judge
 from tests.simulation.language import letters
@@ -93,8 +94,8 @@ def _prepared(plan: Plan) -> Generator[None, None, None]:
     settings: list[tuple[Any, str, Any]] = [
         (limits, "CHECKPOINT_EVENTS", plan.checkpoint_events),
         # Idle polls are simulated one by one; these cost nothing but time.
-        (inbox_watcher, "_BUSY_S", 0.02),
-        (inbox_watcher, "_IDLE_S", 0.4),
+        (SqliteStore, "look_s", (0.02, 0.4)),
+        (MemoryStore, "look_s", (0.02, 0.4)),
     ]
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in settings]
     level = logging.root.manager.disable
