@@ -18,7 +18,7 @@ from tests.support.command_line import begin, worker_ready
 
 KILLS: Final = 100 if FULL else 4
 FLOWS: Final = 4
-ROWS_OF_A_KILL: Final = 150
+ROWS_OF_A_KILL: Final = 400
 CODE: Final = """
 from everlong import Retry, Transaction, activity, checkpoint, workflow
 
@@ -60,10 +60,12 @@ async def test_each_row_is_there_once_whenever_the_worker_is_killed(tmp_path: Pa
             await client.start("chaos_booking", id=f"booking-{flow}", flow=flow, rows=rows)
             for flow in range(FLOWS)
         ]
-        for _ in range(KILLS):
+        for kill in range(KILLS):
             worker = begin("worker", "booking.py", "--json", folder=tmp_path)
             await asyncio.to_thread(worker_ready, worker)
-            await asyncio.sleep(chance.random() * 0.15)
+            while len(booked(path)) < rows * FLOWS * kill // (KILLS + 1) + 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(chance.random() * 0.02)
             worker.kill()
             worker.communicate()
             in_the_middle += len(booked(path)) not in (0, rows * FLOWS)
