@@ -86,12 +86,13 @@ class LeaseKeeper:
             try:
                 await self.run_once()
                 heard = loop.time()
-            except (StoreError, TimeoutError) as error:
+            except Exception as error:
+                # Whatever it was: the lease was not renewed, and soon all of it is another's.
                 silent_s = loop.time() - heard
-                logger.warning("no beat for %.1f s: %s", silent_s, error)
+                expected = isinstance(error, (StoreError, TimeoutError))
+                trace = None if expected else error
+                logger.warning("no beat for %.1f s: %s", silent_s, error, exc_info=trace)
                 if silent_s >= self._lease_s * _KEPT:
                     for host in list(self._hosts):
                         host.lease_lost()
-            except Exception:
-                logger.exception("a beat failed; the next one is tried")
             await self._alarms.pause(self._lease_s / _BEATS_IN_A_LEASE)
