@@ -33,6 +33,7 @@ from everlong_engine.model.tags import Tags
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
+    Heard,
     Problem,
     Question,
     RunFilter,
@@ -343,7 +344,7 @@ class FaultyStore:
     def lease_s(self) -> float | None:
         return self._inner.lease_s
 
-    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
+    async def beat(self, workers: Sequence[bytes]) -> Heard:
         return await self._ask("beat", lambda: self._inner.beat(workers))
 
     @property

@@ -13,6 +13,8 @@ from everlong_engine.store.postgres.store import PostgresStore
 from tests.support.postgres_server import fresh_store
 from tests.support.store_rig import Rig, refusal, signal
 
+HOUR_US = 3600 * 1_000_000
+
 
 @pytest.fixture
 async def url() -> str:
@@ -64,8 +66,8 @@ async def test_without_a_beat_in_its_lease_a_worker_is_dead_for_good(url: str) -
     await two.register("heard")
     row = await one.owned()
     assert await silent.take_over([two.worker_id], two.now_us, 100) == 1
-    assert await silent.beat([one.worker_id]) == set()
-    assert await heard.beat([two.worker_id]) == {two.worker_id}
+    assert (await silent.beat([one.worker_id])).alive == set()
+    assert (await heard.beat([two.worker_id])).alive == {two.worker_id}
     taken = await two.claim_one()
     assert taken.row.run_id == row.run_id
     assert refusal(await one.one(one.append(row))) is Refusal.FENCED
@@ -81,10 +83,33 @@ async def test_a_beat_renews_the_lease(url: str) -> None:
     one, two = Rig(brief), Rig(long, seed=8)
     await one.register()
     await one.owned()
-    assert await long.beat([one.worker_id]) == {one.worker_id}
+    assert (await long.beat([one.worker_id])).alive == {one.worker_id}
     assert await brief.take_over([], two.now_us, 100) == 0
     await brief.close()
     await long.close()
+
+
+async def test_a_beat_tells_when_somebody_may_be_found_dead(url: str) -> None:
+    """At the end of the others' first lease, by the server's clock; at once where the dead have
+    left something; never where nobody else is."""
+    hour = await PostgresStore.open(url, lease_us=HOUR_US)
+    brief = await PostgresStore.open(url, lease_us=0)
+    one, two, three = Rig(hour), Rig(hour, seed=8), Rig(brief, seed=9)
+    await one.register()
+    assert (await hour.beat([one.worker_id])).sweep_s is None
+    await two.register()
+    assert 3000 < ((await hour.beat([one.worker_id])).sweep_s or 0) <= 3600
+    await three.register()
+    await three.owned()
+    assert ((await brief.beat([one.worker_id, two.worker_id])).sweep_s or 0) <= 0
+    # Who has not been heard of for a whole lease itself waits for that.
+    assert ((await hour.beat([one.worker_id])).sweep_s or 0) > 3000
+    await brief.bury(three.worker_id)
+    assert (await hour.beat([one.worker_id, two.worker_id])).sweep_s == 0
+    assert await hour.take_over([one.worker_id, two.worker_id], one.now_us, 100) == 1
+    assert (await hour.beat([one.worker_id, two.worker_id])).sweep_s is None
+    await hour.close()
+    await brief.close()
 
 
 async def test_nobody_is_declared_dead_by_who_was_silent_itself(url: str) -> None:
@@ -95,7 +120,7 @@ async def test_nobody_is_declared_dead_by_who_was_silent_itself(url: str) -> Non
     await two.register()
     await one.owned()
     assert await long.take_over([two.worker_id], two.now_us, 100) == 0
-    assert await long.beat([two.worker_id]) == {two.worker_id}
+    assert (await long.beat([two.worker_id])).alive == {two.worker_id}
     assert await long.take_over([two.worker_id], two.now_us, 100) == 0
     await brief.close()
     await long.close()

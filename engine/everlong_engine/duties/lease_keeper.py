@@ -4,6 +4,9 @@ Only where a store has many owners: a file's lock is a sign of life by itself. A
 confirmed beat for two thirds of a lease lets go of everything it has, since soon it is another's;
 as soon as the store answers again it begins anew, under a new name. Nobody is declared dead by
 somebody who has not been heard of itself for a whole lease: after an outage all are silent.
+
+A beat also tells when the first lease of all others ends, so a dead worker is found at that moment,
+and nobody looks for the dead in between.
 """
 
 import asyncio
@@ -23,6 +26,8 @@ logger = logging.getLogger("everlong")
 
 _BEATS_IN_A_LEASE: Final = 10 / 3
 _KEPT: Final = 2 / 3
+_BEHIND_S: Final = 0.1
+"""How far behind the end of a lease is looked whether anybody has renewed it."""
 
 
 class Host(Protocol):
@@ -62,29 +67,41 @@ class LeaseKeeper:
             await asyncio.wait([self._task])
             self._task = None
 
-    async def run_once(self) -> None:
-        """One beat, and a bounded sweep for the dead.
+    async def run_once(self) -> float:
+        """One beat, and a bounded sweep if somebody may be found dead; how many seconds to wait for
+        the next.
 
         Raises:
             StoreError: the store does not answer.
         """
         workers = [host.worker_id for host in self._hosts if host.has_begun]
         async with asyncio.timeout(self._lease_s * _KEPT):
-            alive = await self._store.beat(workers)
+            heard = await self._store.beat(workers)
         for host in list(self._hosts):
-            if host.worker_id in workers and host.worker_id not in alive:
+            if host.worker_id in workers and host.worker_id not in heard.alive:
                 logger.warning("a worker was silent for a whole lease: it begins anew")
                 host.lease_lost()
-        if await self._store.take_over(list(alive), self._clock.now_us(), CLAIM_RUNS_MAX):
-            for host in self._hosts:
+        every_s = self._lease_s / _BEATS_IN_A_LEASE
+        if heard.sweep_s is None:
+            return every_s
+        if heard.sweep_s > 0:
+            return min(every_s, heard.sweep_s + _BEHIND_S)
+        judged = await self._store.take_over(
+            list(heard.alive), self._clock.now_us(), CLAIM_RUNS_MAX
+        )
+        if judged:
+            for host in list(self._hosts):
                 host.wake()
+        # Between batches it beats. Who is next, and when, is told then as well.
+        return 0.0 if judged == CLAIM_RUNS_MAX else _BEHIND_S
 
     async def _beat_for_ever(self) -> None:
         loop = asyncio.get_running_loop()
         heard = loop.time()
         while True:
+            pause_s = self._lease_s / _BEATS_IN_A_LEASE
             try:
-                await self.run_once()
+                pause_s = await self.run_once()
                 heard = loop.time()
             except Exception as error:
                 # Whatever it was: the lease was not renewed, and soon all of it is another's.
@@ -95,4 +112,4 @@ class LeaseKeeper:
                 if silent_s >= self._lease_s * _KEPT:
                     for host in list(self._hosts):
                         host.lease_lost()
-            await self._alarms.pause(self._lease_s / _BEATS_IN_A_LEASE)
+            await self._alarms.pause(pause_s)

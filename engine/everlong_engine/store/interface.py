@@ -36,6 +36,7 @@ from everlong_engine.model.writes import Write, WriteResult
 
 __all__ = [
     "Counted",
+    "Heard",
     "MailGone",
     "Problem",
     "Question",
@@ -83,6 +84,17 @@ class Wants:
     held: frozenset[bytes] | None = None
     """The executions in its hands, after a claim whose answer it did not get: what else bears its
     name was claimed then, and is claimed anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What comes of a beat."""
+
+    alive: frozenset[bytes]
+    """Those whose leases it has renewed. Others were declared dead meanwhile."""
+    sweep_s: float | None = None
+    """In how many seconds a sweep for the dead may find somebody, if nobody else is heard of until
+    then; at most 0 where the dead have left something. None: there is nobody to be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +163,8 @@ class Ownership(Protocol):
         lock is the sign of life."""
         ...
 
-    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
-        """Renew the leases of workers; those that were not declared dead meanwhile."""
+    async def beat(self, workers: Sequence[bytes]) -> Heard:
+        """Renew the leases of workers."""
         ...
 
     @property

@@ -37,6 +37,7 @@ from everlong_engine.model.tags import Tags
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
+    Heard,
     Problem,
     Question,
     RunFilter,
@@ -123,8 +124,8 @@ class MemoryStore:
     def lease_s(self) -> None:
         return None
 
-    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
-        return set(workers)
+    async def beat(self, workers: Sequence[bytes]) -> Heard:
+        return Heard(frozenset(workers))
 
     @property
     def look_s(self) -> tuple[float, float]:

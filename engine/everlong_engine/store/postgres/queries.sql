@@ -745,9 +745,18 @@ WHERE NOT dead AND lease_us <= everlong.now_us() AND worker_id <> ALL ($1::BYTEA
 RETURNING worker_id;
 
 -- name: beat
--- A sign of life. No row: somebody has declared it dead.
-UPDATE everlong.workers SET lease_us = everlong.now_us() + $2, beat_us = everlong.now_us()
-WHERE worker_id = ANY ($1::BYTEA[]) AND NOT dead RETURNING worker_id;
+-- A sign of life. Whom no row names, somebody has declared dead. Each row also tells in how many
+-- microseconds the first lease of all others ends, and whether the dead have left anything.
+WITH beaten AS (
+    UPDATE everlong.workers SET lease_us = everlong.now_us() + $2, beat_us = everlong.now_us()
+    WHERE worker_id = ANY ($1::BYTEA[]) AND NOT dead RETURNING worker_id
+)
+SELECT beaten.worker_id, others.ends_us, others.dead_left
+FROM (SELECT (SELECT min(lease_us) - everlong.now_us() FROM everlong.workers
+              WHERE NOT dead AND worker_id <> ALL ($1::BYTEA[])) AS ends_us,
+             EXISTS (SELECT 1 FROM everlong.workers AS w WHERE w.dead AND EXISTS
+                     (SELECT 1 FROM everlong.runs AS r WHERE r.owner = w.worker_id)) AS dead_left
+     ) AS others LEFT JOIN beaten ON TRUE;
 
 -- name: forget_notices
 -- What tells owners of terminations, where they are dead.

@@ -33,6 +33,7 @@ from everlong_engine.model.tags import Tags
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
+    Heard,
     Problem,
     Question,
     RunFilter,
@@ -154,8 +155,7 @@ class PostgresStore:
         )
         await self._write(lambda tx: tx.run("put_worker", values))
 
-    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
-        """Renew the leases of these workers; those that still have one."""
+    async def beat(self, workers: Sequence[bytes]) -> Heard:
         try:
             found = await self._write(lambda tx: tx.all("beat", (workers, self._lease_us)))
         except BaseException:
@@ -163,7 +163,16 @@ class PostgresStore:
             raise
         if self._heard_since is None:
             self._heard_since = asyncio.get_running_loop().time()
-        return {row[0] for row in found}
+        _, ends_us, left = found[0]
+        alive = frozenset(row[0] for row in found if row[0] is not None)
+        return Heard(alive, self._sweep_s(ends_us, left=left))
+
+    def _sweep_s(self, ends_us: int | None, *, left: bool) -> float | None:
+        """When a sweep may find somebody: at the end of the lease that ends first, but not before
+        this process may bury."""
+        if left or ends_us is None:
+            return 0.0 if left else None
+        return max(ends_us / 1_000_000, self._unproven_s())
 
     @property
     def lease_s(self) -> float:
@@ -177,15 +186,16 @@ class PostgresStore:
         await self._write(lambda tx: tx.run("bury_worker", (worker_id,)))
 
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
-        if self._may_bury():
+        if self._unproven_s() <= 0:
             await self._write(lambda tx: leases.bury(tx, alive))
         return await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
 
-    def _may_bury(self) -> bool:
-        """Not before a whole lease of beats: after an outage everybody looks dead."""
-        if self._lease_us == 0 or self._heard_since is None:
-            return self._lease_us == 0
-        return asyncio.get_running_loop().time() - self._heard_since >= self.lease_s
+    def _unproven_s(self) -> float:
+        """How long until this process has been heard of for a whole lease. Nobody is buried before:
+        after an outage everybody looks dead."""
+        if self._heard_since is None:
+            return self.lease_s
+        return self.lease_s - (asyncio.get_running_loop().time() - self._heard_since)
 
     async def resume_blocked(self, wants: Wants, now_us: int) -> None:
         await self._write(lambda tx: pauses.resume_blocked(tx, now_us, STRIKES_TO_POISON, wants))

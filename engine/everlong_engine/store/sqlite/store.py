@@ -35,6 +35,7 @@ from everlong_engine.model.tags import Tags
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
+    Heard,
     Problem,
     Question,
     RunFilter,
@@ -176,8 +177,8 @@ class SqliteStore:
     def lease_s(self) -> None:
         return None
 
-    async def beat(self, workers: Sequence[bytes]) -> set[bytes]:
-        return set(workers)
+    async def beat(self, workers: Sequence[bytes]) -> Heard:
+        return Heard(frozenset(workers))
 
     @property
     def look_s(self) -> tuple[float, float]:
