@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value
 from everlong.exceptions import DefinitionError
-from everlong_engine import ActivityOptions
+from everlong_engine import ActivityOptions, Retry
 
 __all__ = [
     "OWN",
@@ -25,6 +25,7 @@ __all__ = [
     "check_version",
     "check_versioning",
     "code_digest",
+    "run_policy",
 ]
 
 OWN: Final = "everlong."
@@ -57,6 +58,22 @@ def check_versioning(value: str, owner: str) -> None:
         raise DefinitionError(
             f"{owner}: versioning={value!r} is not one of {', '.join(get_args(Versioning))}"
         )
+
+
+def run_policy(retry: Retry, owner: str) -> tuple[Any, ...]:
+    """A policy as a run's start records it.
+
+    Raises:
+        TypeError, ValueError: it is none, or one for activities only.
+    """
+    if not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{owner}: retry={retry!r}: give a Retry, such as Retry(max_attempts=3)")
+    if retry.on_exhausted != "fail":
+        raise ValueError(
+            f'{owner}: Retry(on_exhausted="pause") is for activities; a workflow that has failed '
+            "has nothing left to pause"
+        )
+    return retry.options.run_policy
 
 
 @dataclass(slots=True, eq=False)

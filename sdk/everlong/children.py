@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Final, Generic, ParamSpec, TypeVar, overload
 
 from everlong._context import calling_frame, current_run, source_line
-from everlong._definitions import WorkflowDefinition
+from everlong._definitions import WorkflowDefinition, run_policy
 from everlong._texts import checked_id
 from everlong.channels import Signal, sent
 from everlong.exceptions import EverlongError
@@ -23,6 +23,7 @@ from everlong_engine import (
     IfOpen,
     OnCancel,
     OnParentClose,
+    Retry,
     Tags,
     seconds_us,
 )
@@ -48,6 +49,8 @@ class ChildOptions:
     tags: Tags = ()
     memo: bytes = b""
     headers: bytes = b""
+    retry: tuple[Any, ...] | None = None
+    """None: as its workflow says."""
 
 
 DEFAULTS: Final = ChildOptions()
@@ -84,6 +87,7 @@ class ChildWorkflow(Generic[P, R]):
         if_closed: IfClosed | None = None,
         run_timeout: float | timedelta | None = None,
         execution_timeout: float | timedelta | None = None,
+        retry: Retry | None = None,
         tags: Mapping[str, TagValue] | None = None,
         memo: Any = None,
     ) -> "ChildWorkflow[P, R]":
@@ -97,6 +101,7 @@ class ChildWorkflow(Generic[P, R]):
             if_closed,
             run_timeout,
             execution_timeout,
+            retry,
         )
         changed = with_labels(changed, tags, memo)
         return ChildWorkflow(self.function, self.definition, changed)
@@ -114,6 +119,7 @@ def with_options(
     if_closed: IfClosed | None,
     run_timeout: float | timedelta | None,
     execution_timeout: float | timedelta | None,
+    retry: Retry | None,
 ) -> ChildOptions:
     """Only what was given is changed. Raises ValueError, TypeError, InvalidArguments."""
     changes: dict[str, Any] = {}
@@ -137,6 +143,8 @@ def with_options(
             if duration == 0:
                 raise ValueError(f"{name} must be more than 0 seconds")
             changes[f"{name}_us"] = duration
+    if retry is not None:
+        changes["retry"] = run_policy(retry, "options(retry=…)")
     return replace(options, **changes)
 
 

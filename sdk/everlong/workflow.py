@@ -15,7 +15,7 @@ from uuid import UUID
 
 from everlong import registry
 from everlong._context import RunPort, activity_context, calling_frame, current_run, source_line
-from everlong._definitions import Versioning, WorkflowDefinition, check_versioning
+from everlong._definitions import Versioning, WorkflowDefinition, check_versioning, run_policy
 from everlong._failures import ExceptionRegistry
 from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._purity import check_definition
@@ -100,6 +100,7 @@ class Workflow(Generic[P, R]):
         if_closed: IfClosed | None = None,
         run_timeout: float | timedelta | None = None,
         execution_timeout: float | timedelta | None = None,
+        retry: Retry | None = None,
         tags: Mapping[str, TagValue] | None = None,
         memo: Any = None,
     ) -> ChildWorkflow[P, R]:
@@ -122,6 +123,8 @@ class Workflow(Generic[P, R]):
                 "allow_failed" (a new one unless the last one completed).
             run_timeout, execution_timeout: seconds (or timedelta) after which the child's run, or
                 its execution over all its runs, is closed as timed out.
+            retry: when the child is tried again if it fails, in place of what its
+                `@workflow(retry=…)` says; `Retry(max_attempts=1)` for never.
             tags, memo: what it is found by, and what people see beside it. A child has none of
                 its parent's.
         """
@@ -134,28 +137,13 @@ class Workflow(Generic[P, R]):
             if_closed,
             run_timeout,
             execution_timeout,
+            retry,
         )
         labelled = with_labels(options, tags, memo)
         return ChildWorkflow(self.function, self.definition, labelled)
 
     def __repr__(self) -> str:
         return f"<workflow {self.definition.name}>"
-
-
-def run_policy(retry: Retry, owner: str) -> tuple[Any, ...]:
-    """A policy as a run's start records it.
-
-    Raises:
-        TypeError, ValueError: it is none, or one for activities only.
-    """
-    if not isinstance(retry, Retry):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"{owner}: retry={retry!r}: give a Retry, such as Retry(max_attempts=3)")
-    if retry.on_exhausted != "fail":
-        raise ValueError(
-            f'{owner}: Retry(on_exhausted="pause") is for activities; a workflow that has failed '
-            "has nothing left to pause"
-        )
-    return retry.options.run_policy
 
 
 class WorkflowDecorator(Protocol):

@@ -1,5 +1,6 @@
 """An execution that fails is tried again from its beginning, as a new run."""
 
+from asyncio import to_thread
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from everlong import (
     ApplicationError,
     Client,
     ContextPropagator,
+    ExecutionDescription,
     Retry,
     Signal,
     WorkflowCancelled,
@@ -22,7 +24,8 @@ from everlong import (
 )
 from everlong.testing import Environment
 from everlong.workflow import Workflow
-from tests.support.hosting import described, hosting, kinds
+from tests.support.command_line import begin, everlong
+from tests.support.hosting import described, hosting, kinds, of_kind, until
 
 THRICE = Retry(max_attempts=3, delay=0.01, jitter=0.0)
 HOURLY = Retry(delay=3600, delay_max=3600, jitter=0.0)
@@ -87,6 +90,13 @@ async def has_a_failing_child(good: int) -> str:
     return await fails_until.options(id="the failing child")(good)
 
 
+@workflow
+async def has_a_child_that_it_gives_a_policy(attempts: int) -> str:
+    child = fails_until.options(retry=Retry(max_attempts=attempts, delay=0.0), memo="kept")
+    handle = await child.options(id="told").start(2)
+    return await handle.result()
+
+
 FLOWS: list[Workflow[Any, Any]] = [
     fails_until,
     fails_at_once,
@@ -94,6 +104,7 @@ FLOWS: list[Workflow[Any, Any]] = [
     fails_once,
     fails_with_headers,
     has_a_failing_child,
+    has_a_child_that_it_gives_a_policy,
 ]
 
 
@@ -144,6 +155,20 @@ async def test_a_parent_sees_the_outcome_only(path: Path) -> None:
         assert events.count("ChildClosed") == 1
 
 
+@pytest.mark.parametrize("cache_size", [0, 1000])
+async def test_a_parent_says_how_its_child_is_tried_again(path: Path, cache_size: int) -> None:
+    async with hosting(path, workflows=FLOWS, cache_size=cache_size) as client:
+        done = await client.run(has_a_child_that_it_gives_a_policy, 4, id="parent")
+        assert done == "it after 2"
+        (scheduled,) = await of_kind(client.get_handle("parent"), "ChildScheduled")
+        assert scheduled.fields["retry"][0] == 4
+        with pytest.raises(WorkflowFailed) as failed:
+            await client.run(has_a_child_that_it_gives_a_policy, 1, id="parent")
+        assert "attempt 1" in str(failed.value.__cause__)
+    with pytest.raises(ValueError, match="is for activities"):
+        fails_until.options(retry=Retry(on_exhausted="pause"))
+
+
 async def test_a_start_says_how_and_messages_go_to_the_next_attempt(path: Path) -> None:
     async with hosting(path, workflows=FLOWS) as client:
         handle = await client.start(fails_once, id="one", retry=Retry(delay=0.3, jitter=0.0))
@@ -169,6 +194,58 @@ async def test_the_back_off_outlives_the_process_and_is_cancelled_or_terminated(
         with pytest.raises(WorkflowTerminated):
             await two.result()
         assert set(begun) == {1}
+        assert await client.verify() == []
+
+
+KILLED = """
+import os
+from everlong import Retry, WorkflowInfo, activity, info, workflow
+
+@activity
+async def says(attempt: int) -> None:
+    print("attempt", attempt, flush=True)
+    if attempt == 1:
+        raise ValueError
+
+@workflow
+async def flow() -> str:
+    attempt = info(WorkflowInfo).attempt
+    if attempt == 2 and "FIRST" in os.environ:
+        raise SystemExit  # Killed too late: it is parked, and all else is the same.
+    try:
+        await says.options(retry=Retry(max_attempts=1))(attempt)
+    except ValueError:
+        raise ConnectionError("the first time") from None
+    return "done"
+"""
+
+
+async def test_after_kill_9_in_the_back_off_the_next_attempt_begins_in_its_time(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "flow.py").write_text(KILLED)
+    line = ("run", "flow.py", "--retry-attempts", "2", "--retry-delay", "1", "--quiet")
+    first = begin(*line, folder=tmp_path, FIRST="1")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "attempt 1\n"
+    async with Client.connect(tmp_path / "everlong.db") as client:
+        handle = client.get_handle("flow")
+
+        async def retried() -> ExecutionDescription | None:
+            described = await handle.describe()
+            return described if described.run_id != run_id else None
+
+        run_id = (await client.list(workflow_id="flow")).items[-1].run_id
+        await until(retried)
+        first.kill()
+        assert first.communicate()[0] == ""
+        (failed,) = [one for one in await handle.history(run_id) if one.kind == "RunFailed"]
+        again = await to_thread(everlong, *line, folder=tmp_path)
+        assert (again.code, again.out) == (0, "attempt 2\ndone\n"), again.err
+        runs = (await client.list(workflow_id="flow")).items
+        assert sorted(run.status for run in runs) == ["completed", "retried"]
+        (started,) = await of_kind(handle, "RunStarted")
+        assert started.at >= failed.fields["due_at"]
         assert await client.verify() == []
 
 

@@ -108,6 +108,17 @@ def test_options_that_make_no_sense_exit_2(here: Here, options: tuple[str, str])
     assert (done.code, len(done.err.splitlines())) == (2, 1)
 
 
+def test_a_start_says_how_it_is_tried_again(here: Here, tmp_path: Path) -> None:
+    line = ("start", "purchase", "-a", "amount=5", "--json")
+    for wrong in (
+        ("--retry-delay", "2"),
+        ("--retry-attempts", "0"),
+        ("--retry-attempts", "2", "--retry-delay", "-1"),
+    ):
+        assert (here(*line, *wrong).code, list(tmp_path.iterdir())) == (2, [])
+    assert here(*line, "--retry-attempts", "2", "--retry-delay", "90").code == 0
+
+
 @pytest.mark.usefixtures("started")
 def test_what_has_no_worker_says_so(here: Here) -> None:
     shown = here("show", "p1")

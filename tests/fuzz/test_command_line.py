@@ -26,7 +26,10 @@ OPTIONS: Final = {
     "count": ("--filter", "--by"),
     "show": (),
     "history": ("--run", "--last", "--traceback"),
-    "start": ("--id", "--arg", "--json-args", "--request-id", "--tag", "--memo", "--after", "--at"),
+    "start": (
+        *("--id", "--arg", "--json-args", "--request-id", "--tag", "--memo", "--after", "--at"),
+        *("--retry-attempts", "--retry-delay"),
+    ),
     "signal": ("--arg", "--json-args", "--request-id", "--value"),
     "query": ("--arg", "--json-args", "--timeout"),
     "update": ("--arg", "--json-args", "--update-id", "--timeout"),
@@ -65,7 +68,7 @@ OPTIONS: Final = {
     "pin": (),
     "unpin": (),
     "lint": ("--ignore",),
-    "run": ("--arg", "--json-args", "--id"),
+    "run": ("--arg", "--json-args", "--id", "--retry-attempts", "--retry-delay"),
     "worker": ("--slots", "--threads", "--version-name", "--versioning", "--also", "--wait"),
 }
 FLAGS: Final = (

@@ -25,6 +25,7 @@ from everlong_engine.model.events import (
     ActivityFailed,
     ActivityScheduled,
     Carried,
+    ChildScheduled,
     Event,
     RunCompleted,
     RunContinuedAsNew,
@@ -97,6 +98,19 @@ def test_what_a_start_has_learned_later_leaves_the_earlier_fields_where_they_are
         wire = fields_of(body)
         assert len(wire) == length
         assert wire[18:20] == [event.begins_us, event.headers][: length - 18]
+        assert decode_event(code, body, {}) == event
+
+
+def test_what_a_child_has_learned_later_leaves_the_earlier_fields_where_they_are() -> None:
+    policy = ActivityOptions(max_attempts=3).run_policy
+    plain = ChildScheduled(1, "w", "id", b"", "")
+    for event, length in (
+        (dataclasses.replace(plain, headers=b"h"), 16),
+        (dataclasses.replace(plain, retry=policy), 17),
+        (dataclasses.replace(plain, headers=b"h", retry=policy), 17),
+    ):
+        code, body = encode_event(event, {})
+        assert len(fields_of(body)) == length
         assert decode_event(code, body, {}) == event
 
 

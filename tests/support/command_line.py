@@ -45,13 +45,13 @@ def everlong(*arguments: str, folder: Path, **environment: str) -> Done:
 
 
 def begin(
-    *arguments: str, folder: Path, errors: int = subprocess.DEVNULL
+    *arguments: str, folder: Path, errors: int = subprocess.DEVNULL, **environment: str
 ) -> "subprocess.Popen[str]":
     """A command that goes on; the caller ends it."""
     return subprocess.Popen(
         [*_SHELL, *arguments],
         cwd=folder,
-        env=clean_environment({}),
+        env=clean_environment(environment),
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,

@@ -125,7 +125,7 @@ def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
     every: Callable[[Event], tuple[Any, ...]] = attrgetter(*names)
     if kind is RunStarted:
         return _started(every)
-    return _headed(every) if kind is ChildScheduled else every
+    return _child(every) if kind is ChildScheduled else every
 
 
 _STARTED: Final = [field.name for field in fields(RunStarted)]
@@ -155,12 +155,14 @@ def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tup
     return fields_of
 
 
-def _headed(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
-    """Wire fields of a kind that ends with headers: where there are none, nothing is written."""
+def _child(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
+    """Wire fields of a child: headers and a policy stand at the end, written where they are."""
 
     def fields_of(event: Event) -> tuple[Any, ...]:
         found = every(event)
-        return found if found[-1] else found[:-1]
+        if found[-1] is not None:
+            return found
+        return found[:-1] if found[-2] else found[:-2]
 
     return fields_of
 
@@ -441,6 +443,8 @@ def _build_child_scheduled(*wire: Any) -> ChildScheduled:
     values = list(wire)
     if len(values) > 11:
         values[11] = tags_of(values[11])
+    if len(values) > 15 and values[15] is not None:
+        values[15] = run_policy_of(values[15]).run_policy
     scheduled = ChildScheduled(*values)
     require_instant(scheduled.run_timeout_us, "run_timeout_us")
     require_instant(scheduled.execution_timeout_us, "execution_timeout_us")

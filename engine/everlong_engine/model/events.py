@@ -369,6 +369,8 @@ class ChildScheduled:
     on_cancel: str = "try"
     """What cancelling the call does: "wait" for the child's end, "try", or "abandon" it."""
     headers: bytes = b""
+    retry: tuple[Any, ...] | None = None
+    """As in `RunStarted`; None: as the child's workflow says."""
 
 
 @dataclass(frozen=True, slots=True)

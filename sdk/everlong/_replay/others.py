@@ -227,6 +227,7 @@ class Others:
             options.memo,
             "try" if wants_start else options.on_cancel,
             options.headers,
+            options.retry,
         )
         run.made.append(decision)
         child = self._children[number] = Child(decision, definition)

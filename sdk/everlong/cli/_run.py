@@ -26,10 +26,13 @@ from everlong.cli._starting import (
     IfClosed,
     IfOpen,
     Memo,
+    RetryAttempts,
+    RetryDelay,
     RunTimeout,
     Start,
     Tag,
     labels,
+    retries,
 )
 from everlong.client import Client, ExecutionDescription, ExecutionSummary
 from everlong.exceptions import WorkflowNotFound
@@ -56,6 +59,8 @@ def run(
     if_closed: IfClosed = "allow",
     run_timeout: RunTimeout = None,
     execution_timeout: ExecutionTimeout = None,
+    retry_attempts: RetryAttempts = None,
+    retry_delay: RetryDelay = None,
     tag: Tag = None,
     memo: Memo = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -76,6 +81,7 @@ def run(
         "if_closed": if_closed,
         "run_timeout": run_timeout,
         "execution_timeout": execution_timeout,
+        **retries(retry_attempts, retry_delay),
         **labels(tag, memo),
     }
     start = Start(workflow, *call_of(workflow.definition, values), options)

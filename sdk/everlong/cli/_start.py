@@ -17,10 +17,13 @@ from everlong.cli._starting import (
     IfClosed,
     IfOpen,
     Memo,
+    RetryAttempts,
+    RetryDelay,
     RunTimeout,
     Start,
     Tag,
     labels,
+    retries,
 )
 from everlong.cli._workers import hosting
 from everlong.client import Client, ExecutionDescription
@@ -46,6 +49,8 @@ def start(
     if_closed: IfClosed = "allow",
     run_timeout: RunTimeout = None,
     execution_timeout: ExecutionTimeout = None,
+    retry_attempts: RetryAttempts = None,
+    retry_delay: RetryDelay = None,
     after: Annotated[
         str | None, typer.Option(metavar="TIME", help="Begin later: 90, 30s, 15m, 1h or 2d.")
     ] = None,
@@ -70,6 +75,7 @@ def start(
         "if_closed": if_closed,
         "run_timeout": run_timeout,
         "execution_timeout": execution_timeout,
+        **retries(retry_attempts, retry_delay),
         **_beginning(after, at),
         **labels(tag, memo),
         "request_id": request_id,

@@ -11,9 +11,21 @@ from everlong.cli._exits import Mistake
 from everlong.client import Client, WorkflowHandle
 from everlong.exceptions import EverlongError
 from everlong.workflow import Workflow
-from everlong_engine import read_instant
+from everlong_engine import Retry, read_instant
 
-__all__ = ["ExecutionTimeout", "IfClosed", "IfOpen", "Memo", "RunTimeout", "Start", "Tag", "labels"]
+__all__ = [
+    "ExecutionTimeout",
+    "IfClosed",
+    "IfOpen",
+    "Memo",
+    "RetryAttempts",
+    "RetryDelay",
+    "RunTimeout",
+    "Start",
+    "Tag",
+    "labels",
+    "retries",
+]
 
 IfOpen = Annotated[
     str,
@@ -33,7 +45,14 @@ RunTimeout = Annotated[
 ExecutionTimeout = Annotated[
     float | None, typer.Option(metavar="SECONDS", help="The same over all its runs.")
 ]
-
+RetryAttempts = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="When it fails, try it again; N attempts in all, 1 for never."),
+]
+RetryDelay = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Before the second attempt; doubles from there. 1."),
+]
 
 Tag = Annotated[
     list[str] | None,
@@ -43,6 +62,20 @@ Memo = Annotated[
     str | None,
     typer.Option(metavar="VALUE", help="Put beside it; what begins with { or [ is JSON."),
 ]
+
+
+def retries(attempts: int | None, delay_s: float | None) -> dict[str, Any]:
+    """Keywords of `Client.start`. Raises Mistake."""
+    if attempts is None:
+        if delay_s is not None:
+            raise Mistake("--retry-delay: say how often, too: --retry-attempts N")
+        return {}
+    try:
+        delay = Retry().delay if delay_s is None else delay_s
+        return {"retry": Retry(max_attempts=attempts, delay=delay)}
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
 
 _WHOLE: Final = re.compile(r"[+-]?\d+", re.ASCII)
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.\d*|\.?\d+)([eE][+-]?\d+)?", re.ASCII)

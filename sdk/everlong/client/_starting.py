@@ -27,7 +27,7 @@ from typing import (
 )
 
 from everlong import registry
-from everlong._definitions import WorkflowDefinition
+from everlong._definitions import WorkflowDefinition, run_policy
 from everlong._texts import check_request_id, checked_id, storable
 from everlong.channels import Signal
 from everlong.client._attachment import Attachment
@@ -43,7 +43,7 @@ from everlong.exceptions import (
     WorkflowNotFound,
 )
 from everlong.labels import TagValue, checked_memo, checked_tags
-from everlong.workflow import Workflow, run_policy
+from everlong.workflow import Workflow
 from everlong_engine import (
     Blobs,
     Engine,

@@ -123,7 +123,7 @@ class Sender:
             tags=decision.tags,
             memo=decision.memo,
             headers=decision.headers,
-            retry=definition.retry,
+            retry=definition.retry if decision.retry is None else decision.retry,
         )
         blobs: Blobs = {}
         kind, body = self._records.start(new, started, blobs)
