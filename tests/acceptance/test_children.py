@@ -436,7 +436,8 @@ async def test_a_parent_whose_end_shares_the_commit_of_its_childs_beginning(
         ends.set()
         assert not call.done()
 
-    async with hosting(path) as client:
+    # With the cache: what is not in memory is fed nothing while the gate is shut.
+    async with hosting(path, cache_size=1_000) as client:
         first, handle = await client.start(waits), await client.start(parent)
         gate = Gate(client)
         gate.shut()

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -13,6 +14,7 @@ from everlong_engine import (
     ActivityCancelled,
     ActivityCancelRequested,
     ActivityScheduled,
+    ChildClosed,
     RunCancelled,
     RunCompleted,
 )
@@ -378,6 +380,47 @@ def test_a_cancelled_holder_hands_on_and_a_cancelled_waiter_leaves_no_hole(kind:
     (last,) = run.open_activities
     run.complete(last, "d")
     assert run.result() == ["a", "b", "d"]
+    replayed_often(run)
+
+
+@workflow(name="cancelling-patient-child")
+async def patient_child() -> None:
+    await ready.receive()
+
+
+@workflow(name="cancelling-twice")
+async def twice(*, child: bool, within: str) -> str:
+    """The inner limit asks the call to stop, which takes its time; then comes the outer one."""
+    call = patient_child if child else partial(patient, "it")
+    if within == "anyio":
+        with anyio.move_on_after(2):
+            async with asyncio.timeout(1):
+                await call()
+        return "moved on"
+    try:
+        async with asyncio.timeout(2):
+            with anyio.move_on_after(1):
+                await call()
+            return "the inner one took it"
+    except TimeoutError:
+        return "timed out"
+
+
+@pytest.mark.parametrize("child", [False, True])
+@pytest.mark.parametrize(("within", "told"), [("anyio", "moved on"), ("asyncio", "timed out")])
+def test_the_outer_of_two_limits_takes_what_both_have_cancelled(
+    within: str, told: str, *, child: bool
+) -> None:
+    run = RunByHand(twice, child=child, within=within)
+    run.fire_next()
+    run.fire_next()
+    assert run.closing is None
+    (number,) = run.state.children if child else run.state.activities
+    if child:
+        run.feed(ChildClosed(number, bytes(16), "cancelled", reason="told to"))
+    else:
+        run.feed(ActivityCancelled(number, "stopped", 1))
+    assert run.result() == told
     replayed_often(run)
 
 

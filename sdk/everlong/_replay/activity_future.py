@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from everlong._definitions import ActivityDefinition
+from everlong._replay.anyio_adapter import message_of
 from everlong._replay.loop import WorkflowFuture, WorkflowLoop
 from everlong_engine import ActivityScheduled
 
@@ -21,7 +22,7 @@ class ActivityFuture(WorkflowFuture[Any]):
     """Cancelling it is a decision.
 
     With `on_cancel="wait"` whoever awaits it stays suspended: it is cancelled when the attempt has
-    ended, with the message of the first request.
+    ended, with the message of the first request, or of anyio's (`message_of`).
     """
 
     def __init__(
@@ -36,8 +37,11 @@ class ActivityFuture(WorkflowFuture[Any]):
         self._message: Any = None
 
     def cancel(self, msg: Any = None) -> bool:
-        if self.done() or self.cancelling:
-            return self.cancelling
+        if self.cancelling:
+            self._message = message_of(self._message, msg)
+            return True
+        if self.done():
+            return False
         if self.run.cancel_activity(self):
             return super().cancel(msg)
         self.cancelling, self._message = True, msg

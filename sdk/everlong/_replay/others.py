@@ -8,15 +8,17 @@ is waited for. One that was started has a handle, and goes on whoever waits for 
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 from everlong._context import user_line
 from everlong._definitions import WorkflowDefinition
 from everlong._failures import ExceptionRegistry, decode_failure
+from everlong._replay.anyio_adapter import message_of
 from everlong._replay.identity import Named, naming_seed_of, workflow_id_of
 from everlong._replay.intercepting import call_child
-from everlong._replay.loop import WorkflowFuture
+from everlong._replay.loop import WorkflowFuture, WorkflowLoop
 from everlong._texts import ID_CHARS_MAX
 from everlong.children import ChildOptions
 from everlong.exceptions import (
@@ -88,7 +90,14 @@ class _Awaited:
 class _Patient(WorkflowFuture[None]):
     """Whoever awaits it was cancelled already, and stays suspended until it is done."""
 
+    def __init__(self, loop: WorkflowLoop, error: asyncio.CancelledError) -> None:
+        super().__init__(loop)
+        self._error = error
+
     def cancel(self, msg: Any = None) -> bool:
+        first = self._error.args[0] if self._error.args else None
+        if (message := message_of(first, msg)) is not first:
+            self._error.args = (message,)
         return not self.done()
 
 
@@ -154,7 +163,7 @@ class Others:
         except asyncio.CancelledError as error:
             if self._ask_to_cancel(child, error):
                 # Whatever comes of the child, the cancellation stands (decision 0010).
-                await child.end.until_over(lambda: _Patient(self._run.loop))
+                await child.end.until_over(partial(_Patient, self._run.loop, error))
             raise
 
     async def start_child(
