@@ -9,12 +9,14 @@ import pytest
 
 from everlong import (
     Client,
+    InvalidFilter,
     Signal,
     WorkflowCancelled,
     WorkflowClosed,
     WorkflowNotFound,
     WorkflowTerminated,
     WorkflowTimedOut,
+    literal,
     now,
     workflow,
 )
@@ -69,6 +71,17 @@ async def test_it_is_listed_with_its_beginning(path: Path) -> None:
         handle = await client.start(begins_late, id="one", start_at=at)
         (listed,) = (await client.list()).items
         assert listed.begins_at == (await handle.describe()).begins_at == at
+        await client.start(greets_late, id="at once")
+        for text, found in (
+            ("begins is set", {"one"}),
+            ("begins is not set", {"at once"}),
+            (f"begins > {literal(at - HOUR)} and status = 'running'", {"one"}),
+            (f"begins < {literal(at)}", set()),
+        ):
+            assert {one.workflow_id for one in (await client.list(filter=text)).items} == found
+            assert await client.count(text) == len(found)
+        with pytest.raises(InvalidFilter, match="group_by='begins'"):
+            await client.count(group_by="begins")
         await handle.pause()
         assert (await handle.describe()).begins_at == at
 

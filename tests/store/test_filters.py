@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +35,8 @@ from tests.support.store_rig import SECOND_US, Rig
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
+NOW_US = (NOVEMBER - EPOCH) // timedelta(microseconds=1)
+"""When everything is looked at: what begins behind it has not begun."""
 TAG_VALUES = (
     st.sampled_from(["", "a", "ab", "b", "c1", "2026-11-01", 0, 1, 1.0, -2, 0.5, True, False])
     | st.sampled_from([NOVEMBER, NOVEMBER + timedelta(microseconds=5)])
@@ -46,6 +49,7 @@ A_RUN = st.fixed_dictionaries(
         "end": st.sampled_from(["no", "completed", "failed"]),
         "tags": st.dictionaries(st.sampled_from(["a", "b", "order.id-2"]), TAG_VALUES, max_size=3),
         "later_us": st.sampled_from([0, 5, SECOND_US]),
+        "begins_us": st.sampled_from([None, None, 5, SECOND_US]),
     }
 )
 
@@ -82,7 +86,10 @@ def means(tree: Filter, row: RunRow, tags: dict[str, Any]) -> bool:
 def found(of: Any, row: RunRow, tags: dict[str, Any]) -> Any:
     if isinstance(of, TagField):
         return tags.get(of.name)
-    instants = {"started": row.started_us, "closed": row.closed_us}
+    put_off = row.next_seq == 1 and row.status.text == "running"
+    ahead = put_off and row.wake_us is not None and row.wake_us > NOW_US
+    begins_us = row.wake_us if ahead else None
+    instants = {"started": row.started_us, "closed": row.closed_us, "begins": begins_us}
     if of.name in instants:
         us = instants[of.name]
         return None if us is None else EPOCH + timedelta(microseconds=us)
@@ -106,7 +113,7 @@ def relate(there: Any, given: Any) -> int | None:
 
 async def filled(store: Store, runs: list[dict[str, Any]]) -> Rig:
     rig = Rig(store, seed=7)
-    rig.now_us = (NOVEMBER - EPOCH) // timedelta(microseconds=1)
+    rig.now_us = NOW_US
     ends: dict[str, Any] = {
         "no": (),
         "completed": (RunCompleted(b""),),
@@ -117,15 +124,22 @@ async def filled(store: Store, runs: list[dict[str, Any]]) -> Rig:
         name = one["name"] if one["end"] != "no" else f"{one['name']}{number}"
         tags = tuple(one["tags"].items())
         start = rig.start_here(name, *ends[one["end"]], type=one["type"], tags=tags)
+        if one["begins_us"] is not None and one["end"] == "no":
+            put_off = rig.start(name, type=one["type"], tags=tags)
+            start = replace(put_off, wake_us=rig.now_us + one["begins_us"])
         await rig.one(start)
     return rig
+
+
+def meaning(where: Filter | None) -> RunFilter:
+    return RunFilter("default", where=where, now_us=NOW_US)
 
 
 async def every(store: Store, where: Filter | None) -> list[RunRow]:
     """By pages of three."""
     rows: list[RunRow] = []
     after: bytes | None = None
-    while page := await store.list_runs(RunFilter("default", where=where), 3, after):
+    while page := await store.list_runs(meaning(where), 3, after):
         rows += page
         after = page[-1].run_id
     return rows
@@ -144,11 +158,11 @@ def test_stores_find_what_the_filter_means(
         for where in wanted:
             meant = [row for row in rows if means(where, row, dict(tags.get(row.run_id, ())))]
             assert await every(store, where) == meant
-            total = await store.count_runs(RunFilter("default", where=where), None)
+            total = await store.count_runs(meaning(where), None)
             assert total == [(None, len(meant))]
             for by in ("status", "tag.a"):
                 field = parse_field(by)
-                groups = await store.count_runs(RunFilter("default", where=where), field)
+                groups = await store.count_runs(meaning(where), field)
                 counts = sorted((repr_of(value), count) for value, count in groups)
                 assert counts == counted(meant, tags, field)
 
@@ -176,6 +190,29 @@ async def test_other_namespaces_are_not_seen(rig: Rig) -> None:
         where = parse_filter(text)
         assert len(await rig.store.list_runs(RunFilter("default", where=where), 9, None)) == 1
         assert await rig.store.count_runs(RunFilter("other", where=where), None) == [(None, 1)]
+
+
+async def test_what_is_put_off_is_found_until_it_is_to_begin(rig: Rig) -> None:
+    at_us = NOW_US + SECOND_US
+    rig.now_us = NOW_US
+    await rig.one(replace(rig.start("later"), wake_us=at_us))
+    await rig.one(rig.start("now"))
+    await rig.closed("over")
+    instant = (EPOCH + timedelta(microseconds=at_us)).isoformat()
+    for text, names in (
+        ("begins is set", ["later"]),
+        ("begins is not set and status = 'running'", ["now"]),
+        (f"begins = '{instant}' and begins in ('{instant}')", ["later"]),
+        (f"begins < '{instant}'", []),
+        (f"not begins < '{instant}'", ["over", "now", "later"]),
+        (f"id = 'over' or begins != '{instant}'", ["over"]),
+    ):
+        wanted = meaning(parse_filter(text))
+        found = await rig.store.list_runs(wanted, 9, None)
+        assert [row.workflow_id for row in found] == names, text
+        assert await rig.store.count_runs(wanted, None) == [(None, len(names))]
+    late = RunFilter("default", where=parse_filter("begins is set"), now_us=at_us)
+    assert await rig.store.list_runs(late, 9, None) == []
 
 
 # -------------------------------------------------------------------------------------- indexes

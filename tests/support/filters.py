@@ -37,7 +37,7 @@ numbers = (
 tag_fields = st.sampled_from([TagField("a"), TagField("b"), TagField("order.id-2")])
 ops = st.sampled_from(Op)
 TEXTS = [Field(name) for name in ("type", "id", "queue")]
-INSTANTS = [Field(name) for name in ("started", "closed")]
+INSTANTS = [Field(name) for name in ("started", "closed", "begins")]
 
 
 def _values(of: AnyField) -> st.SearchStrategy[Any]:

@@ -53,7 +53,7 @@ class Op(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """status, type, id, queue, started or closed."""
+    """status, type, id, queue, started, closed or begins."""
 
     name: str
 
@@ -72,6 +72,7 @@ FIELDS: Final[Mapping[str, TagKind]] = {
     "queue": TagKind.TEXT,
     "started": TagKind.INSTANT,
     "closed": TagKind.INSTANT,
+    "begins": TagKind.INSTANT,
 }
 """What a run has, and what it is compared as."""
 
@@ -126,33 +127,35 @@ Filter: TypeAlias = Compare | Among | Begins | IsSet | Not | And | Or
 # -------------------------------------------------------------------------------- what it means
 
 
-def holds(tree: Filter, row: RunRow, tags: Mapping[str, TagValue]) -> bool:
+def holds(tree: Filter, row: RunRow, tags: Mapping[str, TagValue], now_us: int) -> bool:
     """Whether a run is one of those that the filter means."""
     match tree:
         case And():
-            return all(holds(one, row, tags) for one in tree.of)
+            return all(holds(one, row, tags, now_us) for one in tree.of)
         case Or():
-            return any(holds(one, row, tags) for one in tree.of)
+            return any(holds(one, row, tags, now_us) for one in tree.of)
         case Not():
-            return not holds(tree.of, row, tags)
+            return not holds(tree.of, row, tags, now_us)
         case IsSet():
-            return value_of(tree.field, row, tags) is not None
+            return value_of(tree.field, row, tags, now_us) is not None
         case Begins():
-            value = value_of(tree.field, row, tags)
+            value = value_of(tree.field, row, tags, now_us)
             return isinstance(value, str) and value.startswith(tree.prefix)
         case Among():
-            value = value_of(tree.field, row, tags)
+            value = value_of(tree.field, row, tags, now_us)
             if value is None:
                 return False
             return any(_compared(value, Op.EQ, one) for one in tree.values) is not tree.negated
         case Compare():
-            value = value_of(tree.field, row, tags)
+            value = value_of(tree.field, row, tags, now_us)
             return value is not None and _compared(value, tree.op, tree.value)
         case _:
             assert_never(tree)
 
 
-def value_of(field: AnyField, row: RunRow, tags: Mapping[str, TagValue]) -> TagValue | None:
+def value_of(
+    field: AnyField, row: RunRow, tags: Mapping[str, TagValue], now_us: int
+) -> TagValue | None:
     """What a run has there; None for what is not set."""
     if isinstance(field, TagField):
         return tags.get(field.name)
@@ -167,6 +170,9 @@ def value_of(field: AnyField, row: RunRow, tags: Mapping[str, TagValue]) -> TagV
             return row.queue
         case "started":
             return utc(row.started_us)
+        case "begins":
+            begins_us = row.begins_us(now_us)
+            return None if begins_us is None else utc(begins_us)
         case "closed":
             return None if row.closed_us is None else utc(row.closed_us)
         case _:

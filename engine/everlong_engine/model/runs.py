@@ -158,6 +158,11 @@ class RunRow:
     version: str | None = None
     """As in `NewRun`. Like the owner it says who may drive the run, and no code is ever fed it."""
 
+    def begins_us(self, now_us: int) -> int | None:
+        """When the run is to begin, if it has been put off and that has not come."""
+        waits = self.status is RunStatus.RUNNING and self.next_seq == 1
+        return self.wake_us if waits and (self.wake_us or 0) > now_us else None
+
 
 @dataclass(frozen=True, slots=True)
 class MailRow:

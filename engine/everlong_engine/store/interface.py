@@ -106,6 +106,8 @@ class RunFilter:
     where: Filter | None = None
     behind: bytes | None = None
     """Only runs with greater ids: that began later."""
+    now_us: int = 0
+    """What is to begin later than this has not begun: what `begins` means in `where`."""
 
 
 Counted: TypeAlias = tuple[TagValue | None, int]

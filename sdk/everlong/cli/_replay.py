@@ -117,7 +117,12 @@ def runs_of_store(client: Client, source: Source) -> Iterator[tuple[RunRow, Load
     """Those of a store, the newest first, and how each is loaded."""
     where = None if source.filter is None else parse_filter(source.filter)
     look = partial(
-        RunFilter, client.namespace, type=source.type, workflow_id=source.id, where=where
+        RunFilter,
+        client.namespace,
+        type=source.type,
+        workflow_id=source.id,
+        where=where,
+        now_us=client.engine.clock.now_us(),
     )
     with Onlooker(file_of(client)) as store:
         for status in ("running", "blocked") if source.status is None else (source.status,):

@@ -123,7 +123,7 @@ with Definitions():
     @activity(name="everlong.bulk.count", retry=_AGAIN, timeout=600.0)
     async def count(order: BulkOrder) -> int:
         own = _own()
-        wanted = RunFilter(own.client.namespace, where=meant(order))
+        wanted = _wanted(own.client, order)
         counted = await own.client.engine.store.count_runs(wanted, None)
         return counted[0][1]
 
@@ -194,7 +194,7 @@ async def candidates(
 ) -> AsyncIterator[tuple[list[RunRow], bytes | None]]:
     """Pages of runs that the order means, and where the next begins. No job, and nobody twice: each
     is the newest run of its execution, or of its workflow id if another is to begin after it."""
-    wanted = RunFilter(client.namespace, where=meant(order))
+    wanted = _wanted(client, order)
     store, limit = client.engine.store, order.at_once
     at = None if after is None else id_from_text(after)
     while True:
@@ -203,6 +203,11 @@ async def candidates(
         yield [row for row in rows if row.type != BULK and await _is_newest(client, order, row)], at
         if at is None:
             return
+
+
+def _wanted(client: "Client", order: BulkOrder) -> RunFilter:
+    now_us = client.engine.clock.now_us()
+    return RunFilter(client.namespace, where=meant(order), now_us=now_us)
 
 
 async def _is_newest(client: "Client", order: BulkOrder, row: RunRow) -> bool:

@@ -64,7 +64,8 @@ class Finding(Connected):
         except ValueError as error:
             raise ValueError(f"after={after!r} is no cursor: pass a page's `next`") from error
         where = None if filter is None else parse_filter(filter)
-        wanted = RunFilter(self.namespace, status, type, workflow_id, where)
+        now_us = self.engine.clock.now_us()
+        wanted = RunFilter(self.namespace, status, type, workflow_id, where, now_us=now_us)
         store = self.engine.store
         rows = await store.list_runs(wanted, limit + 1, cursor)
         tags = await store.tags([(row.shard, row.run_id) for row in rows[:limit]])
@@ -74,7 +75,7 @@ class Finding(Connected):
                 self.records.shown_reason(row),
                 tags.get(row.run_id, ()),
                 await held_by(self, row),
-                self.engine.clock.now_us(),
+                now_us,
             )
             for row in rows[:limit]
         ]
@@ -107,11 +108,11 @@ class Finding(Connected):
         """
         where = None if filter is None else parse_filter(filter)
         by = None if group_by is None else parse_field(group_by)
-        if by in (Field("started"), Field("closed")):
+        if by in (Field("started"), Field("closed"), Field("begins")):
             raise InvalidFilter(
                 f"group_by={group_by!r}: choose status, type, queue, id or tag.NAME"
             )
-        wanted = RunFilter(self.namespace, where=where)
+        wanted = RunFilter(self.namespace, where=where, now_us=self.engine.clock.now_us())
         found = await self.engine.store.count_runs(wanted, by)
         if by is None:
             return found[0][1]

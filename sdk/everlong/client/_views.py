@@ -241,8 +241,8 @@ class HistoryEvent:
 def summary(
     row: RunRow, reason: str | None, tags: Tags, paused: Pause | None, now_us: int
 ) -> ExecutionSummary:
-    put_off = row.next_seq == 1 and row.wake_us is not None and row.wake_us > now_us
-    begins_at = instant(row.wake_us) if put_off and row.wake_us is not None else None
+    begins_us = row.begins_us(now_us)
+    begins_at = None if begins_us is None else instant(begins_us)
     return ExecutionSummary(**_summary(row, reason, tags), paused=paused, begins_at=begins_at)
 
 

@@ -204,7 +204,7 @@ def count_runs(data: MemoryData, wanted: RunFilter, by: AnyField | None) -> list
         return [(None, sum(1 for _ in _wanted(data, wanted)))]
     counts: dict[object, list[Any]] = {}
     for run in _wanted(data, wanted):
-        value = value_of(by, run, dict(tags_of(data, run.run_id)))
+        value = value_of(by, run, dict(tags_of(data, run.run_id)), wanted.now_us)
         key = (None if value is None else kind_of(value), value)
         counts.setdefault(key, [value, 0])[1] += 1
     return [(value, count) for value, count in counts.values()]
@@ -220,7 +220,10 @@ def _wanted(data: MemoryData, wanted: RunFilter) -> Iterator[RunRow]:
             and (wanted.type is None or run.type == wanted.type)
             and (wanted.workflow_id is None or run.workflow_id == wanted.workflow_id)
             and (wanted.behind is None or run.run_id > wanted.behind)
-            and (where is None or holds(where, run, dict(tags_of(data, run.run_id))))
+            and (
+                where is None
+                or holds(where, run, dict(tags_of(data, run.run_id)), wanted.now_us)
+            )
         ):
             yield run
 

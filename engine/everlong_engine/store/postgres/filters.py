@@ -49,7 +49,10 @@ _COLUMNS: Final = {
     "queue": "runs.queue",
     "started": "runs.started_us",
     "closed": "runs.closed_us",
+    "begins": "runs.wake_us",
 }
+_PUT_OFF: Final = "runs.status = 0 AND runs.next_seq = 1 AND coalesce(runs.wake_us, 0) > ?"
+"""`RunRow.begins_us`."""
 _TAG: Final = (
     "EXISTS (SELECT 1 FROM everlong.tags AS t WHERE t.shard = runs.shard AND t.run_id = runs.run_id"
     " AND t.name = ?"
@@ -185,6 +188,9 @@ class _Query:
         if isinstance(of, TagField):
             self.values.append(of.name)
             return f"{_TAG})"
+        if of.name == "begins":
+            self.values.append(self.wanted.now_us)
+            return _PUT_OFF
         return "runs.closed_us IS NOT NULL" if of.name == "closed" else "TRUE"
 
     def _begins(self, tree: Begins) -> str:
@@ -224,8 +230,12 @@ class _Query:
         return f"{column} {tree.op.value} ?"
 
     def _column(self, of: Field) -> str:
-        """An end that has not come compares with nothing: neither way, whatever stands around."""
+        """An end that has not come compares with nothing: neither way, whatever stands around. Nor
+        does a beginning that has."""
         column = _COLUMNS[of.name]
+        if of.name == "begins":
+            self.values.append(self.wanted.now_us)
+            return f"{_PUT_OFF} AND {column}"
         return f"{column} IS NOT NULL AND {column}" if of.name == "closed" else column
 
     def _alternatives(self, op: Op, value: TagValue) -> str:
