@@ -443,6 +443,10 @@ class Engine:
         """This process has left mail in the inbox: do not wait for the next look."""
         self._watcher.look_now()
 
+    def keep_looking(self) -> None:
+        """Runs were claimed: where some were, more may follow."""
+        self._watcher.keep_looking()
+
     def changed(self) -> "asyncio.Future[None]":
         """Resolves when another process has committed something."""
         return self._watcher.changed()

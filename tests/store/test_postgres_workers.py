@@ -112,6 +112,20 @@ async def test_a_beat_tells_when_somebody_may_be_found_dead(url: str) -> None:
     await brief.close()
 
 
+async def test_beats_of_others_are_no_news_and_everything_else_is(rigs: tuple[Rig, Rig]) -> None:
+    one, two = rigs
+    for number in range(3):
+        await one.started(f"w{number}")
+        assert await two.store.changed()
+        for _ in range(100):  # The server's own housekeeping counts, and comes when it likes.
+            await one.store.beat([one.worker_id])
+            await one.store.beat([one.worker_id, two.worker_id])
+            if not await two.store.changed():
+                break
+        else:
+            raise AssertionError("beats look like commits of others")
+
+
 async def test_nobody_is_declared_dead_by_who_was_silent_itself(url: str) -> None:
     """After an outage everybody looks dead: whoever comes back first must not take all."""
     brief, long = await PostgresStore.open(url, lease_us=0), await PostgresStore.open(url)

@@ -56,6 +56,7 @@ class InboxWatcher:
         self._asked: set[bytes] = set()
         self._nudge = asyncio.Event()
         self._behind = False
+        self._stirred = False
         self._closed = False
 
     def start(self) -> None:
@@ -85,11 +86,17 @@ class InboxWatcher:
         """Somebody knows that there is something to see."""
         self._nudge.set()
 
+    def keep_looking(self) -> None:
+        """Something is going on here: more may come soon."""
+        self._stirred = True
+
     async def _watch(self) -> None:
         busy_s, idle_s = self._engine.store.look_s
         pause = busy_s
         while True:
-            pause = busy_s if await self._look() else min(pause * 1.2, idle_s)
+            found = await self._look() or self._stirred
+            self._stirred = False
+            pause = busy_s if found else min(pause * 1.2, idle_s)
             await self._pause(pause)
 
     async def _pause(self, pause_s: float) -> None:
@@ -102,10 +109,11 @@ class InboxWatcher:
             return
 
     async def _look(self) -> bool:
+        """Whether there was anything for us: others may be at work with what is none of ours."""
         try:
             if not (await self._engine.store.changed() or self._behind):
                 return False
-            await self._hand_out_mail()
+            found = await self._hand_out_mail()
             if self._engine.shared:
                 # Of what has no owner only a claim hears.
                 for host in self._engine.hosts:
@@ -113,7 +121,7 @@ class InboxWatcher:
             for host in self._engine.hosts:
                 host.others_committed()
             if self._engine.hosts:
-                await self._hand_out_questions()
+                found = await self._hand_out_questions() or found
         except EverlongError as error:
             # The change was seen, its mail perhaps not: look again without waiting for another one.
             self._behind = True
@@ -128,12 +136,12 @@ class InboxWatcher:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
-        return True
+        return found or bool(waiting)
 
-    async def _hand_out_mail(self) -> None:
+    async def _hand_out_mail(self) -> bool:
         hosts = self._engine.hosts
         if not hosts:
-            return
+            return False
         workers = [host.worker_id for host in hosts]
         found = await self._engine.store.mail_since(self._position, _MAIL_MAX, workers)
         unclaimed = False
@@ -151,8 +159,9 @@ class InboxWatcher:
         if unclaimed:
             for host in hosts:
                 host.wake()
+        return bool(found)
 
-    async def _hand_out_questions(self) -> None:
+    async def _hand_out_questions(self) -> bool:
         questions = await self._engine.store.open_questions(_QUESTIONS_MAX)
         current = {question.question_id for question in questions}
         for question in questions:
@@ -160,6 +169,7 @@ class InboxWatcher:
                 for host in self._engine.hosts[:1]:
                     host.ask(question)
         self._asked = current
+        return bool(current)
 
 
 def _deliver(host: Host, mail: MailRow) -> bool:

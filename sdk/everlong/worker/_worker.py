@@ -44,6 +44,7 @@ from everlong.worker._owned import Incoming, OwnedRun
 from everlong.worker._versions import QUEUE, Versions
 from everlong.workflow import Workflow
 from everlong_engine import (
+    Alarm,
     Engine,
     IfClosed,
     IfOpen,
@@ -65,6 +66,8 @@ logger = logging.getLogger("everlong")
 _AGAIN_US: Final = 1_000_000
 _LEAST_US: Final = 1_000
 _BEGIN_AGAIN_S: Final = 0.5
+_QUIET_S: Final = 30
+"""How long a server is left alone where nothing is due and nobody has committed anything."""
 
 
 class Worker(Answering):
@@ -149,6 +152,7 @@ class Worker(Answering):
         self._held: Engine | None = None
         self._worker_id = b""
         self._wake = asyncio.Event()
+        self._alarm: Alarm
         self._next_look_us: int | None = 0
         """When the next look into the store is due; None when nothing there is asleep."""
         self._versions_changed = False
@@ -414,6 +418,9 @@ class Worker(Answering):
                     continue
                 if not self._full:
                     next_us = await store.next_wake(wants)
+                if self._versions_changed:  # What is at work here is to leave when it sleeps.
+                    again_us = clock.now_us() + _AGAIN_US
+                    next_us = again_us if next_us is None else min(next_us, again_us)
             except (EverlongError, sqlite3.Error) as error:
                 logger.warning("cannot claim runs now: %s", error)
                 next_us = clock.now_us() + _AGAIN_US
@@ -424,11 +431,23 @@ class Worker(Answering):
             if next_us is not None:
                 next_us = max(next_us, clock.now_us() + _LEAST_US)
             self._next_look_us = next_us
-            alarm = self._engine.alarms.at(next_us, self._wake.set)
+            self._set_alarm(next_us, _QUIET_S if self._engine.shared else 0)
             try:
                 await self._wake.wait()
             finally:
-                alarm.cancel()
+                self._alarm.cancel()
+
+    def _set_alarm(self, next_us: int | None, quiet: int) -> None:
+        call = partial(self._ring, next_us, quiet)
+        self._alarm = self._engine.alarms.at(next_us, call)
+
+    def _ring(self, next_us: int | None, quiet: int) -> None:
+        """Each second, for the clock may have been set. A server is not asked for that: what others
+        have committed there is seen by whoever watches it."""
+        if quiet > 0 and (next_us is None or self._engine.clock.now_us() < next_us):
+            self._set_alarm(next_us, quiet - 1)
+        else:
+            self._wake.set()
 
     def versions_changed(self) -> None:
         """Part of the engine's protocol: a worker has come, or a run was pinned."""
@@ -466,6 +485,8 @@ class Worker(Answering):
         engine = self._engine
         with keeper.loading.claiming():
             loaded = await engine.store.claim(wants, engine.clock.now_us(), limit)
+            if loaded:
+                engine.keep_looking()
             for run in loaded:
                 try:
                     keeper.loading.adopt(run)

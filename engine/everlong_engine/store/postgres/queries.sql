@@ -748,7 +748,8 @@ RETURNING worker_id;
 -- A sign of life. Whom no row names, somebody has declared dead. Each row also tells in how many
 -- microseconds the first lease of all others ends, and whether the dead have left anything.
 WITH beaten AS (
-    UPDATE everlong.workers SET lease_us = everlong.now_us() + $2, beat_us = everlong.now_us()
+    UPDATE everlong.workers SET lease_us = everlong.now_us() + $2, beat_us = everlong.now_us(),
+                                beats = beats + (worker_id = ($1::BYTEA[])[1])::INT
     WHERE worker_id = ANY ($1::BYTEA[]) AND NOT dead RETURNING worker_id
 )
 SELECT beaten.worker_id, others.ends_us, others.dead_left
@@ -766,9 +767,12 @@ DELETE FROM everlong.inbox WHERE worker_id = ANY ($1::BYTEA[]);
 -- Whether anything waits for an execution.
 SELECT 1 FROM everlong.inbox WHERE shard = $1 AND execution_id = $2 AND worker_id IS NULL LIMIT 1;
 
--- name: snapshot
--- What has been committed, as a text that changes with each commit.
-SELECT pg_current_snapshot()::TEXT;
+-- name: commits
+-- How many transactions have ended that wrote something, beats not counted: a number that grows with
+-- each commit, and stands still where a whole fleet is idle.
+SELECT pg_snapshot_xmax(s)::TEXT::BIGINT - (SELECT count(*) FROM pg_snapshot_xip(s))
+     - (SELECT coalesce(sum(beats), 0) FROM everlong.workers)
+FROM pg_current_snapshot() AS s;
 
 -- name: mail_of_workers
 -- Mail of what bears the name of one of these workers, and notices for them.

@@ -77,7 +77,7 @@ class PostgresStore:
         self._writer = Line(address, shards)
         self._reader = Line(address, shards)
         self._is_engine = False
-        self._snapshot = ""
+        self._commits: int | None = None
         self._heard_since: float | None = None
         """Since when this process's own beats have come through."""
         self.on_fatal: Callable[[StoreError], None] | None = None
@@ -157,7 +157,8 @@ class PostgresStore:
 
     async def beat(self, workers: Sequence[bytes]) -> Heard:
         try:
-            found = await self._write(lambda tx: tx.all("beat", (workers, self._lease_us)))
+            beat = self._writer.at_once(lambda tx: tx.all("beat", (workers, self._lease_us)))
+            found = await self._judged(beat)
         except BaseException:
             self._heard_since = None
             raise
@@ -310,10 +311,10 @@ class PostgresStore:
         return await self._read(lambda tx: transfers.export(tx, target, family=family))
 
     async def changed(self) -> bool:
-        (snapshot,) = await self._look(lambda tx: tx.one("snapshot"))
-        if snapshot == self._snapshot:
+        (commits,) = await self._look(lambda tx: tx.one("commits"))
+        if commits == self._commits:
             return False
-        self._snapshot = snapshot
+        self._commits = commits
         return True
 
     async def mail_since(
