@@ -76,7 +76,7 @@ async def test_it_is_listed_with_its_beginning(path: Path) -> None:
             ("begins is set", {"one"}),
             ("begins is not set", {"at once"}),
             (f"begins > {literal(at - HOUR)} and status = 'running'", {"one"}),
-            (f"begins < {literal(at)}", set()),
+            (f"begins < {literal(at)}", set[str]()),
         ):
             assert {one.workflow_id for one in (await client.list(filter=text)).items} == found
             assert await client.count(text) == len(found)

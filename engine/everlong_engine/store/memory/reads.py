@@ -220,10 +220,7 @@ def _wanted(data: MemoryData, wanted: RunFilter) -> Iterator[RunRow]:
             and (wanted.type is None or run.type == wanted.type)
             and (wanted.workflow_id is None or run.workflow_id == wanted.workflow_id)
             and (wanted.behind is None or run.run_id > wanted.behind)
-            and (
-                where is None
-                or holds(where, run, dict(tags_of(data, run.run_id)), wanted.now_us)
-            )
+            and (where is None or holds(where, run, dict(tags_of(data, run.run_id)), wanted.now_us))
         ):
             yield run
 
