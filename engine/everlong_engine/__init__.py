@@ -12,7 +12,7 @@ from everlong_engine.machine.arrivals import (
     renamed,
     waits_for_others,
 )
-from everlong_engine.machine.elsewhere import elsewhere_limit
+from everlong_engine.machine.elsewhere import elsewhere_limit, mark_of_end
 from everlong_engine.machine.points import (
     NoSuchPoint,
     Point,
@@ -128,6 +128,7 @@ from everlong_engine.model.requests import (
     child_request_id,
     is_request_id,
     name_of_attached,
+    name_of_over,
     name_of_pin,
     name_of_report,
     name_of_reset,
@@ -380,8 +381,10 @@ __all__ = [
     "latest_attempts",
     "limits",
     "literal",
+    "mark_of_end",
     "may_repeat_lost",
     "name_of_attached",
+    "name_of_over",
     "name_of_pin",
     "name_of_report",
     "name_of_reset",

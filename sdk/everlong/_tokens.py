@@ -28,6 +28,9 @@ class Token:
     run_id: bytes
     activity_id: int
     attempt: int
+    at: int = 0
+    """The number of the event that scheduled the activity. 0: it may have been over when the token
+    was handed out, so its history must be asked."""
 
     def text(self) -> str:
         """As it is handed out: letters, digits, `-`, `_` and one dot."""
@@ -53,8 +56,16 @@ def read_token(text: object) -> Token:
     except (ValueError, EverlongError):
         whole = None
     match whole:
-        case [str(namespace), str(workflow_id), bytes(execution), bytes(run), int(number), int(n)]:
-            return Token(namespace, workflow_id, execution, run, number, n)
+        case [
+            str(namespace),
+            str(workflow_id),
+            bytes(execution),
+            bytes(run),
+            int(number),
+            int(attempt),
+            int(at),
+        ]:
+            return Token(namespace, workflow_id, execution, run, number, attempt, at)
         case _:
             raise InvalidToken(
                 f"{text!r:.80} is damaged: hand the token on whole, as the activity got it"

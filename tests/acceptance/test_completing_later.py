@@ -1,6 +1,7 @@
 """Activities whose outcome is told later, by whoever has their token."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,9 +25,12 @@ from everlong import (
     complete_later,
     continue_as_new,
     info,
+    side_effect,
     workflow,
 )
 from everlong.codec import Encrypt
+from everlong_engine.store.postgres import reads as postgres_reads
+from everlong_engine.store.sqlite import reads as sqlite_reads
 from tests.support.gated_store import LossyStore
 from tests.support.hosting import AT_ONCE, described, hosting, kinds, of_kind, until
 from tests.support.other_process import other_process
@@ -543,3 +547,162 @@ async def test_an_answer_for_a_run_that_began_anew_is_not_given_to_the_next(path
         await client.complete(second, 2)
         await handle.signal(again, True)
         assert await handle.result() == 2
+
+
+# ------------------------------------------------------------- what is read of a long history
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The kinds of all events that are read from a store."""
+    found: list[int] = []
+    modules: tuple[Any, ...] = (sqlite_reads, postgres_reads)
+    for module in modules:
+        real = module.decode_event
+
+        def decode(kind: int, *rest: Any, real: Any = real) -> Any:
+            found.append(kind)
+            return real(kind, *rest)
+
+        monkeypatch.setattr(module, "decode_event", decode)
+    return found
+
+
+async def test_a_token_call_reads_one_event_of_a_long_history(
+    path: Path, decoded: list[int]
+) -> None:
+    tokens, arguments = Tokens(), "x" * 100_000
+
+    @activity
+    async def ask(_: str) -> int:
+        tokens.hand_out()
+        complete_later()
+
+    @activity
+    async def answers_itself(_: str) -> int:
+        tokens.hand_out()
+        return 0
+
+    @workflow(name="asks after a long life")
+    async def asks() -> int:
+        for _ in range(5_000):
+            await side_effect(lambda: 1)
+        await answers_itself(arguments)
+        asking = asyncio.ensure_future(ask(arguments))
+        await again.receive()
+        asking.cancel()
+        return await ask(arguments)
+
+    async def reads(call: Awaitable[Any]) -> int:
+        decoded.clear()
+        await call
+        return len(decoded)
+
+    async def is_refused(call: Awaitable[Any], why: str) -> None:
+        with pytest.raises(ActivityNotOpen, match=why):
+            await call
+
+    async with Client.connect(path) as client:
+        async with Worker(client):
+            handle = await client.start(asks)
+            of_itself, given_up = await tokens.next(), await tokens.next()
+            await elsewhere(handle)
+            await handle.signal(again, True)
+            token = await tokens.next()
+            await described(handle, lambda d: [one.state for one in d.activities] == ["elsewhere"])
+        for dead, why in ((of_itself, "it has an outcome already"), (given_up, "has cancelled it")):
+            assert await reads(is_refused(client.complete(dead, 1), why)) == 1
+            assert await reads(is_refused(client.fail(dead, "no"), why)) == 1
+            assert await reads(is_refused(client.heartbeat(dead), why)) == 1
+        assert await reads(client.heartbeat(token)) == 1
+        assert await reads(client.complete(token, 2)) == 1
+        assert await reads(client.complete(token, 2)) == 1
+        other = client.complete(token, 3)
+        assert await reads(is_refused(other, "somebody else has answered")) == 1
+        async with Worker(client):
+            assert await handle.result() == 2
+        assert await reads(is_refused(client.complete(token, 3), "outcome already")) == 1
+
+
+async def test_a_token_handed_out_behind_the_end_of_its_activity_takes_no_answer(
+    path: Path,
+) -> None:
+    tokens, go_on = Tokens(), asyncio.Event()
+
+    @activity(on_cancel="abandon")
+    async def ask() -> int:
+        await go_on.wait()
+        tokens.hand_out()
+        complete_later()
+
+    @workflow(name="abandons")
+    async def asks() -> None:
+        asking = asyncio.ensure_future(ask())
+        await again.receive()
+        asking.cancel()
+        await again.receive()
+
+    async with hosting(path) as client:
+        handle = await client.start(asks)
+        await handle.signal(again, True)
+        await described(handle, lambda d: not d.activities)
+        go_on.set()
+        token = await tokens.next()
+        with pytest.raises(ActivityNotOpen, match="the workflow has cancelled it"):
+            await client.complete(token, 1)
+        with pytest.raises(ActivityNotOpen, match="the workflow has cancelled it"):
+            await client.heartbeat(token)
+        await handle.signal(again, True)
+        await handle.result()
+
+
+async def test_an_outcome_that_came_while_the_run_was_paused_is_told_by_token(path: Path) -> None:
+    tokens, go_on = Tokens(), asyncio.Event()
+
+    @activity
+    async def ask() -> int:
+        tokens.hand_out()
+        await go_on.wait()
+        return 1
+
+    @workflow(name="is paused")
+    async def asks() -> int:
+        number = await ask()
+        await again.receive()
+        return number
+
+    async with Client.connect(path) as client:
+        async with Worker(client):
+            handle = await client.start(asks)
+            token = await tokens.next()
+            await handle.pause()
+            go_on.set()
+        async with Worker(client):  # It has never handed out a token.
+            await handle.resume()
+            await until(lambda: _has(handle, "ActivityCompleted"))
+            with pytest.raises(ActivityNotOpen, match="it has an outcome already"):
+                await client.complete(token, 2)
+            await handle.signal(again, True)
+            assert await handle.result() == 1
+
+
+async def _has(handle: Any, kind: str) -> bool:
+    return kind in await kinds(handle)
+
+
+async def test_of_two_processes_that_answer_at_once_one_is_taken(path: Path) -> None:
+    tokens = Tokens()
+    asks = asking(tokens)
+    async with hosting(path) as client, other_process(path) as other:
+        for _ in range(5):
+            handle = await client.start(asks)
+            token = await tokens.next()
+            told = await asyncio.gather(
+                client.complete(token, Receipt(1)),
+                other.do("complete", token=token, result={"number": 2}),
+                return_exceptions=True,
+            )
+            (taken,) = [n for n, error in enumerate(told, 1) if not isinstance(error, Exception)]
+            refused = told[2 - taken]
+            assert "ActivityNotOpen" in (type(refused).__name__, getattr(refused, "kind", ""))
+            assert await handle.result() == taken

@@ -280,6 +280,9 @@ class FaultyStore:
     async def run_by_id(self, run_id: bytes) -> RunRow | None:
         return await self._ask("run_by_id", lambda: self._inner.run_by_id(run_id))
 
+    async def event(self, shard: int, run_id: bytes, seq: int) -> Recorded | None:
+        return await self._ask("event", lambda: self._inner.event(shard, run_id, seq))
+
     async def last_event(self, shard: int, run_id: bytes) -> Recorded | None:
         return await self._ask("last_event", lambda: self._inner.last_event(shard, run_id))
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from everlong_engine.machine.elsewhere import UNWANTED
 from everlong_engine.model.events import (
     ApprovalWithdrawn,
     RunCompleted,
@@ -21,6 +22,7 @@ from everlong_engine.model.events import (
     TagsSet,
 )
 from everlong_engine.model.outgoing import AwaitEnd, CancelChild, Outgoing, SendTo
+from everlong_engine.model.requests import name_of_over
 from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunRow, Trim
 from everlong_engine.model.writes import (
     Answer,
@@ -55,6 +57,7 @@ EVERYBODY = [*NAMES, "parent", "kid"]
 any_name = st.sampled_from(NAMES)
 LARGE = bytes(range(256)) * 300  # 75 KB: over what stays in an event.
 QUESTIONS = [b"p" * 16, b"q" * 16]
+OVER = [UNWANTED, b"cancelled", b"done", b"gone"]
 requests = st.sampled_from([None, None, "r1", "r2"])
 whose = st.integers(0, 1)
 versions = st.sampled_from([None, None, "1", "2"])
@@ -116,6 +119,7 @@ class BothStores(RuleBasedStateMachine):
             for run in runs:
                 found.append(await store.load(run.shard, run.run_id))
                 found.append(await store.last_event(run.shard, run.run_id))
+                found.append(await store.event(run.shard, run.run_id, run.next_seq - 2))
                 found += await self.items_of(store, run)
                 found += [
                     await store.approval(run.shard, run.run_id, number)
@@ -201,6 +205,7 @@ class BothStores(RuleBasedStateMachine):
         asks=st.sampled_from(["no", "no", "ask", "withdraw"]),
         tags=st.lists(st.tuples(st.sampled_from("ab"), st.none() | tag_values), max_size=2),
         pin=versions,
+        over=st.none() | st.tuples(st.integers(1, 2), st.sampled_from(OVER)),
     )
     def append(self, name: str, count: int, consume: str, end: str, **how: Any) -> None:
         row = self.row(name)
@@ -226,6 +231,9 @@ class BothStores(RuleBasedStateMachine):
         if trims is not None:  # All but so many of the items before, up to a bound.
             options["trims"] = (Trim("told", max(self.items - trims[0], 0), trims[1]),)
         options["pin"] = how["pin"]
+        if how["over"] is not None:
+            number, mark = how["over"]
+            options["over"] = ((name_of_over(row.run_id, number), mark),)
         options["outgoing"] = tuple(self.sent(one, row, **how) for one in how["sends"])
         if end == "close":
             events.append(RunCompleted(b""))

@@ -48,6 +48,8 @@ class OpenActivity:
 
     scheduled: ActivityScheduled
     at_us: int
+    seq: int
+    """Of the event that scheduled it."""
     cancel_requested: bool = False
     """Its end is waited for."""
 
@@ -89,7 +91,7 @@ class RunState:
     def _apply(self, event: Event, at_us: int) -> None:
         match event:
             case ActivityScheduled():
-                self.activities[event.activity_id] = OpenActivity(event, at_us)
+                self.activities[event.activity_id] = OpenActivity(event, at_us, self.last_seq)
             case (
                 ActivityCompleted()
                 | ActivityFailed()

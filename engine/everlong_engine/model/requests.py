@@ -13,6 +13,7 @@ Several kinds of answers stand side by side in `requests`, each under its execut
     \\x01terminate ID       "accepted": it was terminated by this, or under a name of its own
     \\x01pin ID             "accepted": likewise
     \\x01report RUN N      what knows the answer again that was given to activity N by its token
+    \\x01over RUN N        what whoever has that token is told: `machine.elsewhere`
 
 No user's id begins like the last ones, nor like the request id of a child's start: control
 characters are refused.
@@ -29,6 +30,7 @@ __all__ = [
     "is_request_id",
     "mark_of",
     "name_of_attached",
+    "name_of_over",
     "name_of_pin",
     "name_of_report",
     "name_of_reset",
@@ -46,6 +48,7 @@ SENT_BEHIND: Final = "\x01sender!"
 _UPDATE: Final = "\x01update "
 _ATTACHED: Final = "\x01with "
 _REPORT: Final = "\x01report "
+_OVER: Final = "\x01over "
 _RESET: Final = "\x01reset "
 _TERMINATE: Final = "\x01terminate "
 _PIN: Final = "\x01pin "
@@ -84,6 +87,11 @@ def child_request_id(parent_run: bytes, number: int) -> str:
 def name_of_report(run_id: bytes, activity_id: int) -> str:
     """The name of what somebody answered in an activity's place."""
     return f"{_REPORT}{run_id.hex()} {activity_id}"
+
+
+def name_of_over(run_id: bytes, activity_id: int) -> str:
+    """The name of what has become of an activity whose token somebody may have."""
+    return f"{_OVER}{run_id.hex()} {activity_id}"
 
 
 def name_of_reset(request_id: str) -> str:

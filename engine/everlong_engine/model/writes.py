@@ -108,6 +108,8 @@ class Append:
     """The version that the run is pinned to with its first append."""
     statements: tuple[Statement, ...] = ()
     """Of a transactional activity, whose outcome is the first of the rows."""
+    over: tuple[tuple[str, bytes], ...] = ()
+    """Of activities whose tokens somebody may have: (request name, what has become of it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,12 +493,17 @@ class NotTaken(Enum):
     CLOSED = "its run has ended"
     ANSWERED = "somebody else has answered"
     OVER = "the attempt is over"
+    CANCELLED = "the workflow has cancelled it"
+    DONE = "it has an outcome already"
+    GONE = "it has timed out, or was lost with its worker"
 
 
 @dataclass(frozen=True, slots=True)
 class ReportResult:
     refusal: NotTaken | None = None
     duplicate: bool = False
+    unwanted: bool = False
+    """The workflow has cancelled it, and waits for its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Answers to activities that are completed elsewhere, by token.
 
-Who answers looks into the history first, to be told what is the matter; the store has the last
-word, in the transaction that keeps the answer.
+The token says which event of the history to read, for the activity's type. Whether an answer is
+still taken says the store, in the transaction that keeps it; no more of the history is read. Only a
+token that was handed out when its activity may have been over has it read whole.
 """
 
 from hashlib import blake2b
@@ -93,9 +94,9 @@ class _Open(NamedTuple):
     token: Token
     row: RunRow
     definition: ActivityDefinition | None
-    over: str | None
-    """Why no answer is taken any more."""
-    cancelled: bool
+    over: str | None = None
+    """Why no answer is taken any more, where the history was asked."""
+    cancelled: bool = False
 
 
 async def _complete(client: Connected, text: str, result: Any, request_id: str | None) -> None:
@@ -124,7 +125,7 @@ async def _fail(
 async def _beat(client: Connected, text: str, details: Any) -> bool:
     found = await _find(client, text)
     if found.over is not None:
-        raise _refusal(found, found.over)
+        raise _not_open(found.token, found.over)
     token, row, engine = found.token, found.row, client.engine
     now_us = engine.clock.now_us()
     sealed = None
@@ -150,8 +151,8 @@ async def _beat(client: Connected, text: str, details: Any) -> bool:
     )
     assert isinstance(result, ReportResult)
     if result.refusal is not None:
-        raise _refusal(found, result.refusal.value)
-    return not found.cancelled
+        raise _refused(found, result.refusal)
+    return not (found.cancelled or result.unwanted)
 
 
 async def _report(
@@ -174,7 +175,7 @@ async def _report(
         target = engine.target(token.namespace, token.workflow_id, token.execution_id)
         told = await engine.store.told(target, name)
         if told is None or told[1] != mark:
-            raise _refusal(found, found.over)
+            raise _not_open(found.token, found.over)
         return
     result = await engine.commits.put(
         Report(
@@ -192,7 +193,7 @@ async def _report(
     )
     assert isinstance(result, ReportResult)
     if result.refusal is not None:
-        raise _refusal(found, result.refusal.value)
+        raise _refused(found, result.refusal)
     engine.mail_arrived()
 
 
@@ -213,31 +214,37 @@ async def _find(client: Connected, text: str) -> _Open:
         )
     store = client.engine.store
     row = await store.run_by_id(token.run_id)
-    loaded = None if row is None else await store.load(row.shard, row.run_id)
-    if loaded is None or loaded.row.execution_id != token.execution_id:
-        raise ActivityNotOpen(
-            workflow_id=token.workflow_id, activity_id=token.activity_id, reason=_UNKNOWN
-        )
+    if row is None or row.execution_id != token.execution_id:
+        raise _not_open(token, _UNKNOWN)
+    if not token.at:
+        return await _found_in_history(client, token, row)
+    recorded = await store.event(row.shard, row.run_id, token.at)
+    scheduled = None if recorded is None else recorded.event
+    if not isinstance(scheduled, ActivityScheduled) or scheduled.activity_id != token.activity_id:
+        raise _not_open(token, _NEVER_BEGUN)
+    return _Open(token, row, _definition(scheduled))
+
+
+async def _found_in_history(client: Connected, token: Token, row: RunRow) -> _Open:
+    loaded = await client.engine.store.load(row.shard, row.run_id)
+    if loaded is None:
+        raise _not_open(token, _UNKNOWN)
     scheduled, over = _story(loaded.history, token.activity_id)
     if scheduled is None:
-        raise ActivityNotOpen(
-            workflow_id=token.workflow_id,
-            activity_id=token.activity_id,
-            reason="no such activity was ever begun",
-        )
+        raise _not_open(token, _NEVER_BEGUN)
     if over is None and not loaded.row.status.is_open:
         over = f"its run is {loaded.row.status.text}"
     activity = fold(loaded.history).activities.get(token.activity_id)
+    cancelled = activity is not None and activity.cancel_requested
+    return _Open(token, loaded.row, _definition(scheduled), over, cancelled)
+
+
+def _definition(scheduled: ActivityScheduled) -> ActivityDefinition | None:
     known = registry.activities.get(scheduled.activity)
-    return _Open(
-        token,
-        loaded.row,
-        None if known is None else known.definition,
-        over,
-        activity is not None and activity.cancel_requested,
-    )
+    return None if known is None else known.definition
 
 
+_NEVER_BEGUN = "no such activity was ever begun"
 _UNKNOWN = (
     "there is no such run here: it was deleted when its retention had passed, or the token is of "
     "another store"
@@ -266,10 +273,19 @@ def _story(history: list[Recorded], number: int) -> tuple[ActivityScheduled | No
     return scheduled, None
 
 
-def _refusal(found: _Open, reason: str) -> ActivityNotOpen:
-    token = found.token
-    if reason == NotTaken.OVER.value:
-        reason = f"attempt {token.attempt} is over, and another one has taken its place"
+def _refused(found: _Open, refusal: NotTaken) -> ActivityNotOpen:
+    match refusal:
+        case NotTaken.OVER:
+            attempt = found.token.attempt
+            reason = f"attempt {attempt} is over, and another one has taken its place"
+        case NotTaken.CLOSED if not found.row.status.is_open:
+            reason = f"its run is {found.row.status.text}"
+        case _:
+            reason = refusal.value
+    return _not_open(found.token, reason)
+
+
+def _not_open(token: Token, reason: str) -> ActivityNotOpen:
     return ActivityNotOpen(
         workflow_id=token.workflow_id, activity_id=token.activity_id, reason=reason
     )

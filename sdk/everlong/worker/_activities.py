@@ -130,9 +130,10 @@ class ActivityRunner:
         scheduled: ActivityScheduled,
         definition: ActivityDefinition,
         at_us: int,
+        seq: int,
     ) -> None:
         """An activity is committed: begin its first attempt, or let it wait for a slot."""
-        attempt = OpenAttempt(run, scheduled, definition, at_us)
+        attempt = OpenAttempt(run, scheduled, definition, at_us, seq)
         run.attempts[scheduled.activity_id] = attempt
         self._watch_limits(attempt)
         if scheduled.began:

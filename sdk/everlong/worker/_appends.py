@@ -8,7 +8,7 @@ from typing import Final
 from everlong._records import Records
 from everlong.worker._approvals import approvals_of, approvals_to_close
 from everlong.worker._outgoing import SENDING, Sender
-from everlong.worker._owned import OwnedRun, Step
+from everlong.worker._owned import OUTCOMES, OwnedRun, Step
 from everlong.worker._updates import answers_of
 from everlong.worker._versions import Versions
 from everlong_engine import (
@@ -38,6 +38,8 @@ from everlong_engine import (
     TagChanges,
     TagsSet,
     Trim,
+    mark_of_end,
+    name_of_over,
     retry_failed,
     run_policy_of,
 )
@@ -85,7 +87,7 @@ class Appends:
         incoming, decisions = step.incoming, step.decisions
         self._look_for_retry(run, decisions, at_us)
         blobs: Blobs = {}
-        base = run.next_seq
+        base = step.base = run.next_seq
         rows = [self._records.row(run, base, incoming.event, at_us, blobs)]
         items, sends = self._decided(run, decisions, rows, at_us, blobs)
         last = decisions[-1] if decisions else None
@@ -125,6 +127,8 @@ class Appends:
         )
         if incoming.statements:
             append.statements = incoming.statements
+        if run.handed_out or (position is not None and isinstance(incoming.event, OUTCOMES)):
+            append.over = _over(run, step)
         return append
 
     def _decided(
@@ -325,6 +329,24 @@ def _status(closing: Closing) -> RunStatus:
 def _tags_set(decisions: Sequence[Decision]) -> TagChanges:
     """What becomes of the tags by which the run is found, the last word on each last."""
     return tuple(change for one in decisions if type(one) is TagsSet for change in one.tags)
+
+
+def _over(run: OwnedRun, step: Step) -> tuple[tuple[str, bytes], ...]:
+    """What whoever has the token of an activity is told from here on.
+
+    An outcome out of the inbox is one that was told by token, or that came while the run was
+    paused: in whose hands the token is then nobody here knows.
+    """
+    marks: list[tuple[str, bytes]] = []
+    told = step.incoming.position is not None
+    for event in (step.incoming.event, *step.decisions):
+        number = getattr(event, "activity_id", None)
+        if number is not None and (told or number in run.handed_out):
+            mark = mark_of_end(event, waits=run.code.is_cancelling(number))
+            if mark is not None:
+                marks.append((name_of_over(run.run_id, number), mark))
+        told = False
+    return tuple(marks)
 
 
 def _with_unread(

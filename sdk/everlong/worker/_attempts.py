@@ -102,15 +102,33 @@ class AttemptContext:
             idempotency_key=f"{scheduled_by(run.code, number)}/{number}",
             heartbeat_details=None if self._details is None else unpack(self._details),
             cancelled=self._is_unwanted(),
-            token=Token(
-                run.namespace,
-                run.workflow_id,
-                run.execution_id,
-                run.run_id,
-                attempt.scheduled.activity_id,
-                self._number,
-            ).text(),
+            _token=self._token,
         )
+
+    def _token(self) -> str:
+        """Names the attempt for others; from now on they are told, by a mark, when it is over."""
+        attempt, run = self._attempt, self._attempt.run
+        number = attempt.scheduled.activity_id
+        run.handed_out.add(number)  # Before looking: what ends it behind this leaves its mark.
+        is_over = (
+            self._is_unwanted()
+            or attempt.abandoned
+            or attempt.attempt != self._number
+            or run.loading
+            or run.dropped
+            or not run.code.is_open(number)
+            or run.code.is_cancelling(number)
+        )
+        at = 0 if is_over else attempt.seq
+        return Token(
+            run.namespace,
+            run.workflow_id,
+            run.execution_id,
+            run.run_id,
+            number,
+            self._number,
+            at,
+        ).text()
 
     def own_client(self) -> tuple[Any, bytes]:
         """For activities of Everlong's own: a client where the run is, and its execution."""

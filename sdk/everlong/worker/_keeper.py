@@ -320,8 +320,8 @@ class RunKeeper:
         for name, told in step.told:
             self.engine.answered(run.execution_id, name, told)
         pumping, run.pumping = run.pumping, True  # What ends at once is fed behind all of them.
-        for decision in step.decisions:
-            self._act(run, decision)
+        for seq, decision in enumerate(step.decisions, step.base + 1):
+            self._act(run, decision, seq)
         run.pumping = pumping
         if run.afterwards is not None and not run.inflight and not run.dropped:
             then, run.afterwards = run.afterwards, None
@@ -334,13 +334,13 @@ class RunKeeper:
         elif self.cache.excess > 0:
             self.leaving.evict()
 
-    def _act(self, run: OwnedRun, decision: Decision) -> None:
+    def _act(self, run: OwnedRun, decision: Decision, seq: int) -> None:
         """The effect of a committed decision."""
         match decision:
             case ActivityScheduled():
                 definition = run.code.activity_definition(decision.activity_id)
                 if definition is not None and not run.code.is_cancelling(decision.activity_id):
-                    self.activities.dispatch(run, decision, definition, run.last_us)
+                    self.activities.dispatch(run, decision, definition, run.last_us, seq)
                 elif decision.began:
                     # Cancelled by a drive that is in flight behind this one.
                     self.activities.give_back()

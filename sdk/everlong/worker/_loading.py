@@ -167,6 +167,7 @@ class RunLoader:
             for number, row in newest.items()
             if row.state is AttemptState.LOST and number in state.activities
         }
+        run.handed_out |= newest.keys() & state.activities.keys()
         run.positions = {row.position for row in loaded.mail}
         local = [one for one in run.mailbox if one.position is None]
         run.mailbox = deque([*mail, *local])
@@ -228,7 +229,9 @@ class RunLoader:
             elif number not in answered:
                 definition = run.code.activity_definition(number)
                 assert definition is not None, "the replayed code has this activity open"
-                attempt = OpenAttempt(run, activity.scheduled, definition, activity.at_us)
+                attempt = OpenAttempt(
+                    run, activity.scheduled, definition, activity.at_us, activity.seq
+                )
                 attempt.cancel_asked = activity.cancel_requested
                 attempt.set_began_behind = sets.get(number, 0)
                 activities.restore(attempt, newest.get(number))

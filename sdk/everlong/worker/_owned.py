@@ -76,6 +76,8 @@ class Step:
     incoming: Incoming
     decisions: list[Decision]
     generation: int
+    base: int = 0
+    """The number of its input in the history."""
     answers: list[Answer] = field(default_factory=list)
     """What may become visible only behind this commit."""
     told: tuple[tuple[str, bytes], ...] = ()
@@ -90,6 +92,8 @@ class OpenAttempt:
     scheduled: ActivityScheduled
     definition: ActivityDefinition
     scheduled_us: int
+    seq: int
+    """Of the event that scheduled it."""
     attempt: int = 1
     set_began_behind: int = 0
     """The attempt at which its attempts were exhausted last: a new set began behind it."""
@@ -170,6 +174,8 @@ class OwnedRun:
     late_mail: list[MailRow] = field(default_factory=list)
     """What was noticed while the run was being loaded."""
     attempts: dict[int, OpenAttempt] = field(default_factory=dict)
+    handed_out: set[int] = field(default_factory=set)
+    """Activities whose tokens somebody may have. Threads add to it."""
     timers: dict[int, int] = field(default_factory=dict)
     """Pending timers: number to due instant."""
     suspects: set[int] = field(default_factory=set)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Pipe, wait
@@ -222,7 +224,9 @@ async def perform_in_process(
         context.work = work
 
     try:
-        call = (module, name, arguments, context.info(), _Beats(theirs))
+        info = context.info()
+        info = replace(info, _token=partial(str, info.token))  # As it can be sent.
+        call = (module, name, arguments, info, _Beats(theirs))
         return await pool.run(_call, *call, begun=begun)
     finally:
         loop.remove_reader(ours.fileno())

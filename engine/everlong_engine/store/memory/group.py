@@ -310,6 +310,8 @@ def _accept(data: MemoryData, append: Append) -> AppendResult:
         if not _consume(data, position, append.execution_id):
             raise MailGone
     put_answers(data, append.execution_id, append.answers)
+    for name, mark in append.over:
+        data.requests.put((append.execution_id, name), mark)
     if append.next_run is not None:
         return _begin_next_run(data, append)
     if append.closed is not None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
-from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.codec import blob_references, checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, ItemPublished, Recorded
 from everlong_engine.model.filters import AnyField, holds, value_of
@@ -32,6 +32,7 @@ __all__ = [
     "blobs_of",
     "count_runs",
     "due",
+    "event",
     "events_of",
     "last_event",
     "list_runs",
@@ -80,6 +81,15 @@ def _whole(digest: bytes, content: bytes) -> bool:
 def events_of(data: MemoryData, run_id: bytes) -> list[HistoryRow]:
     """A run's events as they lie there."""
     return [data.history.rows[key].row for key in sorted(data.history_of.keys(run_id))]
+
+
+def event(data: MemoryData, run_id: bytes, seq: int) -> Recorded | None:
+    """One event, with no more than it refers to."""
+    found = data.history.get((run_id, seq))
+    if found is None:
+        return None
+    spilled = {digest: data.blobs.get(digest) for digest in blob_references(found.row[3])}
+    return _recorded(found.row, {key: one for key, one in spilled.items() if one is not None})
 
 
 def last_event(data: MemoryData, run: RunRow) -> Recorded | None:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from everlong_engine.model.requests import name_of_report
+from everlong_engine.machine.elsewhere import UNWANTED, told_by_mark
+from everlong_engine.model.requests import name_of_over, name_of_report
 from everlong_engine.model.runs import AttemptState, RunRow
 from everlong_engine.model.writes import Beat, NotTaken, Report, ReportResult
 from everlong_engine.store.memory.data import MemoryData
@@ -20,7 +21,9 @@ def put_report(data: MemoryData, report: Report) -> ReportResult:
     before = data.requests.get(key)
     if before is not None:
         same = before == report.mark
-        return ReportResult(None if same else NotTaken.ANSWERED, duplicate=same)
+        other = NotTaken.ANSWERED if run.status.is_open else NotTaken.CLOSED
+        told = told_by_mark(_told(data, report))
+        return ReportResult(None if same else told or other, duplicate=same)
     refused = _refused(data, run, report)
     if refused is None:
         data.requests.put(key, report.mark)
@@ -39,7 +42,12 @@ def put_beat(data: MemoryData, beat: Beat) -> ReportResult:
     if refused is None and row is not None and row.state is AttemptState.ELSEWHERE:
         details = row.details if beat.details is None else beat.details
         data.attempts.put(key, replace(row, ended_us=beat.now_us, details=details))
-    return ReportResult(refused)
+    return ReportResult(refused, unwanted=_told(data, beat) == UNWANTED)
+
+
+def _told(data: MemoryData, of: Report | Beat) -> bytes | None:
+    """The mark that the end of the activity has left."""
+    return data.requests.get((of.execution_id, name_of_over(of.run_id, of.activity_id)))
 
 
 def _run(data: MemoryData, told: Report | Beat) -> RunRow | None:
@@ -48,6 +56,9 @@ def _run(data: MemoryData, told: Report | Beat) -> RunRow | None:
 
 
 def _refused(data: MemoryData, run: RunRow, told: Report | Beat) -> NotTaken | None:
+    over = told_by_mark(_told(data, told))
+    if over is not None:
+        return over
     if not run.status.is_open:
         return NotTaken.CLOSED
     keys = data.attempts_of.keys(run.run_id)

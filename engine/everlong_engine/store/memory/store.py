@@ -174,6 +174,9 @@ class MemoryStore:
     async def run_by_id(self, run_id: bytes) -> RunRow | None:
         return self._open_data().runs.get(run_id)
 
+    async def event(self, shard: int, run_id: bytes, seq: int) -> Recorded | None:
+        return reads.event(self._open_data(), run_id, seq)
+
     async def last_event(self, shard: int, run_id: bytes) -> Recorded | None:
         data = self._open_data()
         run = data.runs.get(run_id)

@@ -215,6 +215,8 @@ async def _accept(tx: Tx, append: Append, history: list[tuple[Any, ...]]) -> App
         await tx.run("pin_run", (append.pin, append.shard, append.run_id))
     if append.answers:
         await put_answers(tx, append.shard, append.execution_id, append.answers)
+    for name, mark in append.over:
+        await tx.run("put_request", (append.shard, append.execution_id, name, mark))
     if append.tags:
         await change_tags(tx, append)
     if append.next_run is None:

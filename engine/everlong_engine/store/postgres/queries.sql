@@ -139,6 +139,10 @@ ORDER BY approvals.run_id, approvals.number LIMIT $5;
 -- One event.
 SELECT seq, kind, at_us, body, checksum FROM everlong.history WHERE shard = $1 AND run_id = $2 AND seq = $3;
 
+-- name: blob_at
+-- One spilled payload.
+SELECT data FROM everlong.blobs WHERE shard = $1 AND digest = $2;
+
 -- name: append_id_at
 -- Which append wrote an event, if its owner's lease still stands: after an answer that was lost.
 SELECT history.append_id FROM everlong.history JOIN everlong.runs USING (shard, run_id)

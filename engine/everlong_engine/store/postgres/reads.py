@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any, Final, TypeAlias, cast
 
-from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.codec import blob_references, checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, ItemPublished, Recorded
 from everlong_engine.model.limits import INSTANT_US_MAX, PUBLISHED_READ_BYTES_MAX
@@ -30,6 +30,7 @@ __all__ = [
     "approvals",
     "attempts_of",
     "blobs_of",
+    "event",
     "info",
     "last_event",
     "list_runs",
@@ -143,6 +144,18 @@ def _recorded(found: Sequence[Any], blobs: dict[bytes, bytes]) -> Recorded:
     if not 0 <= at_us <= INSTANT_US_MAX:
         raise UndecodablePayload(f"event {seq} of the history is at {at_us}, no instant")
     return Recorded(seq, at_us, event)
+
+
+async def event(tx: Tx, shard: int, run_id: bytes, seq: int) -> Recorded | None:
+    """One event, with no more than it refers to. Raises UndecodablePayload."""
+    found = await tx.one("event_at", (shard, run_id, seq))
+    if found is None:
+        return None
+    spilled = [
+        (digest, await tx.one("blob_at", (shard, digest))) for digest in blob_references(found[3])
+    ]
+    there = [(digest, data[0]) for digest, data in spilled if data is not None]
+    return _recorded(found, _checked_blobs(there))
 
 
 async def last_event(tx: Tx, row: RunRow) -> Recorded | None:

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from everlong_engine.model.requests import name_of_report
+from everlong_engine.machine.elsewhere import UNWANTED, told_by_mark
+from everlong_engine.model.requests import name_of_over, name_of_report
 from everlong_engine.model.runs import AttemptState
 from everlong_engine.model.writes import Beat, NotTaken, Report, ReportResult
 from everlong_engine.store.postgres.rows import put_mail, read_run
@@ -21,8 +22,10 @@ async def put_report(tx: Tx, report: Report) -> ReportResult:
     before = await tx.one("find_request", key)
     if before is not None:
         same = before[0] == report.mark
-        return ReportResult(None if same else NotTaken.ANSWERED, duplicate=same)
-    refused = await _refused(tx, report, is_open=run.status.is_open)
+        other = NotTaken.ANSWERED if run.status.is_open else NotTaken.CLOSED
+        told = await _told(tx, report)
+        return ReportResult(None if same else told_by_mark(told) or other, duplicate=same)
+    refused = await _refused(tx, report, await _told(tx, report), is_open=run.status.is_open)
     if refused is not None:
         return ReportResult(refused)
     await tx.run("insert_request", (*key, report.mark))
@@ -35,23 +38,34 @@ async def put_beat(tx: Tx, beat: Beat) -> ReportResult:
     run = await read_run(tx, beat.shard, beat.run_id)
     if run is None or run.execution_id != beat.execution_id:
         return ReportResult(NotTaken.UNKNOWN)
-    refused = await _refused(tx, beat, is_open=run.status.is_open)
+    told = await _told(tx, beat)
+    refused = await _refused(tx, beat, told, is_open=run.status.is_open)
     if refused is None:
         values = (beat.now_us, beat.details, *_key(beat), beat.attempt)
         await tx.run("beat_attempt", values)
-    return ReportResult(refused)
+    return ReportResult(refused, unwanted=told == UNWANTED)
 
 
-async def _refused(tx: Tx, told: Report | Beat, *, is_open: bool) -> NotTaken | None:
+async def _told(tx: Tx, of: Report | Beat) -> object:
+    """The mark that the end of the activity has left."""
+    key = (of.shard, of.execution_id, name_of_over(of.run_id, of.activity_id))
+    found = await tx.one("find_request", key)
+    return None if found is None else found[0]
+
+
+async def _refused(tx: Tx, of: Report | Beat, told: object, *, is_open: bool) -> NotTaken | None:
+    over = told_by_mark(told)
+    if over is not None:
+        return over
     if not is_open:
         return NotTaken.CLOSED
-    newest = await tx.one("newest_attempt", _key(told))
+    newest = await tx.one("newest_attempt", _key(of))
     if newest is None:  # It began with its schedule.
-        return None if told.attempt == 1 else NotTaken.OVER
+        return None if of.attempt == 1 else NotTaken.OVER
     attempt, state = newest
     at_work = state in (AttemptState.STARTED, AttemptState.ELSEWHERE)
-    return None if at_work and attempt == told.attempt else NotTaken.OVER
+    return None if at_work and attempt == of.attempt else NotTaken.OVER
 
 
-def _key(told: Report | Beat) -> tuple[Any, ...]:
-    return told.shard, told.run_id, told.activity_id
+def _key(of: Report | Beat) -> tuple[Any, ...]:
+    return of.shard, of.run_id, of.activity_id

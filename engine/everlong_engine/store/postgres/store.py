@@ -233,6 +233,9 @@ class PostgresStore:
         found = await self._look(lambda tx: tx.one("run_by_id", (run_id,)))
         return None if found is None else run_row(found)
 
+    async def event(self, shard: int, run_id: bytes, seq: int) -> Recorded | None:
+        return await self._read(lambda tx: reads.event(tx, shard, run_id, seq))
+
     async def last_event(self, shard: int, run_id: bytes) -> Recorded | None:
         async def look(tx: Tx) -> Recorded | None:
             row = await read_run(tx, shard, run_id)

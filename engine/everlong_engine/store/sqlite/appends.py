@@ -235,6 +235,8 @@ def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> A
         tx.execute(SQL["pin_run"], (append.pin, append.shard, append.run_id))
     if append.answers:
         put_answers(tx, append.shard, append.execution_id, append.answers)
+    for name, mark in append.over:
+        tx.execute(SQL["put_request"], (append.shard, append.execution_id, name, mark))
     if append.tags:
         change_tags(tx, append)
     if append.next_run is None:

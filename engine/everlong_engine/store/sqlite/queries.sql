@@ -135,6 +135,10 @@ SELECT shard, run_id, number, seq, answer FROM approvals ORDER BY shard, run_id,
 -- One event.
 SELECT seq, kind, at_us, body, checksum FROM history WHERE shard = ? AND run_id = ? AND seq = ?;
 
+-- name: blob_at
+-- One spilled payload.
+SELECT data FROM blobs WHERE shard = ? AND digest = ?;
+
 -- name: append_id_at
 -- Which append wrote an event, if its owner's lease still stands: after an answer that was lost.
 SELECT history.append_id FROM history JOIN runs USING (shard, run_id)

@@ -7,7 +7,7 @@ from hashlib import sha256
 from sqlite3 import Connection, DataError
 from typing import Any, Final, cast
 
-from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.codec import blob_references, checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, ItemPublished, Recorded
 from everlong_engine.model.limits import INSTANT_US_MAX, PUBLISHED_READ_BYTES_MAX, ROW_BYTES_MAX
@@ -47,6 +47,7 @@ __all__ = [
     "approvals",
     "attempts_of",
     "blobs_of",
+    "event",
     "last_event",
     "list_runs",
     "load_history",
@@ -146,6 +147,23 @@ def _too_big(error: DataError) -> UndecodablePayload:
 
 def _hex(digest: object) -> str:
     return digest.hex() if isinstance(digest, bytes) else repr(digest)
+
+
+def event(tx: Connection, shard: int, run_id: bytes, seq: int) -> Recorded | None:
+    """One event, with no more than it refers to. Raises UndecodablePayload."""
+    try:
+        found = tx.execute(SQL["event_at"], (shard, run_id, seq)).fetchone()
+        if found is None:
+            return None
+        blobs: dict[bytes, bytes] = {}
+        for digest in blob_references(found[3]) if isinstance(found[3], bytes) else ():
+            (data,) = tx.execute(SQL["blob_at"], (shard, digest)).fetchone() or (None,)
+            if not isinstance(data, bytes) or sha256(data).digest() != digest:
+                raise UndecodablePayload(f"the spilled payload {_hex(digest)} is damaged")
+            blobs[digest] = data
+        return _recorded(found, blobs)
+    except DataError as error:
+        raise _too_big(error) from error
 
 
 def last_event(tx: Connection, row: RunRow) -> Recorded | None:

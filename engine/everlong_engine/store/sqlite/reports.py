@@ -3,7 +3,8 @@
 from sqlite3 import Connection
 from typing import Any
 
-from everlong_engine.model.requests import name_of_report
+from everlong_engine.machine.elsewhere import UNWANTED, told_by_mark
+from everlong_engine.model.requests import name_of_over, name_of_report
 from everlong_engine.model.runs import AttemptState
 from everlong_engine.model.writes import Beat, NotTaken, Report, ReportResult
 from everlong_engine.store.sqlite.rows import put_mail, read_run
@@ -22,8 +23,10 @@ def put_report(tx: Connection, report: Report) -> ReportResult:
     before = tx.execute(SQL["find_request"], key).fetchone()
     if before is not None:
         same = before[0] == report.mark
-        return ReportResult(None if same else NotTaken.ANSWERED, duplicate=same)
-    refused = _refused(tx, report, is_open=run.status.is_open)
+        other = NotTaken.ANSWERED if run.status.is_open else NotTaken.CLOSED
+        told = _told(tx, report)
+        return ReportResult(None if same else told_by_mark(told) or other, duplicate=same)
+    refused = _refused(tx, report, _told(tx, report), is_open=run.status.is_open)
     if refused is not None:
         return ReportResult(refused)
     tx.execute(SQL["insert_request"], (*key, report.mark))
@@ -36,23 +39,34 @@ def put_beat(tx: Connection, beat: Beat) -> ReportResult:
     run = read_run(tx, beat.shard, beat.run_id)
     if run is None or run.execution_id != beat.execution_id:
         return ReportResult(NotTaken.UNKNOWN)
-    refused = _refused(tx, beat, is_open=run.status.is_open)
+    told = _told(tx, beat)
+    refused = _refused(tx, beat, told, is_open=run.status.is_open)
     if refused is None:
         values = (beat.now_us, beat.details, *_key(beat), beat.attempt)
         tx.execute(SQL["beat_attempt"], values)
-    return ReportResult(refused)
+    return ReportResult(refused, unwanted=told == UNWANTED)
 
 
-def _refused(tx: Connection, told: Report | Beat, *, is_open: bool) -> NotTaken | None:
+def _told(tx: Connection, of: Report | Beat) -> object:
+    """The mark that the end of the activity has left."""
+    key = (of.shard, of.execution_id, name_of_over(of.run_id, of.activity_id))
+    found = tx.execute(SQL["find_request"], key).fetchone()
+    return None if found is None else found[0]
+
+
+def _refused(tx: Connection, of: Report | Beat, told: object, *, is_open: bool) -> NotTaken | None:
+    over = told_by_mark(told)
+    if over is not None:
+        return over
     if not is_open:
         return NotTaken.CLOSED
-    newest = tx.execute(SQL["newest_attempt"], _key(told)).fetchone()
+    newest = tx.execute(SQL["newest_attempt"], _key(of)).fetchone()
     if newest is None:  # It began with its schedule.
-        return None if told.attempt == 1 else NotTaken.OVER
+        return None if of.attempt == 1 else NotTaken.OVER
     attempt, state = newest
     at_work = state in (AttemptState.STARTED, AttemptState.ELSEWHERE)
-    return None if at_work and attempt == told.attempt else NotTaken.OVER
+    return None if at_work and attempt == of.attempt else NotTaken.OVER
 
 
-def _key(told: Report | Beat) -> tuple[Any, ...]:
-    return told.shard, told.run_id, told.activity_id
+def _key(of: Report | Beat) -> tuple[Any, ...]:
+    return of.shard, of.run_id, of.activity_id

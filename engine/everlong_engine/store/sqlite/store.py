@@ -262,6 +262,9 @@ class SqliteStore:
 
         return await self._read(look)
 
+    async def event(self, shard: int, run_id: bytes, seq: int) -> Recorded | None:
+        return await self._read(lambda tx: reads.event(tx, shard, run_id, seq))
+
     async def last_event(self, shard: int, run_id: bytes) -> Recorded | None:
         def look(tx: sqlite3.Connection) -> Recorded | None:
             row = read_run(tx, shard, run_id)
