@@ -137,6 +137,7 @@ async def test_it_is_terminated_before_it_begins(path: Path) -> None:
         assert await again.result()
 
 
+@pytest.mark.once
 async def test_a_pause_does_not_shorten_the_wait(path: Path) -> None:
     async with hosting(path, workflows=FLOWS) as client:
         handle = await client.start(begins_late, id="one", start_delay=HOUR)
@@ -155,6 +156,7 @@ async def test_a_pause_does_not_shorten_the_wait(path: Path) -> None:
         assert began == ["it"]
 
 
+@pytest.mark.once
 async def test_its_time_limits_count_from_its_beginning(path: Path) -> None:
     async with hosting(path, workflows=FLOWS) as client:
         handle = await client.start(
@@ -165,6 +167,7 @@ async def test_its_time_limits_count_from_its_beginning(path: Path) -> None:
         assert began == ["greets"]
 
 
+@pytest.mark.once
 async def test_it_outlives_its_worker_and_its_process(path: Path) -> None:
     async with hosting(path, workflows=FLOWS) as client:
         await client.start(greets_late, id="one", start_delay=HOUR)
@@ -177,6 +180,7 @@ async def test_it_outlives_its_worker_and_its_process(path: Path) -> None:
         assert began == ["it"]
 
 
+@pytest.mark.once
 async def test_who_waits_for_the_result_waits_for_the_beginning_too(path: Path) -> None:
     async with hosting(path, workflows=FLOWS) as client:
         assert await client.run(begins_late, "now", id="x", start_delay=0.05)

@@ -197,6 +197,7 @@ async def test_cancelling_and_terminating_pass_through_them(tmp_path: Path) -> N
             await handle.result()
 
 
+@pytest.mark.once
 async def test_the_first_is_the_outermost_and_a_worker_has_its_clients_first() -> None:
     @activity
     async def ic_ordered() -> str:
@@ -223,6 +224,7 @@ async def test_the_first_is_the_outermost_and_a_worker_has_its_clients_first() -
     ]
 
 
+@pytest.mark.once
 async def test_a_worker_adds_its_own_inside_those_of_its_client(tmp_path: Path) -> None:
     @workflow
     async def ic_own() -> str:
