@@ -14,7 +14,9 @@ __all__ = [
     "ACCEPTED",
     "FENCED",
     "MAIL",
+    "Chain",
     "append_all",
+    "chains_of",
     "history_values",
     "item_values",
     "put_approvals",
@@ -26,10 +28,10 @@ DONE: Final = AppendResult(repeated=True)
 FENCED: Final = AppendResult(Refusal.FENCED)
 MAIL: Final = AppendResult(Refusal.MAIL)
 
-_Chain: TypeAlias = list[tuple[int, Append]]
+Chain: TypeAlias = list[tuple[int, Append]]
 
 
-async def append_all(tx: Tx, appends: _Chain, results: list[WriteResult]) -> None:
+async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None:
     """Advance every run once, then insert what was accepted.
 
     Appends of a run that follow each other without a gap are one chain. Behind a chain that was
@@ -39,7 +41,7 @@ async def append_all(tx: Tx, appends: _Chain, results: list[WriteResult]) -> Non
     # Then, in new statements, all that hangs on them is seen as it is.
     runs = sorted({(append.shard, append.run_id) for _, append in appends})
     await tx.rows("lock_runs", runs)
-    chains, broken = _chains(await _without_mail(tx, appends, results))
+    chains, broken = chains_of(await _without_mail(tx, appends, results))
     hit = await _advance(tx, chains)
     consumed = [
         (append.shard, append.execution_id, position)
@@ -65,7 +67,7 @@ async def append_all(tx: Tx, appends: _Chain, results: list[WriteResult]) -> Non
     if items:
         await tx.rows("insert_published", items)
         await trim(tx, trimming)
-    again: _Chain = []
+    again: Chain = []
     for at, append in broken:
         results[at] = FENCED
         if append.run_id not in hit:
@@ -90,9 +92,9 @@ async def _was_done(tx: Tx, append: Append, result: WriteResult) -> bool:
     return found is not None and found[0] == append.append_id
 
 
-async def _without_mail(tx: Tx, appends: _Chain, results: list[WriteResult]) -> _Chain:
+async def _without_mail(tx: Tx, appends: Chain, results: list[WriteResult]) -> Chain:
     """Refuse those that may only stand behind all mail while there is some."""
-    passed: _Chain = []
+    passed: Chain = []
     consumed: dict[bytes, set[int]] = {}
     for at, append in appends:
         if append.approvals is not None and await _has_answers(tx, append, append.approvals):
@@ -125,10 +127,10 @@ async def _has_other_mail(tx: Tx, append: Append, known: set[int]) -> bool:
     return any(position not in known for (position,) in waiting)
 
 
-def _chains(appends: _Chain) -> tuple[list[_Chain], _Chain]:
+def chains_of(appends: Chain) -> tuple[list[Chain], Chain]:
     """Each run's first unbroken chain, and what does not belong to one."""
-    chains: dict[bytes, _Chain] = {}
-    broken: _Chain = []
+    chains: dict[bytes, Chain] = {}
+    broken: Chain = []
     for at, append in appends:
         chain = chains.setdefault(append.run_id, [])
         if not chain or _follows(append, chain[-1][1]):
@@ -146,7 +148,7 @@ def _follows(append: Append, before: Append) -> bool:
     )
 
 
-async def _advance(tx: Tx, chains: list[_Chain]) -> set[bytes]:
+async def _advance(tx: Tx, chains: list[Chain]) -> set[bytes]:
     """The compare-and-set; the runs whose row it hit."""
     advancing: list[tuple[Any, ...]] = []
     closing: list[tuple[Any, ...]] = []

@@ -106,23 +106,44 @@ class Line:
 
     async def at_once(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """`work` is one statement, which is a transaction by itself."""
-        return await self._run("BEGIN" if self._address.pooled else None, work, writes=True)
+        return await self._run(self._begin_at_once, work, writes=True)
+
+    @property
+    def _begin_at_once(self) -> str | None:
+        """Behind a pooler, what is prepared and what is run must meet the same server process."""
+        return "BEGIN" if self._address.pooled else None
+
+    async def in_turn(
+        self,
+        at_once: Callable[[Tx], Awaitable[bool]],
+        behind: Callable[[Tx], Awaitable[None]],
+    ) -> None:
+        """`at_once`, one statement; and if it says that something is left, `behind`, a transaction,
+        before it is anybody else's turn."""
+        async with self._turn:
+            if await self._go(self._begin_at_once, at_once, writes=True):
+                await self._go("BEGIN", behind, writes=True)
 
     async def _run(
         self, begin: str | None, work: Callable[[Tx], Awaitable[T]], *, writes: bool
     ) -> T:
         async with self._turn:
-            connection = await self._open()
-            try:
-                if begin is not None:
-                    await connection.execute(begin)
-                result = await work(Tx(connection, self._shards, writes=writes))
-                if begin is not None:
-                    await connection.execute("COMMIT")
-            except BaseException as error:
-                await self._end(connection, error)
-                raise
-            return result
+            return await self._go(begin, work, writes=writes)
+
+    async def _go(
+        self, begin: str | None, work: Callable[[Tx], Awaitable[T]], *, writes: bool
+    ) -> T:
+        connection = await self._open()
+        try:
+            if begin is not None:
+                await connection.execute(begin)
+            result = await work(Tx(connection, self._shards, writes=writes))
+            if begin is not None:
+                await connection.execute("COMMIT")
+        except BaseException as error:
+            await self._end(connection, error)
+            raise
+        return result
 
     async def _open(self) -> Connection:
         if self._closed:

@@ -1,7 +1,8 @@
-"""A group of writes in one transaction.
+"""A group of writes: one statement for what most groups hold, one transaction for what is left.
 
-What many runs do at once (starts, appends, closings) is done by a few statements with many rows;
-what is rare is done one by one.
+Whoever wrote has no answer yet, so what is judged in the transaction behind is judged as if it had
+come later. In it, what many runs do at once (starts, appends) is done by a few statements with many
+rows, and what is rare is done one by one.
 """
 
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from everlong_engine.model.writes import (
     WriteResult,
 )
 from everlong_engine.store.postgres.appends import append_all
+from everlong_engine.store.postgres.connection import Line
 from everlong_engine.store.postgres.leases import mark_attempts, release_all
 from everlong_engine.store.postgres.messages import (
     answer_approval,
@@ -44,6 +46,7 @@ from everlong_engine.store.postgres.messages import (
     put_message,
     terminate_run,
 )
+from everlong_engine.store.postgres.one_trip import OneTrip
 from everlong_engine.store.postgres.outgoing import send_all
 from everlong_engine.store.postgres.pauses import pause_many, pause_run, resume_many, resume_run
 from everlong_engine.store.postgres.reports import put_beat, put_report
@@ -51,7 +54,7 @@ from everlong_engine.store.postgres.resets import reset_run
 from everlong_engine.store.postgres.starts import start_runs
 from everlong_engine.store.postgres.statements import Tx
 
-__all__ = ["apply_group"]
+__all__ = ["commit_group"]
 
 _NO_STATEMENTS: Final = AppendResult(
     Refusal.STATEMENTS,
@@ -64,8 +67,29 @@ _NO_STATEMENTS: Final = AppendResult(
 )
 
 
-async def apply_group(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
-    """Apply every write; results in the order of the writes."""
+async def commit_group(line: Line, writes: Sequence[Write]) -> list[WriteResult]:
+    """Store every write; results in the order of the writes.
+
+    If the transaction behind fails, the group is repeated, and what was stored is known again.
+    """
+    results: list[WriteResult] = [None] * len(writes)
+    left: list[tuple[int, Write]] = []
+
+    async def at_once(tx: Tx) -> bool:
+        done = await OneTrip(writes).go(tx, results)
+        left[:] = [(at, write) for at, write in enumerate(writes) if at not in done]
+        return bool(left)
+
+    async def behind(tx: Tx) -> None:
+        judged = await _apply(tx, [write for _, write in left])
+        for (at, _), result in zip(left, judged, strict=True):
+            results[at] = result
+
+    await line.in_turn(at_once, behind)
+    return results
+
+
+async def _apply(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
     results: list[WriteResult] = [None] * len(writes)
     starts: list[tuple[int, StartRun]] = []
     appends: list[tuple[int, Append]] = []

@@ -21,7 +21,7 @@ from everlong_engine.store.postgres.rows import (
 from everlong_engine.store.postgres.statements import Tx
 from everlong_engine.store.postgres.tags import change_tags, tag_values
 
-__all__ = ["same_request", "start_runs"]
+__all__ = ["has_conditions", "name_lock", "same_request", "start_runs", "start_values"]
 
 
 async def start_runs(
@@ -29,15 +29,15 @@ async def start_runs(
 ) -> None:
     """Starts without conditions go in one statement, while no type is paused. The others look
     before they insert, one by one: what they must see may stand in the same group."""
-    plain = [entry for entry in starts if not _has_conditions(entry[1])]
+    plain = [entry for entry in starts if not has_conditions(entry[1])]
     if plain:
         await _insert(tx, plain, results)
-    conditional = [one for one in starts if _has_conditions(one[1])]
+    conditional = [one for one in starts if has_conditions(one[1])]
     if conditional:
         # What they find does not change until they are stored: they come one after the other.
-        await tx.all("lock_names", (sorted({_name(start.run) for _, start in conditional}),))
+        await tx.all("lock_names", (sorted({name_lock(start.run) for _, start in conditional}),))
     for at, start in starts:
-        if _has_conditions(start):
+        if has_conditions(start):
             refused = await _refuse(tx, start)
             if refused is None:
                 await _insert(tx, [(at, start)], results)
@@ -45,7 +45,7 @@ async def start_runs(
                 results[at] = refused
 
 
-def _has_conditions(start: StartRun) -> bool:
+def has_conditions(start: StartRun) -> bool:
     """Whether the unique index of open runs does not decide alone. It holds open runs only, so that
     it says nothing of one that is over with its first drive."""
     over_at_once = start.first is not None and start.first.closed is not None
@@ -53,14 +53,14 @@ def _has_conditions(start: StartRun) -> bool:
     return over_at_once or conditions or start.attached is not None
 
 
-def _name(run: NewRun) -> int:
+def name_lock(run: NewRun) -> int:
     """A workflow id as an advisory lock knows it."""
     name = f"{run.namespace}\0{run.workflow_id}".encode()
     return int.from_bytes(blake2b(name, digest_size=8).digest(), signed=True)
 
 
 async def _insert(tx: Tx, starts: list[tuple[int, StartRun]], results: list[WriteResult]) -> None:
-    values = [_values(start, RunStatus.RUNNING) for _, start in starts]
+    values = [start_values(start, RunStatus.RUNNING) for _, start in starts]
     created = {row[0] for row in await tx.rows("begin_runs", values)}
     history: list[tuple[Any, ...]] = []
     items: list[tuple[Any, ...]] = []
@@ -105,14 +105,14 @@ async def _begin_alone(tx: Tx, start: StartRun) -> StartResult:
     status = RunStatus.PAUSED if held else RunStatus.RUNNING
     if held and start.first is not None:
         return StartResult(False, run.run_id, run.execution_id, status, held=True)
-    while not await tx.rows("insert_runs", [_values(start, status)]):
+    while not await tx.rows("insert_runs", [start_values(start, status)]):
         refused = await _refuse(tx, start)  # Another start, which was committed meanwhile.
         if refused is not None:
             return refused
     return StartResult(True, run.run_id, run.execution_id, status)
 
 
-def _values(start: StartRun, status: RunStatus) -> tuple[Any, ...]:
+def start_values(start: StartRun, status: RunStatus) -> tuple[Any, ...]:
     first, run = start.first, start.run
     if first is None:
         wake_us = start.wake_us if status is RunStatus.RUNNING else None

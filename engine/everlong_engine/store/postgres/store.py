@@ -45,7 +45,7 @@ from everlong_engine.store.postgres import leases, pauses, reads, transfers, upk
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.connection import Line, classify, connect
 from everlong_engine.store.postgres.filters import count_runs
-from everlong_engine.store.postgres.group import apply_group
+from everlong_engine.store.postgres.group import commit_group
 from everlong_engine.store.postgres.migrations import migrate, prepare
 from everlong_engine.store.postgres.rows import (
     columns_of,
@@ -118,8 +118,7 @@ class PostgresStore:
     # ------------------------------------------------------------------------------ writes
 
     def submit(self, writes: Sequence[Write]) -> "asyncio.Future[list[WriteResult]]":
-        work: Callable[[Tx], Awaitable[list[WriteResult]]] = partial(_apply, writes)
-        return asyncio.get_running_loop().create_task(self._writer.write(work))
+        return asyncio.get_running_loop().create_task(commit_group(self._writer, writes))
 
     def classify(self, error: BaseException) -> tuple[Trouble, StoreError]:
         return classify(error, self._address)
@@ -365,7 +364,3 @@ class PostgresStore:
             return await work
         except (OSError, TimeoutError, pg.PostgresError, pg.InterfaceError) as error:
             raise self.classify(error)[1] from error
-
-
-async def _apply(writes: Sequence[Write], tx: Tx) -> list[WriteResult]:
-    return await apply_group(tx, writes)
