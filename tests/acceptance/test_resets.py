@@ -16,9 +16,10 @@ from everlong import (
     WorkflowFailed,
     WorkflowHandle,
     activity,
+    continue_as_new,
     workflow,
 )
-from tests.support.hosting import ONCE, hosting
+from tests.support.hosting import ONCE, described, hosting
 
 go = Signal("go", int)
 lines = Output("lines", str)
@@ -156,3 +157,44 @@ async def test_a_termination_that_is_repeated_spares_the_run_that_began_since(pa
         assert await again.result() == 7
         with pytest.raises(InvalidArguments, match="request_id"):
             await handle.terminate(request_id="\n")
+
+
+async def test_an_earlier_run_is_forked_and_not_reset(path: Path) -> None:
+    word = Signal("word-of-a-round", str)
+
+    @activity
+    async def note(round_: int) -> int:
+        return round_
+
+    @workflow
+    async def rounds(round_: int = 1) -> str:
+        await note(round_)
+        heard = await word.receive()
+        if round_ == 1 and heard == "on":
+            continue_as_new(round_=2)
+        return f"{heard} in round {round_}"
+
+    async with hosting(path, workflows=[rounds], activities=[note]) as client:
+        handle = await client.start(rounds, id="one")
+        first = handle.run_id
+        assert first is not None
+        await handle.signal(word, "on")
+        await described(handle, lambda it: it.run_id != first)
+        with pytest.raises(CannotReset, match="is not the last run of 'one'"):
+            await handle.reset("start", run_id=first)
+        for wrong in ("nonsense", (await client.start(rounds, id="two")).run_id):
+            with pytest.raises(CannotReset, match="'one' has no run"):
+                await handle.fork("x", "start", run_id=wrong)
+        await handle.pause()
+        await handle.signal(word, "end")  # It waits for the second run, and is not the first one's.
+        alone = await handle.fork("alone", "last-activity", run_id=first, reapply=False)
+        await alone.signal(word, "stop")
+        assert await alone.result() == "stop in round 1"
+        fork = await handle.fork("fork", 2, run_id=first)
+        await fork.signal(word, "stop")
+        assert await fork.result() == "stop in round 2"
+        await handle.resume()
+        assert await handle.result() == "end in round 2"
+        last = (await handle.describe()).run_id
+        assert await (await handle.reset("last", run_id=last)).result() == "end in round 2"
+        assert await client.verify() == []

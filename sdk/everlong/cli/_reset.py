@@ -33,6 +33,10 @@ ReapplyWord = Annotated[
 RequestId = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Repeating the same request has one effect.")
 ]
+Run = Annotated[
+    str | None,
+    typer.Option(metavar="RUN_ID", help="Of this run; `everlong list` shows them. Else the last."),
+]
 _REAPPLY: Final[dict[str, Reapply]] = {
     "all": True,
     "none": False,
@@ -49,6 +53,7 @@ def reset(
     reason: Reason = "",
     reapply: ReapplyWord = "all",
     request_id: RequestId = None,
+    run: Run = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
@@ -58,7 +63,7 @@ def reset(
 
     Whatever ran behind the point runs again. An open run is closed for it; needs no worker.
     """
-    options = _options(to, arg, json_args, reason, reapply, request_id)
+    options = _options(to, arg, json_args, reason, reapply, request_id, run)
 
     async def act(client: Client) -> tuple[ExecutionDescription, list[str]]:
         async with client:
@@ -78,13 +83,14 @@ def fork(
     reason: Reason = "",
     reapply: ReapplyWord = "all",
     request_id: RequestId = None,
+    run: Run = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
     """The same as a new execution under another id; the other one is left as it is."""
-    options = _options(to, arg, json_args, reason, reapply, request_id)
+    options = _options(to, arg, json_args, reason, reapply, request_id, run)
 
     async def act(client: Client) -> tuple[ExecutionDescription, list[str]]:
         async with client:
@@ -102,6 +108,7 @@ def _options(
     reason: str,
     reapply: str,
     request_id: str | None,
+    run: str | None,
 ) -> dict[str, Any]:
     if reapply not in _REAPPLY:
         raise Mistake(f"--reapply {reapply}: choose all, none, signals or updates")
@@ -112,6 +119,7 @@ def _options(
         "arguments": plain_call(given(arg, json_args)),
         "reapply": _REAPPLY[reapply],
         "request_id": request_id,
+        "run_id": run,
     }
 
 

@@ -94,6 +94,8 @@ class Wanted:
     reapply: Collection[str]
     """"signals", "updates"."""
     request_id: str | None
+    takes_inbox: bool = True
+    """No earlier run: what waits in the inbox has been sent to the last one."""
 
 
 @dataclass(slots=True)
@@ -336,7 +338,7 @@ def _look_into_the_inbox(this: _Plan) -> tuple[int, ...]:
     """Messages that are not fed yet stay where they are, unless they are not wanted; a fork gets
     its own. The places of those that go."""
     dropped: list[int] = []
-    for mail in this.loaded.mail:
+    for mail in this.loaded.mail if this.wanted.takes_inbox else ():
         if mail.kind not in _MESSAGES:
             continue
         event = this.records.input(this.loaded.row, mail, this.loaded.blobs)

@@ -24,6 +24,7 @@ from everlong_engine import (
     Engine,
     LoadedRun,
     NoSuchPoint,
+    Point,
     ResetRefusal,
     ResetResult,
     ResetRun,
@@ -31,6 +32,7 @@ from everlong_engine import (
     Target,
     WriteResult,
     find_point,
+    id_text,
     name_of_reset,
 )
 
@@ -62,6 +64,7 @@ class Resetting(Addressed, Generic[R]):
         arguments: Mapping[str, Any] | None = None,
         reapply: Reapply = True,
         request_id: str | None = None,
+        run_id: str | None = None,
     ) -> "WorkflowHandle[R]":
         """Begin a new run of this execution from an earlier point, keeping what was done before.
 
@@ -83,6 +86,8 @@ class Resetting(Addressed, Generic[R]):
             reapply: messages that came behind the point are fed once more: all of them, none, or
                 only "signals" or "updates".
             request_id: a reset repeated with the same id begins one run.
+            run_id: the run that you have looked at; refused unless it is the last one of its
+                execution. An earlier one can be forked.
 
         Returns:
             a handle of the execution, with the new run's id.
@@ -93,7 +98,7 @@ class Resetting(Addressed, Generic[R]):
             WorkflowNotFound: there is no such execution, or it went with its retention.
             WorkflowAlreadyStarted: another execution has the workflow id now; fork it instead.
         """
-        return await self._begin_again(None, to, reason, arguments, reapply, request_id)
+        return await self._begin_again(None, to, reason, arguments, reapply, request_id, run_id)
 
     async def fork(
         self,
@@ -104,20 +109,23 @@ class Resetting(Addressed, Generic[R]):
         arguments: Mapping[str, Any] | None = None,
         reapply: Reapply = True,
         request_id: str | None = None,
+        run_id: str | None = None,
     ) -> "WorkflowHandle[R]":
         """The same as a new execution under another workflow id; this one is left as it is.
 
             copy = await handle.fork("order-17-again", to="last-activity:charge")
 
         Args:
-            id: the workflow id of the fork; the other arguments are those of `reset`.
+            id: the workflow id of the fork.
+            run_id: an earlier run of the execution, to begin from a point of its history; the last
+                one unless given. The other arguments are those of `reset`.
 
         Raises:
             WorkflowAlreadyStarted: an open execution has that id.
             CannotReset, InvalidArguments, WorkflowNotFound: as `reset`.
         """
         checked_id(id)
-        return await self._begin_again(id, to, reason, arguments, reapply, request_id)
+        return await self._begin_again(id, to, reason, arguments, reapply, request_id, run_id)
 
     async def _begin_again(
         self,
@@ -127,13 +135,14 @@ class Resetting(Addressed, Generic[R]):
         arguments: Mapping[str, Any] | None,
         reapply: Reapply,
         request_id: str | None,
+        run_id: str | None,
     ) -> "WorkflowHandle[R]":
         families = _check(to, reason, reapply, request_id)
         if request_id is not None and new_id is None:
             known = await _known(self._engine, self._target(), request_id)
             if known is not None:
                 return self._handle_of(None, known)
-        row = await self._row()
+        row, is_last = await self._repeated(run_id, new_id)
         first = row.run_id
         if new_id == row.workflow_id:
             raise CannotReset(f"a fork needs a workflow id of its own: {new_id!r} is taken by this")
@@ -142,19 +151,14 @@ class Resetting(Addressed, Generic[R]):
             loaded = await _load(self._client, row)
             if loaded.row.run_id != first:
                 break
-            try:
-                point = find_point(loaded.history, to)
-            except NoSuchPoint as error:
-                raise CannotReset(
-                    f"{self.workflow_id!r} cannot begin there: {error}", workflow_id=row.workflow_id
-                ) from error
             wanted = Wanted(
-                point=point,
+                point=_point(loaded, to),
                 new_id=new_id,
                 reason=reason,
                 arguments=arguments or {},
                 reapply=families,
                 request_id=request_id,
+                takes_inbox=is_last,
             )
             engine = self._client.engine
             write = await plan(engine, self._client.records, loaded, wanted, definition)
@@ -165,7 +169,7 @@ class Resetting(Addressed, Generic[R]):
                 status = "?" if result.status is None else result.status.text
                 taken = new_id or row.workflow_id
                 raise WorkflowAlreadyStarted(workflow_id=taken, status=status)
-            row = await self._row()
+            row, is_last = await self._repeated(run_id, new_id)
             if row.run_id != first:
                 break
         else:
@@ -178,6 +182,28 @@ class Resetting(Addressed, Generic[R]):
             f"{self.workflow_id!r} has begun another run meanwhile: look at its history again",
             workflow_id=self.workflow_id,
         )
+
+    async def _repeated(self, run_id: str | None, new_id: str | None) -> tuple[RunRow, bool]:
+        """The run from which another begins, and whether it is the last of its execution."""
+        last = await self._row()
+        if run_id is None:
+            return last, True
+        row = await self._client.run_row(run_id)
+        if row is None or (row.namespace, row.workflow_id) != (last.namespace, last.workflow_id):
+            raise CannotReset(
+                f"{last.workflow_id!r} has no run {run_id!r}, or it went with its retention: "
+                f"`everlong list --id {last.workflow_id}` shows those that there are",
+                workflow_id=last.workflow_id,
+            )
+        if new_id is None and row.run_id != last.run_id:
+            raise CannotReset(
+                f"{run_id!r} is not the last run of {last.workflow_id!r}: a reset would undo "
+                f"all that the runs behind it have done, up to {id_text(last.run_id)!r}. Reset the "
+                "last run, or begin a new execution from this one: fork(NEW_ID, to, run_id=…), "
+                "`everlong fork ID NEW_ID --run RUN_ID`",
+                workflow_id=last.workflow_id,
+            )
+        return row, row.run_id == last.run_id
 
     def _handle_of(self, new_id: str | None, result: ResetResult) -> "WorkflowHandle[R]":
         kind: Any = type(self)
@@ -201,6 +227,14 @@ def _check(to: object, reason: str, reapply: object, request_id: str | None) -> 
     if not isinstance(reapply, bool | str) or reapply not in _FAMILIES:
         raise InvalidArguments(f'reapply={reapply!r}: choose True, False, "signals" or "updates"')
     return _FAMILIES[reapply]
+
+
+def _point(loaded: LoadedRun, to: int | str) -> Point:
+    try:
+        return find_point(loaded.history, to)
+    except NoSuchPoint as error:
+        name = loaded.row.workflow_id
+        raise CannotReset(f"{name!r} cannot begin there: {error}", workflow_id=name) from error
 
 
 def _definition_of(kind: str) -> WorkflowDefinition | None:
