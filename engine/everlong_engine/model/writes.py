@@ -225,6 +225,8 @@ class MessageResult:
     owner: bytes | None = None
     position: int | None = None
     duplicate: bool = False
+    mended: str = ""
+    """What was wrong with its row, which could not be read until now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """How an execution's life is changed from outside: terminated, paused, let go on."""
 
+import logging
 from dataclasses import replace
 from functools import partial
 
@@ -19,12 +20,21 @@ from everlong_engine import (
 
 __all__ = ["Lifecycle"]
 
+logger = logging.getLogger("everlong")
+
+_MENDED = (
+    "%s: its row in the store could not be read (%s). It was mended as far as its history tells, "
+    "to be closed; what else it said is not known"
+)
+
 
 class Lifecycle(Addressed):
     """The part of a handle that ends an execution, or holds it."""
 
     async def terminate(self, reason: str = "", *, request_id: str | None = None) -> None:
         """Close the execution at once: no clean-up runs. Needs no worker.
+
+        In a SQLite file it also ends an execution whose row is damaged, and logs what was wrong.
 
         Args:
             reason: recorded with it.
@@ -53,6 +63,8 @@ class Lifecycle(Addressed):
         terminate = Terminate(target, kind, body, RunStatus.TERMINATED, now_us, append_id, request)
         result = await engine.commits.put(terminate)
         assert isinstance(result, MessageResult)
+        if result.mended:
+            logger.warning(_MENDED, self.workflow_id, result.mended)
         self._require_accepted(result)
         if result.duplicate:  # It may have been reset since.
             engine.look_at([result.execution_id])

@@ -2,6 +2,7 @@
 
 from sqlite3 import Connection
 
+from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.runs import RunRow
 from everlong_engine.model.writes import (
     Answer,
@@ -17,6 +18,7 @@ from everlong_engine.model.writes import (
 )
 from everlong_engine.store.sqlite.columns import fetch_one
 from everlong_engine.store.sqlite.links import any_link, close_now, ended
+from everlong_engine.store.sqlite.mending import mend_run
 from everlong_engine.store.sqlite.rows import (
     latest_run,
     put_answers,
@@ -96,7 +98,11 @@ def answer_approval(tx: Connection, given: AnswerApproval) -> ApprovalResult:
 
 
 def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
-    row = latest_run(tx, terminate.target)
+    mended = ""
+    try:
+        row = latest_run(tx, terminate.target)
+    except UndecodablePayload as fault:
+        row, mended = mend_run(tx, terminate.target, fault, terminate.now_us)
     if row is None:
         return MessageResult(None)
     known = sent_before(tx, terminate.target, row, terminate.request, None)
@@ -104,7 +110,9 @@ def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
         return MessageResult(known.status, known.run_id, known.execution_id, duplicate=True)
     if not row.status.is_open:
         done = _was_terminated_by(tx, row, terminate)
-        return MessageResult(row.status, row.run_id, row.execution_id, duplicate=done)
+        return MessageResult(
+            row.status, row.run_id, row.execution_id, duplicate=done, mended=mended
+        )
     kind, body = terminate.row_kind, terminate.row_body
     seq = close_now(tx, row, kind, body, terminate.status, terminate.now_us, terminate.append_id)
     if terminate.request is not None:
@@ -112,7 +120,9 @@ def terminate_run(tx: Connection, terminate: Terminate) -> MessageResult:
         tx.execute(SQL["insert_request"], request)
     if any_link(tx):
         ended(tx, row, seq, kind, body, terminate.now_us)
-    return MessageResult(row.status, row.run_id, row.execution_id, row.owner, position=seq)
+    return MessageResult(
+        row.status, row.run_id, row.execution_id, row.owner, position=seq, mended=mended
+    )
 
 
 def _was_terminated_by(tx: Connection, row: RunRow, terminate: Terminate) -> bool:

@@ -229,6 +229,13 @@ SELECT * FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND 
      WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND status < 10),
     (SELECT max(run_id) FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3));
 
+-- name: latest_run_id
+-- Likewise, where the row itself may be damaged.
+SELECT coalesce(
+    (SELECT run_id FROM runs
+     WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3 AND status < 10),
+    (SELECT max(run_id) FROM runs WHERE shard = ?1 AND namespace = ?2 AND workflow_id = ?3));
+
 -- name: runs_of_execution
 -- A whole execution, the oldest run first.
 SELECT * FROM runs WHERE shard = ? AND execution_id = ? ORDER BY run_id;
