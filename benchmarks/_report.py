@@ -79,7 +79,7 @@ def as_table(report: Report) -> str:
     lines = [
         f"{report.benchmark.name}: {report.size:,} {report.benchmark.unit}; "
         f"{report.benchmark.story}; median of {len(report.samples)}",
-        f"limit: bare sqlite3 [{limit['commits_per_s']:,.0f} single-row commits/s, "
+        f"limit: {report.samples[0].limit.of} [{limit['commits_per_s']:,.0f} single-row commits/s, "
         f"{limit['commit_ms']:.3f} ms each; {limit['rows_per_s']:,.0f} rows/s by the hundred]",
         "on: " + ", ".join(f"{name} {value}" for name, value in report.machine.items()),
         "",

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from benchmarks._catalogue import Figures
+from benchmarks._place import store
 from everlong import Client, Worker, activity, workflow
 
 WARM_UP = 100
@@ -21,7 +22,7 @@ async def fanout_sum(activities: int) -> int:
 
 
 async def measure(folder: Path, size: int) -> Figures:
-    async with Client.connect(str(folder / "everlong.db")) as client, Worker(client):
+    async with Client.connect(store(folder)) as client, Worker(client):
         await _elapsed_s(client, WARM_UP)
         return {"activities_per_s": size / await _elapsed_s(client, size)}
 

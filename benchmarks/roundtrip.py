@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks._catalogue import Figures
 from benchmarks._lanes import percentile
+from benchmarks._place import store
 from benchmarks._process import finish, start_role
 from everlong import Client, Query, Signal, Worker, workflow
 
@@ -32,7 +33,7 @@ async def roundtrip_echo() -> None:
 
 
 async def measure(folder: Path, size: int) -> Figures:
-    async with Client.connect(str(folder / "everlong.db")) as client, Worker(client):
+    async with Client.connect(store(folder)) as client, Worker(client):
         here = await _talk(client, "here", size)
         there = await finish(await start_role("roundtrip.talk_from_outside", folder, size))
     return {**here, **{f"other_process_{name}": value for name, value in there.items()}}
@@ -40,7 +41,7 @@ async def measure(folder: Path, size: int) -> Figures:
 
 async def talk_from_outside(folder: Path, size: int) -> Figures:
     """The other process: a client without a worker."""
-    async with Client.connect(str(folder / "everlong.db")) as client:
+    async with Client.connect(store(folder)) as client:
         return await _talk(client, "there", size)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks._catalogue import Figures
+from benchmarks._place import store
 from everlong import Client, Worker, activity, workflow
 
 WORKFLOWS = 5
@@ -27,7 +28,7 @@ async def sequential_sum(activities: int) -> int:
 
 
 async def measure(folder: Path, size: int) -> Figures:
-    async with Client.connect(str(folder / "everlong.db")) as client, Worker(client):
+    async with Client.connect(store(folder)) as client, Worker(client):
         await _elapsed_s(client, size)  # warm-up
         return {
             "ms_per_activity": median([await _elapsed_s(client, size) for _ in range(WORKFLOWS)])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks._catalogue import Figures
 from benchmarks._lanes import IN_FLIGHT, in_lanes, percentile
+from benchmarks._place import store
 from everlong import Client, Worker, activity, workflow
 
 
@@ -23,7 +24,7 @@ async def throughput_doubled(number: int) -> int:
 
 
 async def measure(folder: Path, size: int) -> Figures:
-    async with Client.connect(str(folder / "everlong.db")) as client, Worker(client):
+    async with Client.connect(store(folder)) as client, Worker(client):
         await _latencies_s(client, IN_FLIGHT)  # warm-up
         began = time.perf_counter()
         latencies_s = await _latencies_s(client, size)

@@ -23,6 +23,8 @@ class Peer:
     name: str
     requirements: tuple[str, ...]
     settings: str
+    settings_on_server: str | None = None
+    """With `--url`; None: it is not measured there."""
     sizes: MappingProxyType[str, tuple[int, int]]
 
     def size(self, benchmark: str, *, quick: bool) -> int:
@@ -60,6 +62,7 @@ _ALL = (
         name="dbos",
         requirements=("dbos==3.4.0",),
         settings="dbos 3.4.0 on SQLite, WAL, synchronous=FULL",
+        settings_on_server="dbos 3.4.0 on the same PostgreSQL server",
         sizes=MappingProxyType(
             {"throughput": (600, 100), "sequential": (200, 50), "fanout": (5_000, 200)}
         ),

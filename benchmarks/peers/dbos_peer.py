@@ -2,7 +2,8 @@
 
 Steps and workflows are async functions, as they are for Everlong, in one process with the client.
 DBOS leaves SQLite on its rollback journal; WAL, which a file keeps once it is set, makes it a
-third faster and is as durable, so it gets WAL. The rest is as installed.
+third faster and is as durable, so it gets WAL. On a server, whose URL lies in the folder then, it
+is as installed, and so is the rest.
 """
 
 # The type checkers run without DBOS installed.
@@ -94,11 +95,19 @@ WORKLOADS: dict[str, Callable[[int], Awaitable[dict[str, float]]]] = {
 }
 
 
-async def measure(benchmark: str, folder: Path, size: int) -> dict[str, float]:
+def _store(folder: Path) -> str:
+    note = folder / "store.url"
+    if note.exists():
+        return note.read_text(encoding="utf-8")
     file = folder / "dbos.db"
     with closing(sqlite3.connect(file)) as db:
         db.execute("PRAGMA journal_mode = WAL")
-    DBOS(config={"name": "bench", "system_database_url": f"sqlite:///{file}", "log_level": "ERROR"})
+    return f"sqlite:///{file}"
+
+
+async def measure(benchmark: str, folder: Path, size: int) -> dict[str, float]:
+    config = {"name": "bench", "system_database_url": _store(folder), "log_level": "ERROR"}
+    DBOS(config=config)
     DBOS.launch()
     try:
         await run(doubled, 1)  # imports, migrations and connections are not what is measured

@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from benchmarks._catalogue import BENCHMARKS
+from tests.support.postgres_server import shared_server
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 60
@@ -70,6 +71,22 @@ def test_benchmark_prints_one_json_object_with_its_figures(name: str, tmp_path: 
     if name == "recovery":
         assert found["lost"] == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_a_benchmark_runs_on_a_server(tmp_path: Path) -> None:
+    server = shared_server().url()
+    output = bench(
+        "fanout", "--quick", "--repeat=1", "--size=9", f"--dir={tmp_path}", f"--url={server}"
+    )
+    assert "activities_per_s" in output
+    assert "limit: asyncpg" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_about_a_file_runs_on_no_server(tmp_path: Path) -> None:
+    options = ("recovery", f"--dir={tmp_path}", "--url=postgresql://127.0.0.1:1/x")
+    with pytest.raises(AssertionError, match="is about a file"):
+        bench(*options)
 
 
 def test_people_get_a_table(tmp_path: Path) -> None:
