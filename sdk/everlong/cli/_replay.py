@@ -25,6 +25,7 @@ from everlong.client._transferring import read_exported
 from everlong.exceptions import EverlongError, NondeterminismError
 from everlong.replayer import ReplayedRun, Replayer
 from everlong_engine import LoadedRun, Onlooker, RunFilter, RunRow, RunStatus, parse_filter
+from everlong_engine.clock import SystemClock
 
 __all__ = ["Source", "replay", "runs_of_store"]
 
@@ -122,7 +123,7 @@ def runs_of_store(client: Client, source: Source) -> Iterator[tuple[RunRow, Load
         type=source.type,
         workflow_id=source.id,
         where=where,
-        now_us=client.engine.clock.now_us(),
+        now_us=SystemClock().now_us(),
     )
     with Onlooker(file_of(client)) as store:
         for status in ("running", "blocked") if source.status is None else (source.status,):
