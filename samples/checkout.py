@@ -28,16 +28,14 @@ from everlong import (
     Client,
     Output,
     Retry,
-    Update,
+    Signal,
     Worker,
     WorkflowClosed,
     WorkflowInfo,
     WorkflowNotFound,
     activity,
-    all_handlers_finished,
     info,
     saga,
-    wait_condition,
     workflow,
 )
 
@@ -58,7 +56,8 @@ class NotPaid(Exception): ...
 
 
 payment_id = Output("payment_id", str)
-pay = Update("pay", str)
+payment = Signal("payment", str)
+outcome = Output("outcome", str)
 
 
 def shop(sql: str, *values: object) -> list[dict[str, Any]]:
@@ -91,50 +90,44 @@ def mark(order: str, status: str, parcels_left: int = PARCELS) -> None:
 @workflow
 async def check_out(patience: float = 600.0) -> str:
     order = info(WorkflowInfo).workflow_id
-    status = "pending"
-    words: list[str] = []
-
-    @pay.handler
-    async def _(word: str) -> str:
-        words.append(word)
-        await wait_condition(lambda: status != "pending")
-        return status
-
     try:
         async with saga() as steps:
             steps.undo(put_back, order)
             await reserve(order)
             await payment_id.publish(order)
-            await wait_condition(lambda: bool(words), timeout=patience)
-            if words[0] != "paid":
-                raise NotPaid(words[0])
+            word = await asyncio.wait_for(payment.receive(), patience)
+            if word != "paid":
+                raise NotPaid(word)
             await mark(order, "paid")
-            status = "paid"
-        for parcels_left in reversed(range(PARCELS)):
-            await asyncio.sleep(0.2)
-            await mark(order, "paid" if parcels_left else "dispatched", parcels_left)
     except (SoldOut, NotPaid, TimeoutError):
-        status = "cancelled"
-    await wait_condition(all_handlers_finished)
-    return status
+        await outcome.publish("cancelled")
+        return "cancelled"
+    await outcome.publish("paid")
+    for parcels_left in reversed(range(PARCELS)):
+        await asyncio.sleep(0.2)
+        await mark(order, "paid" if parcels_left else "dispatched", parcels_left)
+    return "dispatched"
 
 
 async def checkout_endpoint(request: Request) -> JSONResponse:
     key = request.path_params["key"]
     client: Client = request.app.state.client
     handle = await client.start(check_out, id=key, request_id=key)
-    async for payment in handle.subscribe(payment_id):
-        return JSONResponse(payment)
+    async for to_be_paid in handle.subscribe(payment_id):
+        return JSONResponse(to_be_paid)
     raise HTTPException(404, "sold out")  # It ended and has published nothing.
 
 
 async def payment_endpoint(request: Request) -> JSONResponse:
     order, word = request.path_params["order"], request.path_params["word"]
+    handle = request.app.state.client.get_handle(order)
     try:
-        handle = request.app.state.client.get_handle(order)
-        return JSONResponse(await handle.update(pay, word, update_id=f"payment-{word}"))
+        await handle.signal(payment, word, request_id=f"payment-{word}")
     except (WorkflowNotFound, WorkflowClosed) as error:
         raise HTTPException(404, str(error)) from None
+    async for status in handle.subscribe(outcome):
+        return JSONResponse(status)
+    raise HTTPException(404, "it has ended without an outcome")
 
 
 async def order_endpoint(request: Request) -> JSONResponse:
