@@ -157,6 +157,15 @@ def in_a_hurry(program: Program, chance: Random, name: str) -> Program:
     return (*program, First(((Act(f"{label}a"), child), (Act(f"{label}b"),))))
 
 
+def with_last_words(program: Program, chance: Random, name: str) -> Program:
+    """With an end that publishes, and shortly before it something else that does: who follows has
+    been woken, and looks at what is there, when the last item and the end come."""
+    channel = chance.choice(CHANNELS)
+    pause = chance.choice((Sleep(0.001), Sleep(0.002), Act(f"{name}?a", 0.0)))
+    words = (Publish(f"{name}?{n}", channel, 1 + chance.randrange(2)) for n in range(2))
+    return (*program, next(words), pause, next(words))
+
+
 @dataclass(slots=True)
 class _Growing:
     chance: Random

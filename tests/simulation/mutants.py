@@ -102,14 +102,15 @@ MUTANTS: Final = (
         Edit(
             RunKeeper._feed,  # pyright: ignore[reportPrivateUsage]
             "run.inflight.append(step)",
-            "run.inflight.append(step)\n    for decision in decisions:\n"
+            "run.inflight.append(step)\n"
+            "    for seq, decision in enumerate(decisions, step.base + 1):\n"
             "        if type(decision) is ActivityScheduled:\n"
-            "            self._act(run, decision)",
+            "            self._act(run, decision, seq)",
         ),
         Edit(
             RunKeeper.settle,
-            "self._act(run, decision)",
-            "type(decision) is ActivityScheduled or self._act(run, decision)",
+            "self._act(run, decision, seq)",
+            "type(decision) is ActivityScheduled or self._act(run, decision, seq)",
         ),
     ),
     mutant(

@@ -81,7 +81,7 @@ BETWEEN: Final[tuple[Mutant, ...]] = (
         "an attempt that is over is answered",
         Edit(
             reports._refused,  # pyright: ignore[reportPrivateUsage]
-            "None if at_work and attempt == told.attempt else NotTaken.OVER",
+            "None if at_work and attempt == of.attempt else NotTaken.OVER",
             "None",
         ),
     ),

@@ -17,6 +17,7 @@ from tests.simulation.drawing import (
     grown,
     in_a_hurry,
     random_program,
+    with_last_words,
 )
 from tests.simulation.language import Program
 from tests.simulation.line import Rates
@@ -178,6 +179,10 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         more = _chance(seed, f"hurry of {name}")
         if more.random() < 0.6:
             programs[name] = in_a_hurry(programs[name], more, name)
+    for name in names if "outputs" in features else ():
+        more = _chance(seed, f"last words of {name}")
+        if more.random() < 0.6:
+            programs[name] = with_last_words(programs[name], more, name)
     workers = shape.choice((1, 1, 2))
     clients = shape.choice((0, 1, 1, 2))
     senders = max(clients, 1) + shape.randrange(2)
@@ -285,6 +290,12 @@ def _all_errands(
             name, at = chance.choice(names), 1 + chance.randrange(len(made))
             pair = [Errand(0.0, "letter", name, f"{sender}!{number}.{n}") for n in range(2)]
             made[at:at] = pair
+    if "outputs" in features:
+        chance = _chance(seed, f"followers of {sender}")
+        made += [
+            Errand(0.0, "subscribe", name, chance.choice(CHANNELS))
+            for name in chance.sample(names, 2)
+        ]
     for feature in features:
         chance = _chance(seed, f"{feature} of {sender}")
         for number in range(1 + chance.randrange(4)):
