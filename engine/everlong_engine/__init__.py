@@ -13,6 +13,7 @@ from everlong_engine.machine.arrivals import (
     waits_for_others,
 )
 from everlong_engine.machine.elsewhere import elsewhere_limit, mark_of_end
+from everlong_engine.machine.newest import newest_versions
 from everlong_engine.machine.points import (
     NoSuchPoint,
     Point,
@@ -390,6 +391,7 @@ __all__ = [
     "name_of_reset",
     "name_of_termination",
     "name_of_update",
+    "newest_versions",
     "next_delay_us",
     "origin_of",
     "pack",

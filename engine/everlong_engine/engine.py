@@ -443,6 +443,10 @@ class Engine:
         """This process has left mail in the inbox: do not wait for the next look."""
         self._watcher.look_now()
 
+    def ask_again(self, question_id: bytes) -> None:
+        """A question was not for this process; by the next look it may be."""
+        self._watcher.ask_again(question_id)
+
     def keep_looking(self) -> None:
         """Runs were claimed: where some were, more may follow."""
         self._watcher.keep_looking()

@@ -19,7 +19,8 @@ class Busy:
     look_s = (BUSY_S, IDLE_S)
 
     def __init__(self) -> None:
-        self.questions: list[Question] = []
+        self.asks = False
+        self.asked = 0
 
     async def changed(self) -> bool:
         return True
@@ -28,7 +29,10 @@ class Busy:
         return []
 
     async def open_questions(self, limit: int) -> Sequence[Question]:
-        return self.questions
+        if not self.asks:
+            return []
+        self.asked += 1
+        return [Question(b"%d" % self.asked, 0, "default", "w", "status", b"")]
 
 
 class Host:
@@ -75,8 +79,31 @@ async def test_where_something_was_found_more_is_looked_for_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine: Any = SimpleNamespace(store=Busy(), hosts=[Host()], shared=True)
-    engine.store.questions = [Question(b"q", 0, "default", "w", "status", b"")]
+    engine.store.asks = True
     assert set(await pauses_of(InboxWatcher(engine), 12, monkeypatch)) == {BUSY_S}
+
+
+async def test_a_question_that_is_for_somebody_else_is_asked_again_once_that_one_may_be_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Same(Busy):
+        async def open_questions(self, limit: int) -> Sequence[Question]:
+            return [Question(b"q", 0, "default", "w", "status", b"")]
+
+    class Other(Host):
+        asked = 0
+
+        def ask(self, question: Question) -> None:
+            self.asked += 1
+            if self.asked < 3:
+                watcher.ask_again(question.question_id)
+
+    host = Other()
+    engine: Any = SimpleNamespace(store=Same(), hosts=[host], shared=True)
+    watcher = InboxWatcher(engine)
+    pauses = await pauses_of(watcher, 8, monkeypatch)
+    assert host.asked == 3
+    assert pauses[0] < pauses[-1]
 
 
 async def test_who_waits_for_others_hears_of_them_soon(monkeypatch: pytest.MonkeyPatch) -> None:

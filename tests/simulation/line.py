@@ -21,6 +21,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
+    Fleet,
     ItemRow,
     LoadedRun,
     MailRow,
@@ -346,6 +347,13 @@ class FaultyStore:
     @property
     def lease_s(self) -> float | None:
         return self._inner.lease_s
+
+    @property
+    def fleet_number(self) -> int:
+        return self._inner.fleet_number
+
+    async def fleet(self) -> Fleet:
+        return await self._inner.fleet()
 
     async def beat(self, workers: Sequence[bytes]) -> Heard:
         return await self._ask("beat", lambda: self._inner.beat(workers))

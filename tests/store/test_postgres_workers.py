@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import asyncpg
 import pytest
@@ -124,6 +125,29 @@ async def test_beats_of_others_are_no_news_and_everything_else_is(rigs: tuple[Ri
                 break
         else:
             raise AssertionError("beats look like commits of others")
+
+
+async def test_by_versions_nobody_claims_who_has_not_seen_the_last_one_that_came(url: str) -> None:
+    store = await PostgresStore.open(url)
+    rig = Rig(store)
+    await rig.register("one")
+    await rig.started("follows")
+    seen = await store.fleet()
+    wants = replace(rig.wants(), fleet=seen.number)
+    rig.worker_id = rig.ids.next(rig.now_us)
+    await rig.register("two")
+    assert await store.claim(wants, rig.now_us, 10) == []
+    assert await store.changed()
+    assert store.fleet_number != seen.number
+    fleet = await store.fleet()
+    assert len(fleet.members) == 2
+    wants = replace(wants, fleet=fleet.number)
+    assert len(await store.claim(wants, rig.now_us, 10)) == 1
+    await store.bury(rig.worker_id)
+    after = await store.fleet()
+    assert after.number != fleet.number
+    assert [one.left_us is None for one in after.members] == [False, True]
+    await store.close()
 
 
 async def test_nobody_is_declared_dead_by_who_was_silent_itself(url: str) -> None:

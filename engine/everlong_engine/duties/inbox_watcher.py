@@ -54,6 +54,7 @@ class InboxWatcher:
         self._position = 0
         self._waiting: list[asyncio.Future[None]] = []
         self._asked: set[bytes] = set()
+        self._left_open: set[bytes] = set()
         self._nudge = asyncio.Event()
         self._behind = False
         self._stirred = False
@@ -86,6 +87,10 @@ class InboxWatcher:
         """Somebody knows that there is something to see."""
         self._nudge.set()
 
+    def ask_again(self, question_id: bytes) -> None:
+        """A question was for somebody else: if that one dies, it may be for us."""
+        self._left_open.add(question_id)
+
     def keep_looking(self) -> None:
         """Something is going on here: more may come soon."""
         self._stirred = True
@@ -114,10 +119,6 @@ class InboxWatcher:
             if not (await self._engine.store.changed() or self._behind):
                 return False
             found = await self._hand_out_mail()
-            if self._engine.shared:
-                # Of what has no owner only a claim hears.
-                for host in self._engine.hosts:
-                    host.wake()
             for host in self._engine.hosts:
                 host.others_committed()
             if self._engine.hosts:
@@ -164,12 +165,14 @@ class InboxWatcher:
     async def _hand_out_questions(self) -> bool:
         questions = await self._engine.store.open_questions(_QUESTIONS_MAX)
         current = {question.question_id for question in questions}
+        news = current - self._asked
+        again, self._left_open = self._left_open, set()
         for question in questions:
-            if question.question_id not in self._asked:
+            if question.question_id in news | again:
                 for host in self._engine.hosts[:1]:
                     host.ask(question)
         self._asked = current
-        return bool(current)
+        return bool(news)
 
 
 def _deliver(host: Host, mail: MailRow) -> bool:

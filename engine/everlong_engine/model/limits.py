@@ -57,6 +57,8 @@ SHARDS: Final = 1024
 LEASE_US: Final = 10 * SECOND_US
 """How long what a worker owns is nobody else's without a sign of life of it."""
 BEAT_S: Final = 3.0
+SILENT_VERSION_US: Final = 60 * SECOND_US
+"""How long older versions leave alone what belonged to a newer one whose workers fell silent."""
 
 GROUP_APPENDS_MAX: Final = 256
 ATTEMPTS_KEPT: Final = 20

@@ -16,10 +16,12 @@ __all__ = [
     "ApprovalRow",
     "AttemptRow",
     "AttemptState",
+    "Fleet",
     "ItemRow",
     "Link",
     "LoadedRun",
     "MailRow",
+    "Member",
     "NewRun",
     "PauseRow",
     "Probation",
@@ -291,6 +293,28 @@ class WorkerRow:
     def may_drive(self, kind: str, version: str | None) -> bool:
         """Whether it hosts the type, in this version if the run is pinned to one."""
         return kind in self.types and version in (None, self.version_of(kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker, as others of its store judge which version is the newest."""
+
+    process: tuple[str, int]
+    """Its machine, and its number there."""
+    started_us: int
+    versions: tuple[tuple[str, str], ...]
+    """(type, version) of all that it hosts."""
+    left_us: int | None
+    """Until its lease ends; below 0: for how long it has been silent. None: it stopped in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """All workers of a store, the longest there first."""
+
+    number: int = 0
+    """Another one whenever somebody has come, or has stopped in order."""
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
+    Fleet,
     ItemRow,
     LoadedRun,
     MailRow,
@@ -84,6 +85,9 @@ class Wants:
     held: frozenset[bytes] | None = None
     """The executions in its hands, after a claim whose answer it did not get: what else bears its
     name was claimed then, and is claimed anew."""
+    fleet: int | None = None
+    """By which fleet `types` was judged. Where it has changed since, nothing is taken that is
+    pinned to no version. None: all workers are in this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +187,15 @@ class Ownership(Protocol):
         ...
 
     async def register(self, worker: WorkerRow, queue: str) -> None: ...
+
+    @property
+    def fleet_number(self) -> int:
+        """That of the fleet, as the last look at the store saw it."""
+        ...
+
+    async def fleet(self) -> Fleet:
+        """Who is here. A store with one owner has nobody to tell."""
+        ...
 
     async def bury(self, worker_id: bytes) -> None: ...
 

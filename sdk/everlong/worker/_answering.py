@@ -52,6 +52,7 @@ class Answering:
         records = self._client.records
         try:
             if self._engine.shared and not await self._is_for_me(question):
+                self._engine.ask_again(question.question_id)
                 return
             arguments = records.asked(question)
             answer = await self.query(
@@ -100,7 +101,7 @@ class Answering:
                 if row is None:
                     raise WorkflowNotFound(workflow_id=workflow_id)
                 if self._is_elsewhere(row):
-                    reason = "a worker in another process has the run"
+                    reason = "it is for a worker in another process"
                     raise QueryFailed(workflow_id=workflow_id, query=name, reason=reason)
                 other = self._answerer(row, name)
                 if other is not self:
@@ -137,10 +138,16 @@ class Answering:
         )
 
     def _is_elsewhere(self, row: RunRow) -> bool:
-        """Whether a worker of another process has the run."""
+        """Whether a worker of another process has the run, or is to have it: a newer one."""
         engine = self._engine
-        here = (None, *(host.worker_id for host in engine.hosts))
-        return engine.shared and row.owner not in here
+        if not engine.shared:
+            return False
+        hosts = [host for host in engine.hosts if isinstance(host, Answering)]
+        if row.owner is not None:
+            return row.owner not in [host.worker_id for host in hosts]
+        hosting = [host for host in hosts if row.type in host._workflows]
+        mine = any(host._versions.may_have(row.type, row.version) for host in hosting)
+        return row.status.is_open and bool(hosting) and not mine
 
     def _answerer(self, row: RunRow, query: str) -> "Answering":
         """The worker of this process that has a run in hand, or that may drive it."""

@@ -1,7 +1,7 @@
 """Which version of each workflow a worker has, and which runs it may drive.
 
 A run is pinned to a version, or follows: then it belongs to the newest version that is here, that
-of the worker that began last.
+of the worker that began last in a process, and of the newest that any process has.
 """
 
 from collections import ChainMap
@@ -50,18 +50,20 @@ class Versions:
 
     def may_drive(self, run: OwnedRun) -> bool:
         """Whether a run that is here belongs here."""
-        if run.version is None:
-            return self.is_newest(run.type)
-        return run.version == self.names[run.type]
+        return self.may_have(run.type, run.version)
+
+    def may_have(self, kind: str, version: str | None) -> bool:
+        """Whether a run that is in nobody's hands belongs here."""
+        return self.is_newest(kind) if version is None else version == self.names[kind]
 
     def may_move(self, run: OwnedRun) -> bool:
         """Whether beginning anew would bring it to a newer version."""
         return self._policies[run.type] == "pinned_run" and not self.is_newest(run.type)
 
-    def wants(self, worker_id: bytes) -> Wants:
-        """What may be claimed now."""
+    def wants(self, worker_id: bytes, fleet: int | None = None) -> Wants:
+        """What may be claimed now, while the fleet is this one."""
         follows = tuple(kind for kind in self.names if self.is_newest(kind))
-        return Wants(worker_id, QUEUE, follows, tuple(self.names.items()))
+        return Wants(worker_id, QUEUE, follows, tuple(self.names.items()), fleet=fleet)
 
 
 def signals_of(definition: WorkflowDefinition) -> Mapping[str, Any]:

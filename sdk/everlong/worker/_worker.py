@@ -36,6 +36,7 @@ from everlong.interceptors import Interceptor
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._answering import Answering
 from everlong.worker._deadlines import Deadlines
+from everlong.worker._fleet import FleetView
 from everlong.worker._hand_over import attach, hand_over
 from everlong.worker._hosted import hosted
 from everlong.worker._intercepting import Around
@@ -151,6 +152,8 @@ class Worker(Answering):
         self._keeper: RunKeeper | None = None
         self._held: Engine | None = None
         self._worker_id = b""
+        self._fleet: FleetView
+        self._started_us = 0
         self._wake = asyncio.Event()
         self._alarm: Alarm
         self._next_look_us: int | None = 0
@@ -187,8 +190,9 @@ class Worker(Answering):
         asyncio_adapter.install_as_completed()
         anyio_adapter.install()
         engine = self._held = self._client.engine
-        now_us = engine.clock.now_us()
+        now_us = self._started_us = engine.clock.now_us()
         self._worker_id = engine.ids.next(now_us)
+        self._fleet = FleetView(engine)
         self._failed = asyncio.get_running_loop().create_future()
         await attach(engine, self, self._wait_s)
         engine.share()
@@ -205,6 +209,7 @@ class Worker(Answering):
         """Under a new name, with nothing in hand."""
         now_us = engine.clock.now_us()
         await engine.store.register(self._as_row(now_us), QUEUE)
+        await self._fleet.look()
         await engine.store.resume_blocked(self._versions.wants(self._worker_id), now_us)
         self._keeper = RunKeeper(
             engine,
@@ -222,13 +227,13 @@ class Worker(Answering):
 
     def _is_newest(self, kind: str) -> bool:
         """Whether no worker that came later has another version of a workflow."""
-        hosts = self._engine.hosts
-        if len(hosts) < 2:
-            return True
-        for host in reversed(hosts):
+        mine = self._versions.names[kind]
+        for host in reversed(self._engine.hosts):
             if isinstance(host, Worker) and kind in host._versions.names:
-                return host._versions.names[kind] == self._versions.names[kind]
-        return True
+                if host._versions.names[kind] != mine:
+                    return False
+                break
+        return self._fleet.allows(kind, mine)
 
     async def stop(self) -> None:
         """Finish or hand back: activities get `stop_timeout`, then every run is released."""
@@ -375,7 +380,7 @@ class Worker(Answering):
             name=self.name,
             pid=os.getpid(),
             host=socket.gethostname(),
-            started_us=now_us,
+            started_us=self._started_us,
             beat_us=now_us,
             dead=False,
             types=tuple(self._versions.names),
@@ -407,8 +412,10 @@ class Worker(Answering):
         while True:
             next_us: int | None = None
             self._wake.clear()
-            wants = self._versions.wants(self._worker_id)
             try:
+                if await self._fleet.look():
+                    self._versions_changed = True
+                wants = self._versions.wants(self._worker_id, self._fleet.number)
                 if self._versions_changed and self._keeper is not None:
                     self._versions_changed = False
                     left = await hand_over(self._keeper)
@@ -418,8 +425,10 @@ class Worker(Answering):
                     continue
                 if not self._full:
                     next_us = await store.next_wake(wants)
+                again_us = self._fleet.again_us
                 if self._versions_changed:  # What is at work here is to leave when it sleeps.
                     again_us = clock.now_us() + _AGAIN_US
+                if again_us is not None:
                     next_us = again_us if next_us is None else min(next_us, again_us)
             except (EverlongError, sqlite3.Error) as error:
                 logger.warning("cannot claim runs now: %s", error)
@@ -458,6 +467,8 @@ class Worker(Answering):
         """Part of the engine's protocol: a run that is pinned may have been pinned anew."""
         if self._keeper is not None and self._keeper.has_pinned:
             self.versions_changed()
+        if self._engine.shared:
+            self._wake.set()  # Of what has no owner only a claim hears; so of who has come.
 
     def _fell_asleep(self, wake_us: int) -> None:
         if self._next_look_us is None or wake_us < self._next_look_us:

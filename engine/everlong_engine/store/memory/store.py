@@ -25,6 +25,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
+    Fleet,
     ItemRow,
     LoadedRun,
     MailRow,
@@ -130,6 +131,13 @@ class MemoryStore:
     @property
     def look_s(self) -> tuple[float, float]:
         return 0.002, 0.05
+
+    @property
+    def fleet_number(self) -> int:
+        return 0
+
+    async def fleet(self) -> Fleet:
+        return Fleet()
 
     async def register(self, worker: WorkerRow, queue: str) -> None:
         def put(data: MemoryData) -> None:

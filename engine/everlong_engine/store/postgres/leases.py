@@ -37,7 +37,7 @@ async def claim_runs(tx: Tx, wants: Wants, now_us: int, limit: int) -> list[Load
     claimed = [] if wants.held is None else await _claim_again(tx, wants.worker_id, wants.held)
     if limit > 0:
         pinned = columns_of(wants.pinned)
-        values = (now_us, wants.queue, wants.types, *pinned, limit, wants.worker_id)
+        values = (now_us, wants.queue, wants.types, *pinned, limit, wants.worker_id, wants.fleet)
         due = await tx.all("due_runs", values)
         due.sort(key=lambda one: (one["due_us"], one["shard"], one["run_id"]))
         claimed += await _load(tx, [run_row(one) for one in due])

@@ -495,13 +495,22 @@ WHERE shard = $6 AND run_id = $7 AND lease_token = $8;
 
 -- name: put_worker
 -- A worker says who it is and what it hosts.
+WITH changed AS (UPDATE everlong.store SET fleet = fleet + 1)
 INSERT INTO everlong.workers (worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions,
                               lease_us)
 VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $8, $9, everlong.now_us() + $10);
 
 -- name: bury_worker
--- One worker, stopped in order.
-UPDATE everlong.workers SET dead = TRUE WHERE worker_id = $1;
+-- One worker, stopped in order: nothing is left of its lease.
+WITH changed AS (UPDATE everlong.store SET fleet = fleet + 1)
+UPDATE everlong.workers SET dead = TRUE, lease_us = 0 WHERE worker_id = $1;
+
+-- name: fleet
+-- All workers, the longest there first, and how long their leases are good for; NULL: for nothing,
+-- and they have said so themselves.
+SELECT store.fleet, host, pid, started_us, types, versions,
+       CASE WHEN lease_us > 0 THEN lease_us - everlong.now_us() END AS left_us
+FROM everlong.store LEFT JOIN everlong.workers ON TRUE ORDER BY started_us, worker_id;
 
 -- name: forget_workers
 -- Dead workers that own nothing any more.
@@ -686,6 +695,7 @@ WHERE worker_id IS NULL ORDER BY position;
 
 -- name: due_runs
 -- Take what is due, the longest due first, of each type, and of the versions that pinned ones want.
+-- Of the types nothing if another fleet is here than the one by which they were chosen.
 -- What another worker is taking is passed over.
 WITH wanted AS (
     SELECT due.* FROM unnest($3::TEXT[]) AS free (type), LATERAL (
@@ -693,6 +703,7 @@ WITH wanted AS (
         WHERE r.wake_us IS NOT NULL AND r.version IS NULL AND r.queue = $2 AND r.type = free.type
           AND r.wake_us <= $1 AND r.status = 0 AND r.owner IS NULL
         ORDER BY r.wake_us LIMIT $6) AS due
+    WHERE $8::BIGINT IS NULL OR $8 = (SELECT fleet FROM everlong.store)
     UNION ALL
     SELECT due.* FROM unnest($4::TEXT[], $5::TEXT[]) AS pinned (type, version), LATERAL (
         SELECT wake_us, shard, run_id FROM everlong.runs AS r
@@ -773,9 +784,10 @@ SELECT 1 FROM everlong.inbox WHERE shard = $1 AND execution_id = $2 AND worker_i
 
 -- name: commits
 -- How many transactions have ended that wrote something, beats not counted: a number that grows with
--- each commit, and stands still where a whole fleet is idle.
+-- each commit, and stands still where a whole fleet is idle. And the number of that fleet.
 SELECT pg_snapshot_xmax(s)::TEXT::BIGINT - (SELECT count(*) FROM pg_snapshot_xip(s))
-     - (SELECT coalesce(sum(beats), 0) FROM everlong.workers)
+     - (SELECT coalesce(sum(beats), 0) FROM everlong.workers),
+       (SELECT fleet FROM everlong.store)
 FROM pg_current_snapshot() AS s;
 
 -- name: mail_of_workers

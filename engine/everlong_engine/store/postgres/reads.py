@@ -13,9 +13,11 @@ from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
     AttemptState,
+    Fleet,
     ItemRow,
     LoadedRun,
     MailRow,
+    Member,
     RunRow,
     VersionCount,
     WorkerRow,
@@ -31,6 +33,7 @@ __all__ = [
     "attempts_of",
     "blobs_of",
     "event",
+    "fleet",
     "info",
     "last_event",
     "list_runs",
@@ -283,6 +286,17 @@ async def open_questions(tx: Tx, limit: int) -> list[Question]:
 async def workers(tx: Tx) -> list[WorkerRow]:
     """Whoever has registered."""
     return [_worker_row(values) for values in await tx.all("list_workers")]
+
+
+async def fleet(tx: Tx) -> Fleet:
+    """Who is here, and in which versions."""
+    members: list[Member] = []
+    found = await tx.all("fleet")
+    for _, host, pid, started_us, types, versions, left_us in found:
+        if host is not None:
+            hosted = tuple(zip(_names(types), _names(versions), strict=False))
+            members.append(Member((host, pid), started_us, hosted, left_us))
+    return Fleet(found[0][0], tuple(members))
 
 
 def _worker_row(values: Sequence[Any]) -> WorkerRow:

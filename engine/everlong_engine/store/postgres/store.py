@@ -21,6 +21,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
+    Fleet,
     ItemRow,
     LoadedRun,
     MailRow,
@@ -78,6 +79,7 @@ class PostgresStore:
         self._reader = Line(address, shards)
         self._is_engine = False
         self._commits: int | None = None
+        self._fleet_number = 0
         self._heard_since: float | None = None
         """Since when this process's own beats have come through."""
         self.on_fatal: Callable[[StoreError], None] | None = None
@@ -138,6 +140,15 @@ class PostgresStore:
 
     async def abandon(self) -> None:
         self._is_engine = False
+
+    @property
+    def fleet_number(self) -> int:
+        return self._fleet_number
+
+    async def fleet(self) -> Fleet:
+        fleet = await self._look(reads.fleet)
+        self._fleet_number = fleet.number
+        return fleet
 
     async def register(self, worker: WorkerRow, queue: str) -> None:
         values = (
@@ -313,7 +324,7 @@ class PostgresStore:
         return await self._read(lambda tx: transfers.export(tx, target, family=family))
 
     async def changed(self) -> bool:
-        (commits,) = await self._look(lambda tx: tx.one("commits"))
+        commits, self._fleet_number = await self._look(lambda tx: tx.one("commits"))
         if commits == self._commits:
             return False
         self._commits = commits

@@ -23,6 +23,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
+    Fleet,
     ItemRow,
     LoadedRun,
     MailRow,
@@ -183,6 +184,13 @@ class SqliteStore:
     @property
     def look_s(self) -> tuple[float, float]:
         return 0.002, 0.05
+
+    @property
+    def fleet_number(self) -> int:
+        return 0
+
+    async def fleet(self) -> Fleet:
+        return Fleet()
 
     async def register(self, worker: WorkerRow, queue: str) -> None:
         values = (
