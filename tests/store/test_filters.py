@@ -197,6 +197,7 @@ async def test_what_is_put_off_is_found_until_it_is_to_begin(rig: Rig) -> None:
     rig.now_us = NOW_US
     await rig.one(replace(rig.start("later"), wake_us=at_us))
     await rig.one(rig.start("now"))
+    await rig.claim_one()  # It sleeps no more, and has not begun either.
     await rig.closed("over")
     instant = (EPOCH + timedelta(microseconds=at_us)).isoformat()
     for text, names in (
@@ -226,7 +227,12 @@ async def test_what_is_put_off_is_found_until_it_is_to_begin(rig: Rig) -> None:
         ("status = 'failed' and tag.a = 'c1' and type = 'order'", "SEARCH lead USING COVERING"),
         ("id = 'order-7'", "SEARCH runs USING COVERING INDEX runs_of_workflow"),
         ("started >= '2026-11-01'", "SEARCH runs USING PRIMARY KEY (shard=? AND run_id>?)"),
-        ("status = 'failed'", "SEARCH runs USING PRIMARY KEY (shard=?)"),
+        ("status = 'failed'", "SEARCH runs USING COVERING INDEX runs_of_status"),
+        ("status = 'running' and type = 'order'", "SEARCH runs USING INDEX runs_of_status"),
+        ("status = 'running' and started > '2026-11-01'", "SEARCH runs USING INDEX runs_of_status"),
+        ("begins is set", "SEARCH runs USING INDEX runs_of_status"),
+        ("status = 'failed' and id = 'a'", "SEARCH runs USING INDEX runs_of_workflow"),
+        ("status = 'completed'", "SEARCH runs USING PRIMARY KEY (shard=?)"),
         ("type = 'order'", "SEARCH runs USING PRIMARY KEY (shard=?)"),
         ("tag.a > 7", "SEARCH t USING PRIMARY KEY (shard=? AND run_id=? AND name=?)"),
     ],

@@ -58,6 +58,9 @@ _TAG: Final = (
     " AND t.name = ?"
 )
 
+_RARE: Final = "runs.status <> 10"
+"""As `runs_of_status` has it."""
+
 
 def select_runs(wanted: RunFilter, limit: int, after: bytes | None) -> tuple[str, list[Any]]:
     """The statement for a page of runs, newest first, and its parameters."""
@@ -136,6 +139,9 @@ class _Query:
         else:
             found = ["runs.namespace = ?"]
             self.values.append(wanted.namespace)
+            status = _only_status(wanted, parts)
+            if status is not None and status is not RunStatus.COMPLETED:
+                found.append(f"runs.status = {int(status)} AND {_RARE}")
         for condition, value in self._bounds(parts):
             found.append(condition)
             self.values.append(value)
@@ -273,6 +279,22 @@ def _conjuncts(tree: Filter | None) -> list[Filter]:
             return [part for one in tree.of for part in _conjuncts(one)]
         case _:
             return [tree]
+
+
+def _only_status(wanted: RunFilter, parts: list[Filter]) -> RunStatus | None:
+    """The one status that all that is meant has, unless an id leads to fewer."""
+    found = None if wanted.status is None else RunStatus[wanted.status.upper()]
+    for one in parts:
+        match one:
+            case Compare(Field("id"), Op.EQ):
+                return None
+            case Compare(Field("status"), Op.EQ, str(name)):
+                found = RunStatus[name.upper()]
+            case IsSet(Field("begins")) | Compare(Field("begins")):
+                found = RunStatus.RUNNING
+            case _:
+                pass
+    return found if wanted.workflow_id is None else None
 
 
 def _leads(one: Filter) -> bool:

@@ -2,8 +2,9 @@
 
 A page of runs is read newest first, which is the order of the ids, so that it ends as soon as it is
 full. Where one tag must have one value, `tags_by_value` leads, which is in that order too.
-Otherwise the runs themselves do, from the newest on, or `runs_of_workflow` where an id is given. A
-conjunct that says when runs began also bounds their ids.
+Otherwise `runs_of_workflow` does where an id is given, `runs_of_status` for a status that is not
+completed, or the runs themselves, from the newest on. A conjunct that says when runs began also
+bounds their ids.
 """
 
 from dataclasses import dataclass, field
@@ -58,6 +59,9 @@ _TAG: Final = (
     "EXISTS (SELECT 1 FROM tags AS t WHERE t.shard = runs.shard AND t.run_id = runs.run_id"
     " AND t.name = ?"
 )
+
+_RARE: Final = "runs.status <> 10"
+"""Word for word as `runs_of_status` has it: else it is not used."""
 
 
 def select_runs(wanted: RunFilter, limit: int, after: bytes | None) -> tuple[str, list[Any]]:
@@ -131,6 +135,13 @@ class _Query:
         else:
             found = ["runs.shard = 0 AND runs.namespace = ?"]  # Every row of a file has shard 0.
             self.values.append(wanted.namespace)
+            status = _only_status(wanted, parts)
+            # By name: nobody counts for the planner how few there are.
+            if _has_one_id(wanted, parts):
+                self.source = "runs INDEXED BY runs_of_workflow"
+            elif status is not None and status is not RunStatus.COMPLETED:
+                self.source = "runs INDEXED BY runs_of_status"
+                found.append(f"runs.status = {int(status)} AND {_RARE}")
         for condition, value in self._bounds(parts):
             found.append(condition)
             self.values.append(value)
@@ -266,6 +277,26 @@ def _conjuncts(tree: Filter | None) -> list[Filter]:
             return [part for one in tree.of for part in _conjuncts(one)]
         case _:
             return [tree]
+
+
+def _only_status(wanted: RunFilter, parts: list[Filter]) -> RunStatus | None:
+    """The one status that all that is meant has, if there is one."""
+    found = None if wanted.status is None else RunStatus[wanted.status.upper()]
+    for one in parts:
+        match one:
+            case Compare(Field("status"), Op.EQ, str(name)):
+                found = RunStatus[name.upper()]
+            case IsSet(Field("begins")) | Compare(Field("begins")):
+                found = RunStatus.RUNNING
+            case _:
+                pass
+    return found
+
+
+def _has_one_id(wanted: RunFilter, parts: list[Filter]) -> bool:
+    return wanted.workflow_id is not None or any(
+        isinstance(one, Compare) and one.op is Op.EQ and one.field == Field("id") for one in parts
+    )
 
 
 def _leads(one: Filter) -> bool:
