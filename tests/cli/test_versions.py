@@ -50,6 +50,19 @@ def test_a_run_tells_which_version_it_waits_for(here: Here, tmp_path: Path) -> N
         assert here("versions", "--type", "another").out == "no open runs, and no worker\n"
 
 
+def test_workers_tell_who_is_here_and_what_waits_for_them(here: Here, tmp_path: Path) -> None:
+    begun(here, tmp_path)
+    with worker("v2.py", "--version-name", "2", "--name", "second", folder=tmp_path) as facts:
+        (one,) = here("workers", "--json").document["workers"]
+        assert (one["name"], one["pid"], one["state"]) == ("second", facts["pid"], "here")
+        assert (one["versions"], one["lag_s"]) == ({"cli_versioned": "2"}, 0.0)
+        assert "cli_versioned 2" in here("workers").out
+        states = [each["state"] for each in here("workers", "--all", "--json").document["workers"]]
+        assert states == ["stopped", "here"]
+    assert here("workers").out == "no worker is here\n"
+    assert "stopped" in here("workers", "--all").out
+
+
 def test_a_worker_hosts_an_older_version_beside_its_own(here: Here, tmp_path: Path) -> None:
     begun(here, tmp_path)
     here("signal", "a", "cli_versions_go", "x")

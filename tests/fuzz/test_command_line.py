@@ -65,6 +65,7 @@ OPTIONS: Final = {
     "migrate": (),
     "doctor": (),
     "versions": ("--type",),
+    "workers": ("--all",),
     "pin": (),
     "unpin": (),
     "lint": ("--ignore",),

@@ -31,6 +31,7 @@ from everlong.cli._transfers import export, import_
 from everlong.cli._verify import verify
 from everlong.cli._versions import pin, unpin, versions
 from everlong.cli._worker import worker
+from everlong.cli._workers import workers
 
 __all__ = ["COMMANDS", "app", "main"]
 
@@ -51,6 +52,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "approvals": (approvals, _LOOK),
     "paused": (paused, _LOOK),
     "versions": (versions, _LOOK),
+    "workers": (workers, _LOOK),
     "approve": (approve, _TALK),
     "reject": (reject, _TALK),
     "signal": (signal, _TALK),
