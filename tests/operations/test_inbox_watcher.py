@@ -22,6 +22,9 @@ class Busy:
         self.asks = False
         self.asked = 0
 
+    def listen(self, heard: Any) -> None:
+        pass
+
     async def changed(self) -> bool:
         return True
 
@@ -113,3 +116,28 @@ async def test_who_waits_for_others_hears_of_them_soon(monkeypatch: pytest.Monke
     pauses = await pauses_of(watcher, 2, monkeypatch)
     assert waiting.done()
     assert pauses[0] == BUSY_S < pauses[1]
+
+
+async def test_a_hint_that_comes_during_a_look_leads_to_another() -> None:
+    looks = asyncio.Semaphore(0)
+
+    class Hinting(Busy):
+        look_s = (60.0, 60.0)
+        hint: Any = None
+
+        def listen(self, heard: Any) -> None:
+            self.hint = heard
+
+        async def changed(self) -> bool:
+            if looks.locked():
+                self.hint()
+            looks.release()
+            return True
+
+    engine: Any = SimpleNamespace(store=Hinting(), hosts=[], shared=True)
+    watcher = InboxWatcher(engine)
+    watcher.start()
+    async with asyncio.timeout(10):
+        await looks.acquire()
+        await looks.acquire()
+    await watcher.stop()

@@ -362,6 +362,9 @@ class FaultyStore:
     def look_s(self) -> tuple[float, float]:
         return self._inner.look_s
 
+    def listen(self, heard: Callable[[], None]) -> None:
+        self._inner.listen(heard)
+
     async def changed(self) -> bool:
         self._look()
         return await self._inner.changed()

@@ -62,6 +62,7 @@ class InboxWatcher:
 
     def start(self) -> None:
         if not self._closed and (self._task is None or self._task.done()):
+            self._engine.store.listen(self.look_now)
             self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
@@ -99,13 +100,13 @@ class InboxWatcher:
         busy_s, idle_s = self._engine.store.look_s
         pause = busy_s
         while True:
+            self._nudge.clear()  # Before the look: what comes during it is looked at again.
             found = await self._look() or self._stirred
             self._stirred = False
             pause = busy_s if found else min(pause * 1.2, idle_s)
             await self._pause(pause)
 
     async def _pause(self, pause_s: float) -> None:
-        self._nudge.clear()
         try:
             # Not `wait_for`: before 3.12 it can swallow a cancellation that races.
             async with asyncio.timeout(pause_s):

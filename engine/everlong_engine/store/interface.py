@@ -309,6 +309,11 @@ class Reads(Protocol):
         Empty if there is none."""
         ...
 
+    def listen(self, heard: Callable[[], None]) -> None:
+        """Have `heard` called when another process says that it has left something. A hint, from a
+        store that can give one; whoever waits looks by the clock all the same."""
+        ...
+
     async def changed(self) -> bool:
         """Whether another connection may have committed since the last look: never False if one
         has. Cheap; for polling."""

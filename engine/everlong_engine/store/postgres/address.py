@@ -1,6 +1,6 @@
 """Where a PostgreSQL store is: a URL, with a few options of our own that the server never sees."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -27,7 +27,13 @@ class Address:
     pooled: bool = False
     """Behind a pooler that gives a server process away with each transaction."""
     listen_dsn: str | None = None
-    """A direct way for LISTEN and NOTIFY; None: none, and looks must do."""
+    """A direct way for LISTEN and NOTIFY; None: none, and looks by the clock must do."""
+
+    @property
+    def direct(self) -> Self:
+        """The way around a pooler. Only where there is one."""
+        assert self.listen_dsn is not None
+        return replace(self, dsn=self.listen_dsn, pooled=False)
 
     @classmethod
     def of(cls, url: str) -> Self:
@@ -49,13 +55,14 @@ class Address:
         pooled = _POOLERS[pooler]
         dsn = urlunsplit(parts._replace(query=urlencode(options, quote_via=quote)))
         listen = options.pop("listen_url", None)
+        hints = listen != "off"
         if listen is not None:
             dsn = urlunsplit(parts._replace(query=urlencode(options, quote_via=quote)))
         return cls(
             dsn=dsn,
             shown=_without_password(dsn),
             pooled=pooled,
-            listen_dsn=listen or (None if pooled else dsn),
+            listen_dsn=(listen or (None if pooled else dsn)) if hints else None,
         )
 
 

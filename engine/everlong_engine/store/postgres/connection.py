@@ -18,7 +18,7 @@ from everlong_engine.store.interface import Trouble
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.statements import Connection, Tx
 
-__all__ = ["Line", "classify", "connect", "store_error"]
+__all__ = ["AWAY", "CONNECT_S", "Line", "classify", "connect", "store_error"]
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ CONNECT_S: Final = 10.0
 COMMAND_S: Final = 60.0
 """An answer that takes longer never comes: the line is dropped, and the work repeated."""
 
-_AWAY: Final = (
+AWAY: Final = (
     OSError,
     TimeoutError,
     pg.PostgresConnectionError,
@@ -55,7 +55,7 @@ async def connect(address: Address) -> Connection:
             statement_cache_size=0 if address.pooled else 512,
             max_cached_statement_lifetime=0,
         )
-    except (*_AWAY, pg.PostgresError, ValueError) as error:
+    except (*AWAY, pg.PostgresError, ValueError) as error:
         raise refused(address, error) from error
 
 
@@ -154,13 +154,13 @@ class Line:
 
     async def _end(self, connection: Connection, error: BaseException) -> None:
         """Nothing of a failed transaction stays; neither does a line that cannot say so."""
-        if isinstance(error, _AWAY) or not isinstance(error, Exception):
+        if isinstance(error, AWAY) or not isinstance(error, Exception):
             connection.terminate()  # Cut off in the middle: what it still says belongs to nobody.
             return
         try:
             if connection.is_in_transaction():
                 await connection.execute("ROLLBACK")
-        except (*_AWAY, pg.PostgresError):
+        except (*AWAY, pg.PostgresError):
             connection.terminate()
 
     async def close(self) -> None:
@@ -170,7 +170,7 @@ class Line:
             if self._connection is not None and not self._connection.is_closed():
                 try:
                     await self._connection.close(timeout=CONNECT_S)
-                except (*_AWAY, pg.PostgresError):
+                except (*AWAY, pg.PostgresError):
                     self._connection.terminate()
 
 
@@ -188,7 +188,7 @@ def classify(error: BaseException, address: Address) -> tuple[Trouble, StoreErro
     reason = f"{type(error).__name__}: {error}"
     if isinstance(error, (pg.DiskFullError, pg.ProgramLimitExceededError)):
         return Trouble.FULL, StoreFull(path=shown)
-    if isinstance(error, _AWAY):
+    if isinstance(error, AWAY):
         text = f"{shown} went away ({reason}). What was not answered is tried again; is it running?"
         return Trouble.BUSY, StoreFailed(text, path=shown, reason=reason)
     if isinstance(error, _LOCKED):
@@ -199,4 +199,4 @@ def classify(error: BaseException, address: Address) -> tuple[Trouble, StoreErro
 
 def is_away(error: Any) -> bool:
     """Whether the server, or the way to it, is gone for now."""
-    return isinstance(error, (*_AWAY, StoreFailed))
+    return isinstance(error, (*AWAY, StoreFailed))

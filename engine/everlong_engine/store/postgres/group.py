@@ -5,7 +5,7 @@ come later. In it, what many runs do at once (starts, appends) is done by a few 
 rows, and what is rare is done one by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Final
 
 from everlong_engine.model.failure import Failure
@@ -20,6 +20,7 @@ from everlong_engine.model.writes import (
     ForgetMail,
     MarkAttempts,
     Message,
+    MessageResult,
     Pause,
     PauseMany,
     Pin,
@@ -29,6 +30,7 @@ from everlong_engine.model.writes import (
     ResetRun,
     Resume,
     ResumeMany,
+    StartResult,
     StartRun,
     Terminate,
     Write,
@@ -54,7 +56,7 @@ from everlong_engine.store.postgres.resets import reset_run
 from everlong_engine.store.postgres.starts import start_runs
 from everlong_engine.store.postgres.statements import Tx
 
-__all__ = ["commit_group"]
+__all__ = ["commit_group", "is_for_others"]
 
 _NO_STATEMENTS: Final = AppendResult(
     Refusal.STATEMENTS,
@@ -87,6 +89,24 @@ async def commit_group(line: Line, writes: Sequence[Write]) -> list[WriteResult]
 
     await line.in_turn(at_once, behind)
     return results
+
+
+def is_for_others(write: Write, result: WriteResult, ours: Set[bytes]) -> bool:
+    """Whether a write has left something that others may wait for. `ours` are this process's own
+    workers: what is left for them, they know."""
+    match write:
+        case StartRun():
+            return isinstance(result, StartResult) and write.first is None
+        case Append():
+            return isinstance(result, AppendResult) and result.delivered
+        case Message():
+            return isinstance(result, MessageResult) and result.owner not in ours
+        case Release():
+            return write.wake_us == 0 or bool(write.mail)
+        case MarkAttempts() | AnswerMail() | ForgetMail() | Beat():
+            return False
+        case _:
+            return True
 
 
 async def _apply(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:

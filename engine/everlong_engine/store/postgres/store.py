@@ -8,6 +8,7 @@ comes in time renews it.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Final, Self, TypeVar
 
 from asyncpg import exceptions as pg
@@ -44,9 +45,10 @@ from everlong_engine.store.interface import (
 )
 from everlong_engine.store.postgres import leases, pauses, reads, transfers, upkeep
 from everlong_engine.store.postgres.address import Address
+from everlong_engine.store.postgres.bell import Bell
 from everlong_engine.store.postgres.connection import Line, classify, connect
 from everlong_engine.store.postgres.filters import count_runs
-from everlong_engine.store.postgres.group import commit_group
+from everlong_engine.store.postgres.group import commit_group, is_for_others
 from everlong_engine.store.postgres.migrations import migrate, prepare
 from everlong_engine.store.postgres.rows import (
     columns_of,
@@ -77,6 +79,9 @@ class PostgresStore:
         self._lease_us = lease_us
         self._writer = Line(address, shards)
         self._reader = Line(address, shards)
+        self._bell = Bell(address)
+        self._ours: set[bytes] = set()
+        """The workers of this process."""
         self._is_engine = False
         self._commits: int | None = None
         self._fleet_number = 0
@@ -114,13 +119,14 @@ class PostgresStore:
 
     async def close(self) -> None:
         self._is_engine = False
+        await self._bell.close()
         await self._reader.close()
         await self._writer.close()
 
     # ------------------------------------------------------------------------------ writes
 
     def submit(self, writes: Sequence[Write]) -> "asyncio.Future[list[WriteResult]]":
-        return asyncio.get_running_loop().create_task(commit_group(self._writer, writes))
+        return asyncio.get_running_loop().create_task(self._commit(writes))
 
     def classify(self, error: BaseException) -> tuple[Trouble, StoreError]:
         return classify(error, self._address)
@@ -164,6 +170,7 @@ class PostgresStore:
             self._lease_us,
         )
         await self._write(lambda tx: tx.run("put_worker", values))
+        self._ours.add(worker.worker_id)
 
     async def beat(self, workers: Sequence[bytes]) -> Heard:
         try:
@@ -194,6 +201,7 @@ class PostgresStore:
         return _BUSY_S, _IDLE_S
 
     async def bury(self, worker_id: bytes) -> None:
+        self._ours.discard(worker_id)
         await self._write(lambda tx: tx.run("bury_worker", (worker_id,)))
 
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
@@ -323,6 +331,9 @@ class PostgresStore:
     async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
         return await self._read(lambda tx: transfers.export(tx, target, family=family))
 
+    def listen(self, heard: Callable[[], None]) -> None:
+        self._bell.listen(heard)
+
     async def changed(self) -> bool:
         commits, self._fleet_number = await self._look(lambda tx: tx.one("commits"))
         if commits == self._commits:
@@ -359,6 +370,12 @@ class PostgresStore:
         return await self._look(partial(reads.info, self.path))
 
     # ----------------------------------------------------------------------------- private
+
+    async def _commit(self, writes: Sequence[Write]) -> list[WriteResult]:
+        results = await commit_group(self._writer, writes)
+        if any(map(is_for_others, writes, results, repeat(self._ours))):
+            self._bell.ring()
+        return results
 
     async def _write(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         return await self._judged(self._writer.write(work))
