@@ -101,7 +101,7 @@ from everlong_engine.model.filters import (
     filter_text,
     literal,
 )
-from everlong_engine.model.ids import id_from_text, id_text
+from everlong_engine.model.ids import first_id_of, id_from_text, id_text
 from everlong_engine.model.lineage import CopiedPart, Reset
 from everlong_engine.model.outgoing import (
     AwaitEnd,
@@ -372,6 +372,7 @@ __all__ = [
     "export_lines",
     "filter_text",
     "find_point",
+    "first_id_of",
     "fold",
     "hold_us",
     "id_from_text",

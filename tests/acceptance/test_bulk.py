@@ -16,6 +16,7 @@ from everlong import (
     CannotReset,
     Client,
     EverlongError,
+    Interceptor,
     InvalidArguments,
     InvalidFilter,
     Signal,
@@ -29,6 +30,7 @@ from everlong import (
     workflow,
 )
 from everlong.exceptions import DefinitionError
+from everlong.interceptors import CancelWorkflow, Next
 from everlong.testing import Environment, amnesia
 from tests.support.hosting import ONCE, described, hosting, until
 
@@ -495,3 +497,40 @@ async def test_what_makes_no_sense_is_refused_before_there_is_a_job(
         with pytest.raises(error, match=text):
             await client.bulk(action, **options)
         assert await client.count() == 0
+
+
+async def test_who_begins_anew_between_the_pages_of_each_pass_is_met(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages of one; the oldest leaves its page for the first whenever this is behind the first, and
+    something newer comes behind it, so that no page of any pass has it."""
+    again = Signal("bulk-again", str)
+    done: list[str] = []
+
+    class Notes(Interceptor):
+        async def cancel_workflow(self, call: CancelWorkflow, next: Next[CancelWorkflow]) -> None:
+            done.append(call.workflow_id)
+            await next(call)
+
+    @workflow
+    async def bulk_hops(hops: int = 0) -> None:
+        await again.receive()
+        continue_as_new(hops=hops + 1)
+
+    async with Client.connect(path, interceptors=[Notes()]) as client, Worker(client):
+        oldest, *_ = await begun(client, bulk_hops, 3)
+        read = type(client.engine.store).list_runs
+
+        async def list_runs(store: Any, wanted: Any, limit: int, after: Any) -> Any:
+            if after is not None and (await oldest.describe()).status == "running":
+                run_id = (await oldest.describe()).run_id
+                await oldest.signal(again, "")
+                await described(oldest, lambda it: it.run_id != run_id)
+                await client.start(bulk_hops)
+            return await read(store, wanted, limit, after)
+
+        monkeypatch.setattr(type(client.engine.store), "list_runs", list_runs)
+        job = await client.bulk("cancel", filter="type = 'bulk_hops'", rate=1.9)
+        report = await job.result()
+        assert counts(report) == (3, 0, 0)
+        assert sorted(done) == ["w-0", "w-1", "w-2"]

@@ -3,7 +3,8 @@
 Two activities a page: one finds whom the filter means, the other acts on them, and what they found
 and did is recorded. Each execution remembers the job's request id. So a page that is repeated after
 a crash acts once, and one pass over the filter after another, until one finds nobody new, forgets
-nobody who begins anew meanwhile.
+nobody who begins anew meanwhile. Behind a pass of several pages it looks at what has begun since
+that pass did: who began anew between two pages is newer than either.
 
 Workers host it beside what they were given; users' tables of definitions do not have it.
 """
@@ -36,6 +37,7 @@ from everlong_engine import (
     RunFilter,
     RunRow,
     SignalReceived,
+    first_id_of,
     id_from_text,
     id_text,
     name_of_reset,
@@ -55,6 +57,13 @@ _RESETS_AT_ONCE: Final = 8
 """Each of them has a history in memory."""
 _REFUSED_MAX: Final = 10_000
 """Of those that a job remembers. With more there is no further pass."""
+_LOOKS_MAX: Final = 20
+"""Each is about what began while the one before it was read, so one of them has a single page,
+unless runs begin faster than they are read."""
+_LATE_US: Final = 2_000_000
+"""A run may be committed so much later than its id says."""
+_LOOK_ROWS: Final = 1000
+"""What began since the last pass did, in one moment."""
 _REASON_CHARS_MAX: Final = 300
 _REFUSALS: Final = (
     CannotReset,
@@ -82,6 +91,10 @@ class Found:
     items: tuple[Item, ...]
     after: str | None
     """Where the next page begins; None behind the last."""
+    mark: str | None = None
+    """An id before those of runs that began while this was read; only from a pass's first page."""
+    pages: int = 1
+    """So many were read, each as things stood in one moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +113,38 @@ class Place:
     """In this pass."""
     refused: tuple[str, ...] = ()
     """Executions that could not be acted upon: they are tried once, too."""
+    mark: str | None = None
+    """What begins behind it has begun since this pass did."""
+    pages: int = 0
+    """Read in this pass."""
+    behind_mark: str | None = None
+    """This pass looks only at what began behind it."""
+    looks: int = 0
+    """Passes of this kind in a row."""
 
     def left_of(self, page: Found) -> tuple[Item, ...]:
         refused = set(self.refused)
         return tuple(one for one in page.items if one.execution_id not in refused)
 
     def behind(self, page: Found, acted: Acted | None) -> "Place":
+        read = replace(
+            self, after=page.after, mark=self.mark or page.mark, pages=self.pages + page.pages
+        )
         if acted is None:
-            return replace(self, after=page.after)
+            return read
         not_done = {one.run_id for one in (*acted.skipped, *acted.failed)}
         refused = (one.execution_id for one in page.items if one.run_id in not_done)
-        return Place(after=page.after, did=self.did + acted.done, refused=(*self.refused, *refused))
+        return replace(read, did=self.did + acted.done, refused=(*self.refused, *refused))
 
-    @property
-    def is_last(self) -> bool:
-        """Whether this pass, which is at its end, is the last one."""
-        return not self.did or len(self.refused) > _REFUSED_MAX
+    def next_pass(self) -> "Place | None":
+        """What comes behind this pass, which is at its end; None: nothing, it is done."""
+        if len(self.refused) > _REFUSED_MAX:
+            return None
+        if self.did:
+            return Place(refused=self.refused)
+        if self.pages <= 1 or self.looks == _LOOKS_MAX:
+            return None
+        return Place(refused=self.refused, behind_mark=self.mark, looks=self.looks + 1)
 
 
 with Definitions():
@@ -128,16 +157,17 @@ with Definitions():
         return counted[0][1]
 
     @activity(name="everlong.bulk.find", retry=_AGAIN, timeout=600.0)
-    async def find(order: BulkOrder, after: str | None) -> Found:
+    async def find(order: BulkOrder, after: str | None, behind: str | None = None) -> Found:
         own = _own()
         pages = 0
-        async for rows, at in candidates(own.client, order, after):
+        mark = None if after is not None else own.mark()
+        async for rows, at in candidates(own.client, order, after, behind):
             items = [_item(row) for row in rows if await own.is_left(order, row)]
             after = None if at is None else id_text(at)
             pages += 1
             if items or pages == _PAGES_READ_MAX:
-                return Found(items=tuple(items), after=after)
-        return Found(items=(), after=None)
+                return Found(items=tuple(items), after=after, mark=mark, pages=pages)
+        return Found(items=(), after=None, mark=mark, pages=pages)
 
     @activity(name="everlong.bulk.act", retry=_AGAIN, timeout=600.0)
     async def act(order: BulkOrder, items: tuple[Item, ...]) -> Acted:
@@ -169,7 +199,7 @@ with Definitions():
             so_far = BulkReport(action=order.action, about=await count(order))
             set_memo(memo_of(so_far))
         while True:
-            page = await find(order, place.after)
+            page = await find(order, place.after, place.behind_mark)
             items = place.left_of(page)
             acted = await act(order, items) if items else None
             if acted is not None:
@@ -177,9 +207,10 @@ with Definitions():
                 set_memo(memo_of(so_far))
             place = place.behind(page, acted)
             if place.after is None:
-                if place.is_last:
+                following = place.next_pass()
+                if following is None:
                     return so_far
-                place = replace(place, did=0)
+                place = following
             if order.rate is not None and acted is not None:
                 await asyncio.sleep(len(items) / order.rate)
             await checkpoint(so_far=so_far, place=place)
@@ -190,12 +221,14 @@ BUILT_IN: Final[Mapping[str, Workflow[Any, Any]]] = {BULK: bulk}
 
 
 async def candidates(
-    client: "Client", order: BulkOrder, after: str | None = None
+    client: "Client", order: BulkOrder, after: str | None = None, behind: str | None = None
 ) -> AsyncIterator[tuple[list[RunRow], bytes | None]]:
     """Pages of runs that the order means, and where the next begins. No job, and nobody twice: each
     is the newest run of its execution, or of its workflow id if another is to begin after it."""
     wanted = _wanted(client, order)
     store, limit = client.engine.store, order.at_once
+    if behind is not None:
+        wanted, limit = replace(wanted, behind=id_from_text(behind)), _LOOK_ROWS
     at = None if after is None else id_from_text(after)
     while True:
         rows = await store.list_runs(wanted, limit, at)
@@ -249,6 +282,9 @@ class _Own:
     @property
     def request_id(self) -> str:
         return f"bulk {id_text(self.execution_id)}"
+
+    def mark(self) -> str:
+        return id_text(first_id_of(self.client.engine.clock.now_us() - _LATE_US))
 
     async def is_left(self, order: BulkOrder, row: RunRow) -> bool:
         """Whether an execution was there before the job, and this has not acted on it."""

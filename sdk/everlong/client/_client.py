@@ -125,7 +125,9 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         )
 
     @classmethod
-    def beside(cls, engine: Engine, records: Records, path: Path | str, namespace: str) -> Self:
+    def beside(
+        cls, engine: Engine, records: Records, path: Path | str, hooks: Hooks, namespace: str
+    ) -> Self:
         """Not public: a client for as long as somebody else keeps the engine open."""
         made = cls(
             path,
@@ -135,7 +137,7 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
             create=False,
             codecs=(),
         )
-        made._engine, made.records = engine, records
+        made._engine, made.records, made.hooks = engine, records, hooks
         return made
 
     async def __aenter__(self) -> Self:

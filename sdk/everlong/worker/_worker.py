@@ -402,7 +402,8 @@ class Worker(Answering):
             processes=self._processes,
             around=Around.of(self._hooks.execute_activity),
         )
-        runner.pools.client_of = partial(Client.beside, engine, records, self._client.path)
+        beside = self._client
+        runner.pools.client_of = partial(Client.beside, engine, records, beside.path, beside.hooks)
         return runner
 
     # --------------------------------------------------------------------------------- claiming
