@@ -134,6 +134,37 @@ def test_the_code_is_stepped_through_as_it_ran(shop: Path) -> None:
     assert hashlib.sha256((shop / "everlong.db").read_bytes()).hexdigest() == digest
 
 
+def test_show_with_the_code_tells_the_line_where_a_run_waits(shop: Path) -> None:
+    done = everlong("show", "waiting", "flow.py", folder=shop)
+    assert done.code == 0, done.err
+    assert done.out.endswith(
+        "  waits at\n    flow.py:25  debugged()  word = await go.receive()\n"
+    ), done.out
+    assert "waits at" not in everlong("show", "done", "flow.py", folder=shop).out
+    assert "waits_at" not in everlong("show", "waiting", "--json", folder=shop).document
+    several = FLOW.replace(
+        "    word = await go.receive()",
+        "    one = [go.receive() for _ in range(3)]\n"
+        "    word = await asyncio.gather(\n        *(each(it) for it in one)\n    )",
+    ).replace(
+        "def tripled",
+        "async def each(it):\n    print('hello')\n    return await it\n\n\ndef tripled",
+    )
+    (shop / "flow.py").write_text(several)
+    shown = everlong("show", "waiting", "flow.py", "--json", folder=shop).document
+    assert [(one["line"], one["tasks"], one["code"]) for one in shown["waits_at"]] == [
+        (31, 1, "word = await asyncio.gather( *(each(it) for it in one) )"),
+        (17, 3, "return await it"),
+    ]
+    (shop / "flow.py").write_text(FLOW.replace("paid = await charge(amount)", "paid = amount"))
+    parted = everlong("show", "waiting", "flow.py", folder=shop)
+    assert parted.code == 0
+    assert "where it waits cannot be told: this code cannot replay it: At event 2" in parted.out
+    (shop / "other.py").write_text("")
+    foreign = everlong("show", "waiting", "other.py", folder=shop)
+    assert "the code has no workflow 'debugged'" in foreign.err
+
+
 def test_it_stops_behind_an_event_and_shows_how_the_run_stands(shop: Path) -> None:
     code, shown = typed(shop, ["waiting", "flow.py", "--at", "4"], ["p more", "n", "state", "q"])
     assert code == 0, shown

@@ -8,9 +8,9 @@ import asyncio
 import inspect
 import pdb  # This is the command that is for it.
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import CodeType, CoroutineType, FrameType
+from types import CodeType, FrameType
 from typing import Annotated, Any, Final
 
 import typer
@@ -27,6 +27,7 @@ from everlong.cli._options import (
     connect,
     file_of,
 )
+from everlong.cli._places import OURS, frames_of
 from everlong.cli._screen import cropped, out
 from everlong.cli._sources import load
 from everlong.client import Client
@@ -38,7 +39,6 @@ from everlong_engine import LoadedRun, Onlooker, RunFilter, fold, id_text, unpac
 __all__ = ["debug"]
 
 _VALUE_CHARS_MAX: Final = 200
-_OURS: Final = ("everlong", "everlong_engine", "asyncio", "anyio", "contextlib")
 
 
 def debug(
@@ -160,7 +160,7 @@ class _Session:
     def _stop_here(self) -> None:
         if self._debugger is None:
             return
-        frames = list(_frames_of(self._replay.main))
+        frames = list(frames_of(self._replay.main))
         if frames:
             self._debugger.prompt_at(frames[-1])
 
@@ -198,7 +198,7 @@ class _Session:
             screen.say(("the run has ended", "dim"), indent=2)
             return
         for task in replay.tasks:
-            for frame in _frames_of(task):
+            for frame in frames_of(task):
                 place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
                 screen.say(
                     (f"{task.get_name():<10}", "dim"),
@@ -228,20 +228,6 @@ def _shown(value: object) -> str:
     return cropped(text, _VALUE_CHARS_MAX)
 
 
-def _frames_of(task: "asyncio.Task[Any] | None") -> Iterator[FrameType]:
-    """The user's frames of a task that waits, from the outside in."""
-    waiting: Any = None if task is None else task.get_coro()
-    while isinstance(waiting, CoroutineType):
-        frame: FrameType | None = waiting.cr_frame
-        if frame is not None and not _is_ours(frame):
-            yield frame
-        waiting = waiting.cr_await
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in _OURS
-
-
 class _Debugger(pdb.Pdb):
     """pdb, which steps through the user's code only, and whose `quit` ends the replay in order.
 
@@ -249,7 +235,7 @@ class _Debugger(pdb.Pdb):
     """
 
     def __init__(self, replay: Replay, tell_state: Callable[[], None]) -> None:
-        skipped = [pattern for name in _OURS for pattern in (name, f"{name}.*")]
+        skipped = [pattern for name in OURS for pattern in (name, f"{name}.*")]
         super().__init__(skip=skipped)
         self.prompt = "(everlong) "
         self.left = False

@@ -1,11 +1,13 @@
-"""`everlong show`: how one execution stands, and what it waits for."""
+"""`everlong show`: how one execution stands, and what it waits for; with its code, where."""
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from everlong.cli._documents import as_plain, document, for_people, named, one_line
 from everlong.cli._durations import ago, instant, now, span
@@ -13,7 +15,18 @@ from everlong.cli._exits import ExitCode
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
 from everlong.cli._outcomes import Outcome, outcome_of
 from everlong.cli._pausing import held
-from everlong.cli._screen import STATUS, Cell, Part, Screen, cropped, out, write
+from everlong.cli._places import Place, places
+from everlong.cli._screen import (
+    STATUS,
+    Cell,
+    Part,
+    Screen,
+    cropped,
+    out,
+    output_kept_for_document,
+    write,
+)
+from everlong.cli._sources import load
 from everlong.cli._workers import hosting, missing
 from everlong.client import (
     Client,
@@ -24,23 +37,41 @@ from everlong.client import (
     PendingTimer,
     Repeated,
 )
+from everlong.exceptions import EverlongError, WorkflowNotFound
+from everlong_engine import LoadedRun
 
 __all__ = ["origin_of", "show"]
 
 _INPUT_CHARS_MAX: Final = 300
 _ERROR_CHARS_MAX: Final = 300
+_CODE_CHARS_MAX: Final = 100
 _OPEN_SHOWN_MAX: Final = 40
 
 
 def show(
     workflow_id: WorkflowId,
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE…]", help="Its code, to tell the lines where it waits."),
+    ] = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
-    """Show how an execution stands, and what it waits for."""
-    view = asyncio.run(_look(connect(db, namespace, codecs), workflow_id))
+    """Show how an execution stands, and what it waits for.
+
+    With the files that hold its code it is replayed, and each line at which it waits is told: also
+    for a signal or a condition, of which the store knows nothing. Nothing is executed again.
+    """
+    client = connect(db, namespace, codecs)
+    # What the workflow's own code prints is no part of the answer.
+    with output_kept_for_document(bool(files)):
+        for file in files or ():
+            load(file)
+        view, loaded = asyncio.run(_look(client, workflow_id, with_history=bool(files)))
+        if loaded is not None:
+            view = replace(view, waits=_waits(client, loaded))
     if as_json:
         write(document(view.document()))
     else:
@@ -48,14 +79,29 @@ def show(
     return ExitCode.OK
 
 
-async def _look(client: Client, workflow_id: str) -> "_View":
+async def _look(
+    client: Client, workflow_id: str, *, with_history: bool
+) -> "tuple[_View, LoadedRun | None]":
     async with client:
         handle = client.get_handle(workflow_id)
         found = await handle.describe()
         outcome = None
         if found.closed_at is not None or found.status == "blocked":
             outcome = outcome_of(found, await handle.history(found.run_id))
-        return _View(found, outcome, hosting(await client.workers(), found), now())
+        view = _View(found, outcome, hosting(await client.workers(), found), now())
+        row = await client.run_row(found.run_id) if with_history and view.is_open else None
+        store = client.engine.store
+        return view, None if row is None else await store.load(row.shard, row.run_id)
+
+
+def _waits(client: Client, loaded: LoadedRun) -> "list[Place] | EverlongError":
+    """Where it waits; or why this code cannot tell."""
+    try:
+        return places(client, loaded)
+    except WorkflowNotFound:
+        raise
+    except EverlongError as fault:
+        return fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +110,20 @@ class _View:
     outcome: Outcome | None
     hosts: list[str]
     today: datetime
+    waits: "list[Place] | EverlongError | None" = None
+    """None where no code was given, or it waits for nothing any more."""
 
     def document(self) -> dict[str, Any]:
         found: dict[str, Any] = as_plain(self.found)
         found |= {"hosted": bool(self.hosts), "hosted_by": self.hosts}
+        match self.waits:
+            case None:
+                pass
+            case list():
+                found["waits_at"] = as_plain(self.waits)
+            case fault:
+                found["waits_at"] = None
+                found["replay_error"] = str(fault)
         return found if self.outcome is None else found | self.outcome.document(self.found)
 
     def draw(self, screen: Screen) -> None:
@@ -78,7 +134,7 @@ class _View:
             (found.workflow_id, "bold"),
             f"  {found.type}  ",
             (found.status.replace("_", " "), style),
-            (", asked to cancel" if found.cancel_requested and self._is_open else "", "yellow"),
+            (", asked to cancel" if found.cancel_requested and self.is_open else "", "yellow"),
         )
         self._draw_facts(screen)
         self._draw_outcome(screen)
@@ -95,8 +151,11 @@ class _View:
             screen.say(("timers", "dim"), indent=2)
             self._draw_table(screen, [self._timer(one) for one in found.timers])
 
+        self._draw_waits(screen)
+
     @property
-    def _is_open(self) -> bool:
+    def is_open(self) -> bool:
+        """Whether it goes on."""
         return self.found.closed_at is None
 
     def _draw_facts(self, screen: Screen) -> None:
@@ -124,9 +183,9 @@ class _View:
             facts.append(("code", f"{found.code}, Python {found.python}"))
         if found.version is not None:
             facts.append(("version", f"{found.version}, to which it is pinned"))
-        if self._is_open:
+        if self.is_open:
             facts.append(("worker", self._worker()))
-        if found.paused is not None and self._is_open:
+        if found.paused is not None and self.is_open:
             facts.append(("paused", self._pause(found.paused)))
         if found.lost_in_a_row:
             facts.append(("lost", (f"{found.lost_in_a_row} workers in a row died with it", "red")))
@@ -238,6 +297,19 @@ class _View:
             instant(one.due_at),
             (one.where, "dim"),
         ]
+
+    def _draw_waits(self, screen: Screen) -> None:
+        if isinstance(self.waits, EverlongError):
+            label = ("where it waits cannot be told: ", "yellow")
+            screen.explain(label, text=f"this code cannot replay it: {self.waits}", indent=2)
+        elif self.waits:
+            screen.say(("waits at", "dim"), indent=2)
+            self._draw_table(screen, [self._place(one) for one in self.waits])
+
+    def _place(self, one: Place) -> list[Cell]:
+        tasks = f"  × {one.tasks}" if one.tasks > 1 else ""
+        code = cropped(one.code, _CODE_CHARS_MAX)
+        return [f"    {one.where}", (f"{one.function}()", "dim"), [code, (tasks, "dim")]]
 
 
 def origin_of(one: Repeated, workflow_id: str) -> str:
