@@ -15,7 +15,7 @@ import pytest
 
 from everlong import registry
 from tests.cli.conftest import Here
-from tests.support.command_line import Done, worker
+from tests.support.command_line import Done, everlong, worker
 
 FLOW = """
 from everlong import Signal, activity, patched, workflow
@@ -235,3 +235,41 @@ def test_foreign_files_are_refused(three: Shop) -> None:
     (three.folder / "empty.db").touch()
     assert "holds no store" in three.replay("--db", "empty.db").err
     assert (three.folder / "empty.db").stat().st_size == 0
+
+
+STEPPING = """
+import asyncio
+from everlong import Client, Interceptor, Worker, activity, workflow
+
+@activity
+async def noted() -> None: ...
+
+@workflow
+async def plain() -> str:
+    return "done"
+
+class Notes(Interceptor):
+    async def execute_workflow(self, call, next):
+        await noted()
+        return await next(call)
+
+around = [Notes()]
+
+async def main():
+    async with Client.connect("everlong.db") as client, Worker(client, interceptors=around):
+        await client.run(plain, id="p")
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_interceptors_that_run_steps_are_named(tmp_path: Path) -> None:
+    (tmp_path / "stepping.py").write_text(STEPPING)
+    subprocess.run([sys.executable, "stepping.py"], cwd=tmp_path, check=True)
+    line = ("replay", "stepping.py", "--closed", "1")
+    assert everlong(*line, folder=tmp_path).code == 1
+    fits = everlong(*line, "--interceptors", "stepping.py:around", folder=tmp_path)
+    assert fits.code == 0, fits.out
+    wrong = everlong(*line, "--interceptors", "stepping.py:plain", folder=tmp_path)
+    assert (wrong.code, "an Interceptor or a list" in wrong.err) == (2, True)

@@ -21,6 +21,7 @@ from everlong.cli._options import (
     DEFAULT_STORE,
     Codecs,
     Db,
+    Interceptors,
     Json,
     Namespace,
     WorkflowId,
@@ -29,7 +30,7 @@ from everlong.cli._options import (
 )
 from everlong.cli._places import OURS, frames_of
 from everlong.cli._screen import cropped, out
-from everlong.cli._sources import load
+from everlong.cli._sources import load, load_interceptors
 from everlong.client import Client
 from everlong.client._transferring import read_exported
 from everlong.exceptions import EverlongError, NondeterminismError, WorkflowNotFound
@@ -61,6 +62,7 @@ def debug(
         bool,
         typer.Option(help="--no-prompt is for an IDE's debugger that runs this command."),
     ] = True,
+    interceptors: Interceptors = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
@@ -80,7 +82,9 @@ def debug(
         load(file)
     client = connect(db, namespace, codecs)
     found = _of_file(exports[0], id, run) if exports else _of_store(client, id, run)
-    replay = Replayer(codecs=client.codecs).open(found)
+    replay = Replayer(codecs=client.codecs, interceptors=load_interceptors(interceptors)).open(
+        found
+    )
     try:
         return _Session(replay, with_prompt=prompt).go(at)
     finally:

@@ -13,6 +13,7 @@ __all__ = [
     "DEFAULT_STORE",
     "Codecs",
     "Db",
+    "Interceptors",
     "Json",
     "Namespace",
     "WorkflowId",
@@ -42,6 +43,10 @@ Codecs = Annotated[
         help="A TOML file with the keys of encrypted payloads.",
         rich_help_panel="Store and output",
     ),
+]
+Interceptors = Annotated[
+    str | None,
+    typer.Option(metavar="FILE:NAME", help="An interceptor, or a list of them, as workers have."),
 ]
 Namespace = Annotated[
     str,

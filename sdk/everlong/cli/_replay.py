@@ -17,9 +17,18 @@ import typer
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._list import Filter
-from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect, file_of
+from everlong.cli._options import (
+    DEFAULT_STORE,
+    Codecs,
+    Db,
+    Interceptors,
+    Json,
+    Namespace,
+    connect,
+    file_of,
+)
 from everlong.cli._screen import STATUS, out, output_kept_for_document, write
-from everlong.cli._sources import load
+from everlong.cli._sources import load, load_interceptors
 from everlong.client import Client
 from everlong.client._transferring import read_exported
 from everlong.exceptions import EverlongError, NondeterminismError
@@ -65,6 +74,7 @@ def replay(
     closed: Annotated[
         int, typer.Option(min=0, metavar="N", help="The newest N closed runs, too.")
     ] = 0,
+    interceptors: Interceptors = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
@@ -91,7 +101,7 @@ def replay(
     with output_kept_for_document(True):
         for file in code:
             load(file)
-        replayer = Replayer(codecs=client.codecs)
+        replayer = Replayer(codecs=client.codecs, interceptors=load_interceptors(interceptors))
         runs = _of_files(exports, source) if exports else runs_of_store(client, source)
         found = [_replayed(replayer, row, load_run) for row, load_run in runs]
     done = [one for one in found if one is not None]

@@ -14,9 +14,10 @@ from typing import Any, cast
 
 from everlong.cli._exits import Mistake
 from everlong.exceptions import EverlongError
+from everlong.interceptors import Interceptor
 from everlong.workflow import Workflow
 
-__all__ = ["load", "load_workflow", "names_a_source"]
+__all__ = ["load", "load_interceptors", "load_workflow", "names_a_source"]
 
 
 def names_a_source(target: str) -> bool:
@@ -43,6 +44,23 @@ def load_workflow(target: str) -> Workflow[..., Any]:
         if name in (one.__name__, one.definition.name):
             return one
     raise Mistake(f"{source} has no workflow {name!r}; there is {there}")
+
+
+def load_interceptors(target: str | None) -> tuple[Interceptor, ...]:
+    """Those of FILE:NAME, where NAME is one, or a list of them. Raises Mistake."""
+    if target is None:
+        return ()
+    source, name = _split(target)
+    found: Any = getattr(load(source), name, None) if name else None
+    listed = (found,) if isinstance(found, Interceptor) else found
+    if not isinstance(listed, list | tuple) or not all(
+        isinstance(one, Interceptor) for one in cast("list[object]", listed)
+    ):
+        raise Mistake(
+            f"--interceptors {target}: write FILE:NAME, where NAME is an Interceptor or a list of "
+            "them"
+        )
+    return tuple(cast("list[Interceptor]", listed))
 
 
 def load(source: str) -> ModuleType:

@@ -12,9 +12,18 @@ from everlong._definitions import Versioning
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._logs import log_to
-from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect, shown
+from everlong.cli._options import (
+    DEFAULT_STORE,
+    Codecs,
+    Db,
+    Interceptors,
+    Json,
+    Namespace,
+    connect,
+    shown,
+)
 from everlong.cli._screen import Part, err, out, write
-from everlong.cli._sources import load
+from everlong.cli._sources import load, load_interceptors
 from everlong.client import Client
 from everlong.registry import Definitions
 from everlong.worker import Worker
@@ -55,6 +64,7 @@ def worker(
         float,
         typer.Option(min=0, metavar="SECONDS", help="What running activities get when it stops."),
     ] = 10.0,
+    interceptors: Interceptors = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
@@ -69,6 +79,7 @@ def worker(
     older = [_older(one) for one in also or ()]
     for file in files:
         load(file)
+    around = load_interceptors(interceptors)
     log_to(err(), retries=True)
     client = connect(db, namespace, codecs, create=True)
 
@@ -82,6 +93,7 @@ def worker(
             version=version,
             versioning=cast("Versioning", versioning),
             wait=wait,
+            interceptors=around,
         )
 
     beside = [hosting(version, definitions) for version, definitions in older]
