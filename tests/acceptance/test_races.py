@@ -17,6 +17,8 @@ from everlong import (
     activity,
     workflow,
 )
+from everlong_engine.model.codec import checksum, encode_event
+from everlong_engine.model.runs import MailRow
 from tests.support.hosting import described
 from tests.support.other_process import other_process
 
@@ -202,3 +204,22 @@ async def test_a_call_that_is_not_awaited_blocks_the_run_until_it_is(path: Path)
         await handle.resume()
         assert await handle.result() == "done"
         assert ran == [1]
+
+
+async def test_a_look_that_was_overtaken_by_a_commit_begins_nothing_again(path: Path) -> None:
+    """It saw the mail that began a run, and tells of it when it is fed and gone."""
+
+    @workflow
+    async def listening() -> int:
+        return await poke.receive()
+
+    async with Client.connect(path) as client, Worker(client) as worker:
+        handle = await client.start(listening, id="w")
+        row = await client.engine.store.latest(client.engine.target("default", "w"))
+        assert row is not None
+        loaded = await client.engine.store.load(row.shard, row.run_id)
+        assert loaded is not None
+        kind, body = encode_event(loaded.history[0].event, {})
+        assert worker.deliver(MailRow(10**9, row.execution_id, kind, body, checksum(0, kind, body)))
+        await handle.signal(poke, 7)
+        assert await handle.result() == 7

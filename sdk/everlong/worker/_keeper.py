@@ -76,6 +76,7 @@ logger = logging.getLogger("everlong")
 
 _AHEAD_MAX: Final = 256
 _OVER_SIZE_MAX: Final = 100
+_STARTED: Final = CODES[RunStarted]
 _TERMINATED: Final = CODES[RunTerminated]
 _GETS_LONG: Final = (
     "%s: the history has %d events and every one is replayed after a crash; use checkpoint()"
@@ -195,7 +196,9 @@ class RunKeeper:
         if run.loading:
             run.late_mail.append(mail)  # The load that is under way may not see it.
             return True
-        if mail.position in run.positions:
+        if mail.position in run.positions or mail.kind == _STARTED:
+            # What begins a run comes with its claim. A look that was quicker than the commit of its
+            # first drive still sees it, and tells of it when it is fed and gone.
             return True
         try:
             one = Incoming(self.records.input(run, mail, {}), mail.position)
