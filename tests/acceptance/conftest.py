@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from everlong import registry
 from tests.proof.record import record
 from tests.support.harder import MODE, harder, replays
-from tests.support.postgres_server import fresh_store
+from tests.support.postgres_server import lent_store
 
 STORE = os.environ.get("EVERLONG_STORE", "sqlite")
 
@@ -79,8 +79,10 @@ _TRIED = {
 
 
 @pytest.fixture
-async def path(tmp_path: Path) -> Any:
-    """The store of a test: a file, or with `EVERLONG_STORE=postgres` a database of its own."""
+async def path(tmp_path: Path) -> AsyncIterator[Any]:
+    """The store of a test: a file, or with `EVERLONG_STORE=postgres` a database."""
     if STORE == "postgres":
-        return await fresh_store(1024)
-    return tmp_path / "everlong.db"
+        async with lent_store(1024) as url:
+            yield url
+    else:
+        yield tmp_path / "everlong.db"

@@ -179,6 +179,7 @@ async def test_who_fails_again_is_not_retried_again_by_the_same_job(path: Path) 
             assert set(tries.values()) == {times}
 
 
+@pytest.mark.file
 async def test_what_a_fault_has_blocked_is_tried_again_after_the_fix(path: Path) -> None:
     """Also a run that counts as poison. What is paused besides stays so, and is told."""
     order: Sequence[str] = ("one", "two")
@@ -251,6 +252,7 @@ async def test_a_reset_that_is_refused_is_told_and_stops_nobody(path: Path) -> N
         assert len(runs) == 3, "the older execution has no second run"
 
 
+@pytest.mark.file
 async def test_a_damaged_execution_fails_alone(path: Path) -> None:
     @workflow
     async def bulk_damaged() -> str:

@@ -27,6 +27,8 @@ from everlong import (
 )
 from tests.support.hosting import described
 
+pytestmark = pytest.mark.file  # On a server nothing can be stored with a completion.
+
 QUICK = Retry(max_attempts=3, delay=0.001, jitter=0)
 SCHEMA = "create table orders (id integer primary key, amount text not null)"
 INSERT = "insert into orders (id, amount) values (:id, :amount)"

@@ -5,6 +5,7 @@ processes over the same data asks for `pair`.
 """
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +17,7 @@ from everlong_engine.store.memory.store import MemoryStore
 from everlong_engine.store.postgres.store import PostgresStore
 from everlong_engine.store.sqlite.inline import InlineDatabase
 from everlong_engine.store.sqlite.store import SqliteStore
-from tests.support.postgres_server import fresh_store
+from tests.support.postgres_server import lent_store
 from tests.support.store_rig import Rig
 
 ONE_OWNER = ("memory", "sqlite", "inline sqlite")
@@ -28,6 +29,7 @@ Pair: TypeAlias = tuple[Store, Store]
 @pytest.fixture(params=STORES)
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     """The same data as two processes see it."""
+    lent = AsyncExitStack()
     match request.param:
         case "sqlite":
             path = tmp_path / "everlong.db"
@@ -36,7 +38,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             database = InlineDatabase()
             opened = database.open(), database.open()
         case "postgres":
-            url = await fresh_store()
+            url = await lent.enter_async_context(lent_store())
             # Without a lease: whoever has no worker here is dead, as on a file.
             opened = (
                 await PostgresStore.open(url, lease_us=0),
@@ -48,6 +50,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     yield opened
     for store in opened:
         await store.close()
+    await lent.aclose()
 
 
 @pytest.fixture

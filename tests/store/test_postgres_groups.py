@@ -16,10 +16,10 @@ from everlong_engine.model.writes import (
     Refusal,
     StartResult,
 )
-from everlong_engine.store.postgres import connection as connections
+from everlong_engine.store.postgres import connection as connections, store as stores
 from everlong_engine.store.postgres.statements import Connection
 from everlong_engine.store.postgres.store import PostgresStore
-from tests.support.postgres_server import fresh_store
+from tests.support.postgres_server import lent_store
 from tests.support.store_rig import Rig, refusal
 
 
@@ -49,15 +49,17 @@ async def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
         connection.add_query_logger(found.note)
         return connection
 
-    monkeypatch.setattr(connections, "connect", listening)
+    for module in (connections, stores):
+        monkeypatch.setattr(module, "connect", listening)
     return found
 
 
 @pytest.fixture
 async def rig(heard: Heard) -> AsyncIterator[Rig]:
-    store = await PostgresStore.open(await fresh_store())
-    yield Rig(store)
-    await store.close()
+    async with lent_store() as url:
+        store = await PostgresStore.open(url)
+        yield Rig(store)
+        await store.close()
 
 
 async def test_what_most_groups_hold_is_one_statement(rig: Rig, heard: Heard) -> None:

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from everlong_engine.store.postgres.store import PostgresStore
-from tests.support.postgres_server import fresh_store
+from tests.support.postgres_server import lent_store
 from tests.support.store_rig import Rig
 
 
@@ -29,8 +29,9 @@ class Ear:
 
 
 @pytest.fixture
-async def url() -> str:
-    return await fresh_store()
+async def url() -> AsyncIterator[str]:
+    async with lent_store() as url:
+        yield url
 
 
 @pytest.fixture
@@ -91,8 +92,7 @@ async def test_whoever_hears_is_told_again_after_its_connection_was_lost(
     await there.hears()
 
 
-async def test_without_hints_everything_is_there() -> None:
-    url = await fresh_store()
+async def test_without_hints_everything_is_there(url: str) -> None:
     store = await PostgresStore.open(f"{url}?listen_url=off")
     rig, ear = Rig(store), Ear()
     store.listen(ear)

@@ -8,6 +8,7 @@ execution in one store and none in the other, so they are taken away at once.
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from everlong_engine.store.memory.store import MemoryStore
 from everlong_engine.store.postgres.store import PostgresStore
 from tests.store.test_random_operations import StoreMachine
 from tests.store.test_same_answers import BothStores
-from tests.support.postgres_server import fresh_store
+from tests.support.postgres_server import fresh_store, lent_store
 from tests.support.store_rig import TERMINATED
 
 T = TypeVar("T")
@@ -55,7 +56,8 @@ _BACK = "SELECT setval('everlong.inbox_position_seq', $1, $2)"
 class MemoryAndPostgres(BothStores):
     def __init__(self) -> None:
         super().__init__()
-        url = self.look(fresh_store())
+        self.lent = AsyncExitStack()
+        url = self.look(self.lent.enter_async_context(lent_store()))
         self.server: Store = self.look(CountingStore.open(url, lease_us=0))
         self.stores = (MemoryStore(MemoryData()), self.server)
         for rig in self.rigs:
@@ -67,6 +69,7 @@ class MemoryAndPostgres(BothStores):
             self.both(lambda store: store.verify())
         finally:
             self.look(self.server.close())
+            self.look(self.lent.aclose())
             self.database.close()
             self.runner.close()
 

@@ -11,15 +11,16 @@ from everlong_engine.model.codec import checksum, encode_event
 from everlong_engine.model.events import RunCompleted
 from everlong_engine.model.writes import MessageResult, Refusal, StartResult
 from everlong_engine.store.postgres.store import PostgresStore
-from tests.support.postgres_server import fresh_store
+from tests.support.postgres_server import lent_store
 from tests.support.store_rig import Rig, refusal, signal
 
 HOUR_US = 3600 * 1_000_000
 
 
 @pytest.fixture
-async def url() -> str:
-    return await fresh_store()
+async def url() -> AsyncIterator[str]:
+    async with lent_store() as url:
+        yield url
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
 from itertools import count
@@ -25,7 +27,7 @@ import asyncpg
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.migrations import migrate
 
-__all__ = ["Server", "fresh_database", "fresh_store", "shared_server"]
+__all__ = ["Server", "fresh_database", "fresh_store", "lent_store", "shared_server"]
 
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 _PR_SET_PDEATHSIG: Final = 1
@@ -40,6 +42,16 @@ _SETTINGS: Final = (
 )
 _numbers: Final = count(1)
 _templates: Final[dict[int, str]] = {}
+_free: Final[dict[int, list[str]]] = {}
+_EMPTY: Final = """
+DO $$ DECLARE one TEXT; BEGIN
+    SET LOCAL lock_timeout = '2s';
+    FOR one IN SELECT tablename FROM pg_tables
+               WHERE schemaname = 'everlong' AND tablename <> 'store'
+    LOOP EXECUTE format('DELETE FROM everlong.%I', one); END LOOP;
+    PERFORM setval('everlong.inbox_position_seq', 1, FALSE);
+END $$
+"""
 
 
 class Server:
@@ -211,3 +223,17 @@ async def fresh_store(shards: int = 1) -> str:
             await connection.close()
         template = _templates[shards] = url.rpartition("/")[2]
     return await fresh_database(template)
+
+
+@asynccontextmanager
+async def lent_store(shards: int = 1) -> AsyncGenerator[str]:
+    """The URL of an empty store, emptied for the next who asks: that is a hundred times as fast as
+    another database. For tests that leave the schema alone."""
+    free = _free.setdefault(shards, [])
+    url = free.pop() if free else await fresh_store(shards)
+    yield url
+    connection = await asyncpg.connect(url)
+    with suppress(asyncpg.LockNotAvailableError):  # Somebody still has it: it is not lent again.
+        await connection.execute(_EMPTY)
+        free.append(url)
+    await connection.close()

@@ -31,6 +31,7 @@ AWAY: Final = (
     TimeoutError,
     pg.PostgresConnectionError,
     pg.InterfaceError,
+    pg.InternalClientError,  # The driver's word, where a server ends a connection as it is used.
     pg.OperatorInterventionError,
     pg.TooManyConnectionsError,
     pg.IdleInTransactionSessionTimeoutError,
@@ -93,6 +94,10 @@ class Line:
         self._connection: Connection | None = None
         self._turn = asyncio.Lock()
         self._closed = False
+
+    def adopt(self, connection: Connection) -> None:
+        """Go on with a connection that is there already."""
+        self._connection = connection
 
     async def write(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """Run `work` in one transaction, READ COMMITTED: each statement sees what was committed

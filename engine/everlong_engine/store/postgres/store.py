@@ -46,7 +46,7 @@ from everlong_engine.store.interface import (
 from everlong_engine.store.postgres import leases, pauses, reads, transfers, upkeep
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.bell import Bell
-from everlong_engine.store.postgres.connection import Line, classify, connect
+from everlong_engine.store.postgres.connection import AWAY, Line, classify, connect
 from everlong_engine.store.postgres.filters import count_runs
 from everlong_engine.store.postgres.group import commit_group, is_for_others
 from everlong_engine.store.postgres.migrations import migrate, prepare
@@ -103,9 +103,12 @@ class PostgresStore:
         connection = await connect(address)
         try:
             shards = await prepare(connection, address, create=create)
-        finally:
+        except BaseException:
             await connection.close()
-        return cls(address, shards, lease_us)
+            raise
+        store = cls(address, shards, lease_us)
+        store._writer.adopt(connection)
+        return store
 
     @staticmethod
     async def migrate(url: str) -> tuple[int, int]:
@@ -390,5 +393,5 @@ class PostgresStore:
     async def _judged(self, work: Awaitable[T]) -> T:
         try:
             return await work
-        except (OSError, TimeoutError, pg.PostgresError, pg.InterfaceError) as error:
+        except (*AWAY, pg.PostgresError) as error:
             raise self.classify(error)[1] from error
