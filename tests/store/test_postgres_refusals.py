@@ -1,5 +1,6 @@
 """What cannot be opened says why, and what to do."""
 
+import asyncio
 from contextlib import suppress
 
 import asyncpg
@@ -29,6 +30,22 @@ async def test_an_empty_database_is_set_up_by_whoever_comes_first() -> None:
     again = await PostgresStore.open(url, create=False)
     assert (await Rig(again).row()).workflow_id == "w"
     await again.close()
+
+
+async def test_of_those_who_come_at_once_one_sets_it_up() -> None:
+    """All have found nothing before the first one may begin."""
+    url = await fresh_database()
+    first = await asyncpg.connect(url)
+    async with first.transaction():
+        await first.execute("SELECT pg_advisory_xact_lock(1702258034)")
+        opening = [asyncio.ensure_future(PostgresStore.open(url)) for _ in range(3)]
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND objid = 1702258034"
+        while await first.fetchval(waiting) < 3:
+            assert not any(one.done() for one in opening)
+    for store in await asyncio.gather(*opening):
+        assert store.shards == 1024
+        await store.close()
+    await first.close()
 
 
 async def test_nothing_is_made_where_only_a_look_is_wanted() -> None:

@@ -21,6 +21,11 @@ _FOLDER: Final = files("everlong_engine.store.postgres")
 _NAMES: Final = sorted(one.name for one in _FOLDER.iterdir() if one.name.startswith("schema_"))
 NEWEST: Final = len(_NAMES)
 _LOCK: Final = 0x65766572  # "ever"
+_IS_THERE: Final = """
+    SELECT 1 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n
+    ON n.oid = c.relnamespace WHERE n.nspname = 'everlong' AND c.relname = 'store'
+"""
+"""Not `to_regclass`: a session that has found nothing once remembers that, behind a lock too."""
 
 
 async def prepare(connection: Connection, address: Address, *, create: bool) -> int:
@@ -88,7 +93,7 @@ async def migrate(
 async def _version(connection: Connection) -> tuple[int, int] | None:
     """(version, shards); None where there is no store."""
     try:
-        if await connection.fetchval("SELECT to_regclass('everlong.store')::TEXT") is None:
+        if await connection.fetchval(_IS_THERE) is None:
             return None
         row = await connection.fetchrow("SELECT version, shards FROM everlong.store")
     except pg.InsufficientPrivilegeError as error:
