@@ -70,7 +70,15 @@ OPTIONS: Final = {
     "unpin": (),
     "lint": ("--ignore",),
     "run": ("--arg", "--json-args", "--id", "--retry-attempts", "--retry-delay"),
-    "worker": ("--slots", "--threads", "--version-name", "--versioning", "--also", "--wait"),
+    "worker": (
+        "--slots",
+        "--threads",
+        "--version-name",
+        "--versioning",
+        "--also",
+        "--wait",
+        "--processes",
+    ),
 }
 FLAGS: Final = (
     "--json",

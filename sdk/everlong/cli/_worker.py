@@ -1,8 +1,10 @@
 """`everlong worker`: a process that hosts what files define, until it is told to stop."""
 
 import asyncio
+import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import typer
@@ -22,6 +24,7 @@ from everlong.cli._options import (
     connect,
     shown,
 )
+from everlong.cli._processes import Processes, end_with_parent
 from everlong.cli._screen import Part, err, out, write
 from everlong.cli._sources import load, load_interceptors
 from everlong.client import Client
@@ -29,6 +32,22 @@ from everlong.registry import Definitions
 from everlong.worker import Worker
 
 __all__ = ["worker"]
+
+_Also = Annotated[
+    list[str] | None,
+    typer.Option(metavar="VERSION=FILE", help="An older version to host beside it; repeatable."),
+]
+_Policy = Annotated[str, typer.Option(metavar="POLICY", help="auto, pinned or pinned_run.")]
+_Wait = Annotated[
+    float, typer.Option(min=0, metavar="SECONDS", help="For a worker that has the file to stop.")
+]
+_StopTimeout = Annotated[
+    float,
+    typer.Option(min=0, metavar="SECONDS", help="What running activities get when it stops."),
+]
+_Processes = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Workers, each in a process; on a server.")
+]
 
 
 def worker(
@@ -47,23 +66,11 @@ def worker(
             metavar="VERSION", help="Of its code, for pinned runs; a digest of each unless given."
         ),
     ] = None,
-    versioning: Annotated[
-        str, typer.Option(metavar="POLICY", help="auto, pinned or pinned_run.")
-    ] = "auto",
-    also: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="VERSION=FILE", help="An older version to host beside it; repeatable."
-        ),
-    ] = None,
-    wait: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="For a worker that has the file to stop."),
-    ] = 0.0,
-    stop_timeout: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="What running activities get when it stops."),
-    ] = 10.0,
+    versioning: _Policy = "auto",
+    also: _Also = None,
+    wait: _Wait = 0.0,
+    stop_timeout: _StopTimeout = 10.0,
+    processes: _Processes = 1,
     interceptors: Interceptors = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
@@ -76,6 +83,13 @@ def worker(
 
     With --json the document is printed when it is ready.
     """
+    if processes > 1:
+        given = [f"--activity-slots={activity_slots}", f"--stop-timeout={stop_timeout}"]
+        given += [f"--versioning={versioning}", f"--namespace={namespace}"]
+        given += _repeated("--version-name", version_name, "--interceptors", interceptors)
+        given += [*(f"--also={one}" for one in also or ()), "--", *files]
+        return _serve_many(given, processes, db, codecs, name, stop_timeout, as_json=as_json)
+    end_with_parent()
     older = [_older(one) for one in also or ()]
     for file in files:
         load(file)
@@ -99,6 +113,61 @@ def worker(
     beside = [hosting(version, definitions) for version, definitions in older]
     asyncio.run(_serve(client, hosting(version_name), beside, db, as_json=as_json))
     return ExitCode.OK
+
+
+def _repeated(*options: str | None) -> list[str]:
+    """Options and their values, in turn; those without a value are left out."""
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return [f"{option}={value}" for option, value in pairs if value is not None]
+
+
+def _serve_many(
+    given: list[str],
+    count: int,
+    db: str,
+    codecs: str | None,
+    name: str | None,
+    stop_timeout_s: float,
+    *,
+    as_json: bool,
+) -> int:
+    """The same, in that many processes."""
+    if isinstance(connect(db, "default", codecs).path, Path):
+        raise Mistake(
+            "one process has a file: --processes is for a store on a server (--db postgresql://…)"
+        )
+    environment = {"EVERLONG_URL": db}
+    if codecs is not None:
+        environment["EVERLONG_CODECS"] = codecs
+
+    async def main() -> int:
+        many = Processes(
+            given,
+            environment,
+            name=name,
+            stop_timeout_s=stop_timeout_s,
+            say=lambda text: err().say((text, "yellow")),
+            quiet=as_json,
+        )
+        return await many.serve(count, lambda said: _tell_all_ready(said, as_json=as_json))
+
+    code = asyncio.run(main())
+    if not as_json:
+        out().say(("stopped", "dim"))
+    return code
+
+
+def _tell_all_ready(said: list[str], *, as_json: bool) -> None:
+    each = [json.loads(one) for one in said]
+    if as_json:
+        write(document({"processes": each}))
+        return
+    screen = out()
+    for facts in each:
+        screen.say((facts["name"], "bold"), (f"  on {facts['store']}", "dim"))
+    screen.say(("workflows   ", "dim"), *_names(each[0]["workflows"]), indent=2)
+    screen.say(("activities  ", "dim"), *_names(each[0]["activities"]), indent=2)
+    screen.say((f"{len(each)} processes ready; Ctrl-C stops them", "dim"), indent=2)
 
 
 def _older(given: str) -> tuple[str, Definitions]:
