@@ -90,6 +90,8 @@ class ActivityDefinition:
     process: bool = False
     transactional: bool = False
     """Its first parameter is a `Transaction`, which no caller passes."""
+    waits: bool = False
+    """It does nothing but wait for what may never come: who stops does not wait for it."""
 
 
 @dataclass(eq=False)

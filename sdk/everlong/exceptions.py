@@ -22,7 +22,9 @@ handler reads `error.workflow_id` and never parses a text.
     ├── ActivityError               stands for an exception whose class cannot be rebuilt
     │   ├── ActivityTimeout (also TimeoutError)
     │   └── ActivityLost
+    ├── PoisonMessage               a message of a stream does not fit; its execution is paused
     ├── StatementFailed             SQL of a transactional activity: nothing of it was stored
+    ├── StreamRewound               what a stream has read is not at its source any more
     ├── CompensationFailed          a saga that could not be undone
     ├── TooManyFailures             map_all tolerated fewer
     ├── WorkflowFailed              how a run ended: these four
@@ -116,12 +118,14 @@ __all__ = [
     "PayloadError",
     "PayloadTooLarge",
     "PlainPayload",
+    "PoisonMessage",
     "QueryFailed",
     "StatementFailed",
     "StoreError",
     "StoreFailed",
     "StoreFull",
     "StoreOwned",
+    "StreamRewound",
     "TamperedPayload",
     "TooManyFailures",
     "UndecodablePayload",
@@ -276,6 +280,14 @@ class ActivityLost(ActivityError):
 
 class StatementFailed(EverlongError):
     """A statement of a transactional activity failed, so nothing of it was stored."""
+
+
+class StreamRewound(EverlongError):
+    """What a stream's cursor names is not at its source any more: it was made anew, or cut."""
+
+
+class PoisonMessage(EverlongError):
+    """A message of a stream cannot be decoded, and its loop is to stop at one."""
 
 
 class WorkflowFailed(EverlongError):

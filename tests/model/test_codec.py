@@ -66,7 +66,7 @@ def test_an_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject) -
     assert encode_event(again, {}) == (code, body)
 
 
-NOT_WRITTEN_WHEN_ABSENT = {"attempt", "begins_us", "due_us", "headers", "retry"}
+NOT_WRITTEN_WHEN_ABSENT = {"attempt", "begins_us", "cursors", "due_us", "headers", "retry"}
 """Where they have a default."""
 
 

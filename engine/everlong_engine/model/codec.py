@@ -135,6 +135,7 @@ _HEADERS: Final = _STARTED.index("headers")
 _RETRY: Final = _STARTED.index("retry")
 _PLAIN: Final = tuple(field.default for field in fields(RunStarted)[_BEGINS:])
 _ONCE: Final = _PLAIN[_RETRY - _BEGINS :]
+_CURSORS: Final = _STARTED.index("cursors")
 
 
 def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
@@ -147,6 +148,8 @@ def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tup
             found = found[:_BEGINS]
         elif found[_RETRY:] == _ONCE:
             found = found[:_RETRY] if found[_HEADERS] else found[:_HEADERS]
+        elif not found[_CURSORS]:
+            found = found[:_CURSORS]
         reset = found[_RESET]
         if reset is None:
             return found
@@ -387,6 +390,8 @@ def _build_started(*wire: Any) -> RunStarted:
         values[14] = tags_of(values[14])
     if len(values) > 19 and values[19] is not None:
         values[19] = run_policy_of(values[19]).run_policy
+    if len(values) > 21:
+        values[21] = carried_of(values[21])
     started = RunStarted(*values)
     if started.previous_run is not None and len(started.previous_run) != ID_BYTES:
         raise UndecodablePayload(reason="previous_run holds no id")

@@ -118,6 +118,8 @@ class RunStarted:
     """How the execution is tried again when a run of it fails (`machine.retries`)."""
     attempt: int = 1
     """Which attempt the run is, since the execution began or began anew."""
+    cursors: Carried = ()
+    """How far the execution had read its streams: (name, payload)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from everlong.interceptors import (
 )
 from everlong_engine import ActivityOptions, ActivityScheduled, UpdateReceived
 
-__all__ = ["answering", "call_activity", "call_child", "execute", "perform_update"]
+__all__ = ["answering", "call_activity", "call_child", "perform", "perform_update"]
 
 
 class Calling(Named, Protocol):
@@ -41,6 +41,13 @@ def _failing(run: Named) -> Any:
         run.stop_with(WorkflowFault(text))
 
     return fail
+
+
+def perform(run: Named, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:
+    """The workflow function, with interceptors around it if there are any."""
+    if run.hooks is not None and run.hooks.execute_workflow:
+        return execute(run, run.hooks, args, kwargs)
+    return run.definition.function(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 def execute(run: Named, hooks: Hooks, args: Any, kwargs: Any) -> Coroutine[Any, Any, Any]:

@@ -17,7 +17,7 @@ A fault found by the engine flags the run and stops its loop for good, whatever 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
 from random import Random
@@ -96,7 +96,10 @@ __all__ = ["Fault", "WorkflowRun"]
 class WorkflowRun:
     """The suspended code of one run, and the ledger of what it has decided."""
 
-    hooks: Hooks | None = None  # Here: beyond 30 attributes of its own, making one costs 1 % more.
+    # Here: beyond 30 attributes of its own, making one costs 1 % more.
+    hooks: Hooks | None = None
+    cursors: dict[str, bytes] | None = None  # How far its streams were read, if it reads any.
+    reading: frozenset[str] = frozenset()  # Those that wait for a batch.
 
     def __init__(
         self,
@@ -115,7 +118,7 @@ class WorkflowRun:
         self.history_bytes = 0
         self.forgets = False  # Begins anew at every checkpoint, to show what is not carried.
         self.closed = False
-        self._signals = Signals(signal_types)
+        self.signals = Signals(signal_types)
         self._conditions: Conditions | None = None
         self._updates: Updates | None = None
         self._others: Others | None = None
@@ -234,9 +237,11 @@ class WorkflowRun:
         self.started = event
         self.loop.begin(event.seed, self.now_us)
         for name, payload in event.carried:
-            self._signals.accept(name, payload)
+            self.signals.accept(name, payload)
         if event.published:
             self._outputs = Outputs(event.published)
+        if event.cursors:
+            self.cursors = dict(event.cursors)
         if event.reset is not None:
             begin(self, event, None if self.recorded is None else 1)
         if event.cancel_requested:
@@ -283,7 +288,7 @@ class WorkflowRun:
         self.loop.ready.append(timer)
 
     def take_signal(self, event: SignalReceived) -> None:
-        self._signals.accept(event.signal, event.payload)
+        self.signals.accept(event.signal, event.payload)
 
     def take_rejected(self, event: SignalRejected) -> None:
         """Nothing: it is in the history for people."""
@@ -302,7 +307,7 @@ class WorkflowRun:
 
     def decode_signal(self, name: str, payload: bytes) -> Any:
         """A signal's value by its declared type. Raises EverlongError when it does not fit."""
-        return self._signals.decode(name, payload)
+        return self.signals.decode(name, payload)
 
     # ------------------------------------------------------------------------- the main coroutine
 
@@ -310,11 +315,11 @@ class WorkflowRun:
         """The workflow function, and how it ends: a closing decision, or a fault."""
         definition = self.definition
         try:
-            value = await self._perform(args, kwargs)
+            value = await intercepting.perform(self, args, kwargs)
         except asyncio.CancelledError as error:
             reason = self._cancellation.reason
             if reason is not None:
-                self.close(RunCancelled(reason, self._signals.unread()))
+                self.close(RunCancelled(reason, self.signals.unread()))
             else:
                 self._close_failed(error)
         except Exception as error:
@@ -330,16 +335,11 @@ class WorkflowRun:
             except EverlongError as error:
                 self._flag(WorkflowFault(str(error)))
                 return
-            self.close(RunCompleted(result, self._signals.unread()))
-
-    def _perform(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Coroutine[Any, Any, Any]:
-        if self.hooks is not None and self.hooks.execute_workflow:
-            return intercepting.execute(self, self.hooks, args, kwargs)
-        return self.definition.function(*args, **kwargs)  # type: ignore[no-any-return]
+            self.close(RunCompleted(result, self.signals.unread()))
 
     def _close_failed(self, error: BaseException) -> None:
         self.close(
-            RunFailed(encode_exception(error, self.definition.exceptions), self._signals.unread())
+            RunFailed(encode_exception(error, self.definition.exceptions), self.signals.unread())
         )
 
     def left_the_code(self, error: BaseException) -> None:
@@ -411,7 +411,7 @@ class WorkflowRun:
 
     async def receive_signal(self, name: str) -> Any:
         self.require_live()
-        return await self._signals.receive(name, self.loop.create_future)
+        return await self.signals.receive(name, self.loop.create_future)
 
     async def wait_condition(self, predicate: Callable[[], object]) -> None:
         self.require_live()
@@ -523,7 +523,7 @@ class WorkflowRun:
 
     def carried(self) -> tuple[tuple[str, bytes], ...]:
         """Signals that nobody has received yet, for the run that begins anew."""
-        return self._signals.carried()
+        return self.signals.carried()
 
     # -------------------------------------------------------------------------- what others ask
 
@@ -536,7 +536,7 @@ class WorkflowRun:
 
     def canonical_signal(self, name: str, recorded: bytes) -> bytes:
         """A recorded value as today's type writes it."""
-        return self._signals.canonical(name, recorded)
+        return self.signals.canonical(name, recorded)
 
     def is_open(self, activity_id: int) -> bool:
         """Whether an outcome of this activity would still be taken."""

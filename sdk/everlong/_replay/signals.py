@@ -74,6 +74,34 @@ class Signals:
                 raise
         return channel.values.popleft()[1]
 
+    async def before(
+        self, name: str, other: asyncio.Future[Any], create_future: Callable[[], Waiter]
+    ) -> bool:
+        """Wait for the other, or for a value, which is not taken; whether the other was first.
+
+        Whoever is cancelled meanwhile cancels the other, too.
+        """
+        channel = self._channel(name)
+        either = create_future()
+
+        def done(_: object) -> None:
+            if not either.done():
+                either.set_result(None)
+
+        other.add_done_callback(done)
+        channel.waiters.append(either)
+        try:
+            if not channel.values:
+                await either
+        except asyncio.CancelledError as error:
+            other.cancel(*error.args)
+            raise
+        finally:
+            other.remove_done_callback(done)
+            if either in channel.waiters:
+                channel.waiters.remove(either)
+        return other.done()
+
     def unread(self) -> tuple[str, ...]:
         """A name for every value that was accepted and never received."""
         return tuple(name for name, one in self._channels.items() for _ in one.values)

@@ -99,6 +99,8 @@ class ActivityRunner:
         """Called when an attempt of a paused run has ended, or one could not begin."""
         self.stopping = False
         self._handing_back = False
+        self._working = 0
+        """Of those at work, how many do not only wait."""
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -283,7 +285,9 @@ class ActivityRunner:
         context.run(activity_context.set, activity)
         task = attempt.task = self.launch(attempt, activity, context, self.pools)
         self.at_work.add(attempt)
-        self._quiet.clear()
+        if not attempt.definition.waits:
+            self._working += 1
+            self._quiet.clear()
         options = attempt.scheduled.options
         if options.start_to_close_us is not None:
             attempt.limit = self._engine.alarms.after(
@@ -323,7 +327,8 @@ class ActivityRunner:
         activity.over = True
         attempt.task = attempt.interrupt = None
         self.at_work.discard(attempt)
-        if not self.at_work:
+        self._working -= not attempt.definition.waits
+        if not self._working:
             self._quiet.set()
         if attempt.limit is not None:
             attempt.limit.cancel()
@@ -444,11 +449,11 @@ class ActivityRunner:
         try:
             async with asyncio.timeout(timeout_s):
                 await commits.drain()
-                while self.at_work:
+                while self._working:
                     await self._quiet.wait()
                     await commits.drain()
         except TimeoutError:
-            logger.warning("%d activities did not end in time; handed back", len(self.at_work))
+            logger.warning("%d activities did not end in time; handed back", self._working)
         self._handing_back = True
 
     def close(self) -> None:

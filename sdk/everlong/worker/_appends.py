@@ -207,7 +207,10 @@ class Appends:
         if closing is not None:
             run.closing = True
             if isinstance(closing, RunContinuedAsNew):
-                following = self._following(run, closing.arguments, closing.carried)
+                cursors = run.code.cursors
+                following = self._following(
+                    run, closing.arguments, closing.carried, tuple((cursors or {}).items())
+                )
             elif isinstance(closing, RunFailed) and closing.due_us is not None:
                 following = self._next_attempt(run, closing.due_us)
         return Append(
@@ -254,13 +257,15 @@ class Appends:
         before = run.code.started
         assert before is not None, "a run that fails has started"
         carried = run.code.carried()
-        return self._following(run, before.arguments, carried, due_us, before.attempt + 1)
+        attempt = before.attempt + 1
+        return self._following(run, before.arguments, carried, before.cursors, due_us, attempt)
 
     def _following(
         self,
         run: OwnedRun,
         arguments: bytes,
         carried: tuple[tuple[str, bytes], ...],
+        cursors: tuple[tuple[str, bytes], ...],
         begins_us: int | None = None,
         attempt: int = 1,
     ) -> NextRun:
@@ -289,6 +294,7 @@ class Appends:
             headers=before.headers,
             retry=before.retry,
             attempt=attempt,
+            cursors=cursors,
         )
         self._engine.ids.follow(run.run_id)
         new = NewRun(

@@ -48,7 +48,7 @@ def always_matters(*_: Any) -> bool:
 
 def handed_back(attempt: OpenAttempt, now_us: int) -> tuple[AttemptState, dict[str, Any]] | None:
     """What is written down of an attempt whose run leaves its worker: a state, and the rest."""
-    if attempt.task is not None:
+    if attempt.task is not None and not attempt.definition.waits:
         again = not attempt.cancel_asked and may_repeat_lost(
             attempt.scheduled.options, attempt.number_in_set
         )

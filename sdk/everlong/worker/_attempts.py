@@ -135,6 +135,11 @@ class AttemptContext:
         run = self._attempt.run
         return self._runner.pools.client_of(run.namespace), run.execution_id
 
+    def shelf(self) -> dict[Any, Any]:
+        """For the same: what they keep in this worker from one attempt to the next. Its values have
+        a `close`, which is called when the worker stops."""
+        return self._runner.pools.shelf
+
     def _is_unwanted(self) -> bool:
         attempt = self._attempt
         given_up = attempt.abandoned and not attempt.left_alone
@@ -172,6 +177,7 @@ class Pools:
         self._processes: ProcessPool | None = None
         self.client_of: Callable[[str], Any] = _nobody
         """A client of the worker's store, in a namespace."""
+        self.shelf: dict[Any, Any] = {}
 
     def threads(self) -> DaemonThreads:
         if self._threads is None:
@@ -189,6 +195,8 @@ class Pools:
             self._threads.shutdown()
         if self._processes is not None:
             self._processes.end()
+        for kept in list(self.shelf.values()):  # They take themselves off it.
+            kept.close()
 
 
 def _nobody(namespace: str) -> Any:

@@ -1,0 +1,115 @@
+"""What a loop over a stream gets: messages that are on record, with keys that stay."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Final, Generic, TypeVar
+
+from everlong._context import current_run
+from everlong.exceptions import UndecodablePayload, WorkflowFault
+from everlong.streams._source import Position, Source
+
+__all__ = ["Batch", "Message", "records_of"]
+
+T = TypeVar("T")
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Generic[T]):
+    """One message of a stream."""
+
+    id: str
+    """The same for ever, in every run and after every crash: an idempotency key for effects."""
+    value: T
+    partition: str
+    position: Position
+    key: bytes | None
+    at: datetime | None
+    """When it was written, if its source knows."""
+    headers: dict[str, bytes]
+
+
+class Batch(Generic[T]):
+    """Messages in the order of their partitions. The same after a crash: they are on record.
+
+    async for batch in orders.batches():
+        await save(batch.values)
+        for message in batch:
+            await notify(message.value, message.id)
+    """
+
+    def __init__(self, source: Source[T], stream: str, identity: str, records: list[Any]) -> None:
+        self._source = source
+        self._name = f"{stream}/{identity}"
+        self._records = records
+
+    @cached_property
+    def values(self) -> list[T]:
+        """What the messages say, in order."""
+        decode = self._source.decode
+        try:
+            return [decode(record[2]) for record in self._records]
+        except ValueError as error:
+            # They did when they were recorded: it is today's code that does not take them.
+            text = f"a recorded message of {self._name} does not fit its declared type now: {error}"
+            if (run := current_run()) is not None:
+                run.stop_with(WorkflowFault(text))
+            raise UndecodablePayload(text, reason=str(error)) from error
+
+    @cached_property
+    def messages(self) -> list[Message[T]]:
+        """The messages with all that their source tells of them."""
+        return [
+            self._message(value, *record)
+            for value, record in zip(self.values, self._records, strict=True)
+        ]
+
+    @cached_property
+    def id(self) -> str:
+        """Of these messages together: the same as long as they come in one batch."""
+        places = "\n".join(f"{record[0]}/{record[1]}" for record in self._records)
+        return f"{self._name}/{sha256(places.encode()).hexdigest()[:32]}"
+
+    def _message(
+        self,
+        value: T,
+        partition: str,
+        position: Position,
+        _: bytes,
+        key: bytes | None = None,
+        at_us: int | None = None,
+        headers: dict[str, bytes] | None = None,
+    ) -> Message[T]:
+        at = None if at_us is None else _EPOCH + timedelta(microseconds=at_us)
+        name = f"{self._name}/{partition}/{position}"
+        return Message(name, value, partition, position, key, at, headers or {})
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Message[T]]:
+        return iter(self.messages)
+
+    def __repr__(self) -> str:
+        return f"<batch of {len(self)} from {self._name}>"
+
+
+def records_of(records: Sequence[Any]) -> list[Any]:
+    """Records as a history keeps them: arrays without what is not there at their end."""
+    kept: list[Any] = []
+    for one in records:
+        if one.headers:
+            kept.append(
+                [one.partition, one.position, one.value, one.key, one.at_us, dict(one.headers)]
+            )
+        elif one.at_us is not None:
+            kept.append([one.partition, one.position, one.value, one.key, one.at_us])
+        elif one.key is not None:
+            kept.append([one.partition, one.position, one.value, one.key])
+        else:
+            kept.append([one.partition, one.position, one.value])
+    return kept

@@ -1,0 +1,132 @@
+"""What an operator does with a flow that reads a stream, from any process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from everlong.exceptions import InvalidArguments
+from everlong.streams._names import activity_of, control_of, dead_letters_of
+from everlong.streams._source import Cursor, Position
+
+__all__ = ["DeadLetter", "StreamControl"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that did not fit the declared type."""
+
+    number: int
+    """Among the dead letters of its execution, counted from 0."""
+    partition: str
+    position: Position
+    value: bytes
+    key: bytes | None
+    error: str
+    identity: str
+
+
+class StreamControl:
+    """A stream of one execution. `Stream.control(handle)` gives one.
+
+    What is asked for is a signal: it is stored when the call returns, and the loop does it before
+    it reads on, also if the execution is paused, or its worker is down.
+    """
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._handle = handle
+        self._name = name
+
+    async def position(self) -> Cursor | None:
+        """How far the execution has read; None before its first batch."""
+        activity, cursor, reads = activity_of(self._name), None, set[int]()
+        for event in await self._handle.history():
+            fields = event.fields
+            match event.kind:
+                case "RunStarted":
+                    cursor = dict(fields.get("cursors", ())).get(self._name)
+                case "ActivityScheduled" if fields["activity"] == activity:
+                    reads.add(fields["activity_id"])
+                case "ActivityCompleted" if fields["activity_id"] in reads:
+                    cursor = fields["result"][:2]
+                case "SignalReceived" if fields["signal"] == control_of(self._name):
+                    cursor = fields["payload"].get("cursor", cursor)
+                case _:
+                    pass
+        return None if cursor is None else Cursor.from_wire(cursor)
+
+    async def rewind(
+        self,
+        positions: Mapping[str | int, Position | None],
+        *,
+        identity: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        """Go on behind other positions. The keys of messages stay what they were: sinks that know
+        them drop what they have.
+
+            await orders.control(handle).rewind({0: 41, 1: None})
+
+        Args:
+            positions: for each partition the position behind which to go on, or None to read it
+                from its beginning; those that are not named stay where they are.
+            identity: of what is to be read, where a topic was made anew; as it is unless given.
+            request_id: the same id rewinds once, however often it is repeated.
+
+        Raises:
+            InvalidArguments: nothing was read so far, and no identity is given.
+            WorkflowClosed, WorkflowNotFound: nobody is there to be told.
+        """
+        now = await self.position()
+        if now is None and identity is None:
+            raise InvalidArguments(
+                f"stream {self._name!r} of {self._handle.workflow_id} was not read so far: there "
+                "is nothing to rewind"
+            )
+        stays = dict(now.after) if now is not None and identity in (None, now.identity) else {}
+        named = {str(partition): at for partition, at in positions.items()}
+        after = {one: at for one, at in {**stays, **named}.items() if at is not None}
+        chosen = identity if now is None or identity is not None else now.identity
+        assert chosen is not None, "one of both is there"
+        await self._tell({"do": "rewind", "cursor": [chosen, after]}, request_id)
+
+    async def drain(self, *, request_id: str | None = None) -> None:
+        """End the loop behind the batch in work; the workflow goes on behind the loop."""
+        await self._tell({"do": "drain"}, request_id)
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        """What could not be decoded so far, with `on_poison="dead_letter"`."""
+        channel = dead_letters_of(self._name)
+        items = self._handle.subscribe(channel, numbered=True, live=False)
+        return [DeadLetter(number=item.number, **item.value) async for item in items]
+
+    async def redrive(self, *numbers: int, request_id: str | None = None) -> int:
+        """Give dead letters to the loop once more, as a batch of their own; how many.
+
+        With code that takes them by now. Those that it does not take are dead letters again, with
+        new numbers.
+
+        Args:
+            numbers: which; none means all.
+            request_id: the same id does it once, however often it is repeated.
+
+        Raises:
+            InvalidArguments: there is no dead letter of such a number.
+        """
+        letters = {one.number: one for one in await self.dead_letters()}
+        if missing := [number for number in numbers if number not in letters]:
+            raise InvalidArguments(
+                f"{self._handle.workflow_id} has no dead letters {missing} of stream {self._name!r}"
+            )
+        chosen = [letters[number] for number in numbers or letters]
+        for identity in sorted({one.identity for one in chosen}):
+            records = [
+                [one.partition, one.position, one.value, one.key]
+                for one in chosen
+                if one.identity == identity
+            ]
+            told = {"do": "redrive", "identity": identity, "records": records}
+            await self._tell(told, None if request_id is None else f"{request_id}/{identity}")
+        return len(chosen)
+
+    async def _tell(self, what: dict[str, Any], request_id: str | None) -> None:
+        await self._handle.signal(control_of(self._name), what, request_id=request_id)

@@ -1,0 +1,133 @@
+"""A source that is open for one flow in one worker: it reads ahead, by one batch.
+
+It lives between the attempts that read. The cursor that an attempt brings is committed, so what
+lies before it is acknowledged; if it is not where the pump stands, another pump is opened there.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from everlong.streams._source import Cursor, Reader, Record, Source
+
+__all__ = ["Pump", "Sizes"]
+
+_IDLE_S: Final = 300.0
+"""A pump that nobody has asked for so long is closed: its flow may have ended, or be elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How a batch is cut: whichever comes first ends it."""
+
+    max_messages: int
+    max_bytes: int
+    linger_s: float
+    partitions: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    records: Sequence[Record]
+    cursor: Cursor
+
+
+class Pump:
+    """Made on a running loop, which it does not outlive."""
+
+    def __init__(
+        self,
+        source: Source[Any],
+        after: Cursor | None,
+        sizes: Sizes,
+        forget: Callable[[], object],
+    ) -> None:
+        self.sizes = sizes
+        self.cursor = after
+        """Where the flow stands if the last batch that was handed out is committed."""
+        self.asked = False
+        """Somebody waits for a batch."""
+        self._source = source
+        self._forget = forget
+        self._ahead: Fetched | None = None
+        self._may_take, self._may_put = asyncio.Event(), asyncio.Event()
+        self._may_put.set()
+        self._reader: Reader | None = None
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._read(after))
+        self._task.add_done_callback(lambda _: self._may_take.set())
+        self._idle = loop.call_later(_IDLE_S, self.close)
+
+    def continues(self, after: Cursor | None, sizes: Sizes) -> bool:
+        """Whether what comes next is what follows this cursor."""
+        broken = self._task.done() and self._ahead is None
+        return self.cursor == after and self.sizes == sizes and not (self.asked or broken)
+
+    async def next(self) -> Fetched:
+        """The next batch; raises what the source has raised."""
+        self._idle.cancel()
+        self.asked = True
+        try:
+            fetched = await self._take()
+        finally:
+            self.asked = False
+            self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.close)
+        self.cursor = fetched.cursor
+        return fetched
+
+    async def _take(self) -> Fetched:
+        """Taken in one step: who is cancelled while it waits has taken nothing."""
+        await self._may_take.wait()
+        fetched, self._ahead = self._ahead, None
+        if fetched is None:
+            await self._task  # Raises: it never ends by itself.
+            raise AssertionError("a source is read for ever")
+        if not self._task.done():
+            self._may_take.clear()
+        self._may_put.set()
+        return fetched
+
+    async def acknowledge(self, cursor: Cursor) -> None:
+        if self._reader is not None:
+            await self._reader.acknowledge(cursor)
+
+    def close(self) -> None:
+        """The source is closed soon after."""
+        self._forget()
+        self._idle.cancel()
+        self._task.cancel()
+
+    async def _read(self, after: Cursor | None) -> None:
+        reader = await self._source.open(after, self.sizes.partitions)
+        try:
+            self._reader = reader
+            cursor = Cursor(reader.identity, {} if after is None else dict(after.after))
+            while True:
+                records = await self._batch(reader)
+                positions = {one.partition: one.position for one in records}
+                cursor = Cursor(reader.identity, {**cursor.after, **positions})
+                await self._may_put.wait()
+                self._may_put.clear()
+                self._ahead = Fetched(records, cursor)
+                self._may_take.set()
+        finally:
+            self._reader = None
+            await reader.close()
+
+    async def _batch(self, reader: Reader) -> list[Record]:
+        sizes, loop = self.sizes, asyncio.get_running_loop()
+        records = list(await reader.fetch(sizes.max_messages, sizes.max_bytes, None))
+        until = loop.time() + sizes.linger_s
+        size = sum(len(one.value) for one in records)
+        while (
+            len(records) < sizes.max_messages
+            and size < sizes.max_bytes
+            and (wait_s := until - loop.time()) > 0
+        ):
+            more = await reader.fetch(
+                sizes.max_messages - len(records), sizes.max_bytes - size, wait_s
+            )
+            size += sum(len(one.value) for one in more)
+            records += more
+        return records

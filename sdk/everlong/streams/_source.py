@@ -1,0 +1,129 @@
+"""What a stream reads from: the protocol that every source follows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from everlong._hints import adapter_for
+from everlong.exceptions import StreamRewound
+
+__all__ = ["Cursor", "Position", "Reader", "Record", "Source"]
+
+T = TypeVar("T")
+
+Position: TypeAlias = int | str
+"""Where a record lies in its partition: an offset, a sequence number, an id of the broker's."""
+
+
+@dataclass(slots=True)
+class Record:
+    """One message as it lies at its source, undecoded."""
+
+    partition: str
+    position: Position
+    value: bytes
+    key: bytes | None = None
+    at_us: int | None = None
+    """When it was written, in microseconds since 1970, if the source knows."""
+    headers: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a flow has read: everything up to these positions, and nothing behind them."""
+
+    identity: str
+    """Of what was read from, made anew with it: a topic that is deleted and created again under its
+    name has another one."""
+    after: Mapping[str, Position]
+    """The last position of each partition that was read."""
+
+    def to_wire(self) -> list[Any]:
+        return [self.identity, dict(self.after)]
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> "Cursor":
+        identity, after = wire
+        return cls(identity, after)
+
+
+class Reader(ABC):
+    """A source that is being read, by one flow. `acknowledge` may come while `fetch` waits."""
+
+    identity: str
+
+    @abstractmethod
+    async def fetch(
+        self, max_messages: int, max_bytes: int, wait_s: float | None
+    ) -> Sequence[Record]:
+        """What is there, in the order of each partition; nothing that was read before.
+
+        Args:
+            max_messages: at most so many.
+            max_bytes: stop soon after so many; one record at least is returned.
+            wait_s: how long to wait for the first one; None waits for as long as it takes. With
+                nothing within that time: an empty sequence.
+        """
+
+    async def acknowledge(self, cursor: Cursor) -> None:  # noqa: B027 - nothing is to be told
+        """Everything up to here is stored: tell the broker, if it wants to know.
+
+        The cursor in the journal is the truth, and this its mirror: it may be lost or repeated.
+        """
+
+    async def close(self) -> None:  # noqa: B027 - there is nothing to let go of
+        """Let go of connections. What was fetched and not acknowledged is read again."""
+
+
+class Source(ABC, Generic[T]):
+    """Something that can be read for ever, from any position that was read before.
+
+    To write one, give `open`, which returns a `Reader`. What people get wrong: positions must mean
+    the same record for ever, since they are all that is kept. Where a broker gives them anew, say
+    so by another `identity`; a cursor with an older one is refused with `StreamRewound`.
+
+    Args:
+        value: the type of its messages' values: bytes as they are, str as UTF-8, and everything
+            else from JSON.
+    """
+
+    forgets = False
+    """Whether what is acknowledged is gone at the broker: it must be on disk by then."""
+
+    def __init__(self, value: Any = bytes) -> None:
+        self.value = value
+        self._adapter = (
+            None
+            if value in (bytes, str)
+            else adapter_for(value, f"a message of {type(self).__name__}")
+        )
+
+    @abstractmethod
+    async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
+        """Read what lies behind a cursor, or all from the beginning.
+
+        Args:
+            after: None at the very first time.
+            partitions: only these; None for all.
+
+        Raises:
+            StreamRewound: what the cursor names is not there any more.
+        """
+
+    def decode(self, data: bytes) -> T:
+        """A value by the declared type. Raises ValueError."""
+        if self._adapter is not None:
+            decoded: T = self._adapter.validate_json(data)
+            return decoded
+        return data if self.value is bytes else data.decode()  # type: ignore[return-value]
+
+
+def require_same(identity: str, cursor: Cursor | None, what: str) -> None:
+    """Raises StreamRewound: a cursor of something else that had the same name."""
+    if cursor is not None and cursor.identity != identity:
+        raise StreamRewound(
+            f"{what} is not what was read so far ({cursor.identity} then, {identity} now): it was "
+            "made anew, and its positions mean other messages. Rewind the flow to where it is to "
+            "go on, or begin a new one"
+        )

@@ -1,0 +1,305 @@
+"""`Stream`: a source that a workflow reads for ever, batch after batch.
+
+A batch is the result of an activity of Everlong's own, `everlong.stream.NAME`. So it is on record
+before the loop sees it, it is the same after any crash, and the cursor, which comes with it, is
+stored in the same append. Fencing, takeover, back-off, pause, reset and replay are those of every
+activity. The run keeps the cursor and hands it to its successor; the worker keeps the source open
+between the batches, and reads one ahead.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+
+from everlong._context import RunPort, activity_context, current_run, user_line
+from everlong._definitions import ActivityDefinition
+from everlong._failures import ExceptionRegistry
+from everlong._texts import fault_of_name, shown
+from everlong._values import Parameters, Value
+from everlong.channels import Output
+from everlong.exceptions import (
+    DefinitionError,
+    EverlongError,
+    InvalidArguments,
+    PoisonMessage,
+    StreamRewound,
+)
+from everlong.streams._batch import Batch, records_of
+from everlong.streams._control import StreamControl
+from everlong.streams._names import activity_of, control_of, dead_letters_of
+from everlong.streams._pump import Pump, Sizes
+from everlong.streams._source import Cursor, Record, Source
+from everlong_engine import Retry, limits, pack, seconds_us, unpack
+
+__all__ = ["OnPoison", "Stream"]
+
+T = TypeVar("T")
+
+OnPoison: TypeAlias = Literal["stop", "dead_letter", "skip"]
+_POLICIES: Final = ("stop", "dead_letter", "skip")
+
+_MESSAGES_MAX: Final = 10_000
+_BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 2
+"""Of the values of one batch. What they come with takes room beside them in one payload."""
+_RECORD_BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 4
+_ERROR_CHARS_MAX: Final = 500
+_RETRY: Final = Retry(delay=0.5, non_retryable=(StreamRewound, PoisonMessage), on_exhausted="pause")
+
+
+class Stream(Generic[T]):
+    """A source of messages that a workflow reads for ever. Declare it once, at module level.
+
+        orders = Stream("orders", Kafka("localhost:9092", topic="orders", value=Order))
+
+        @workflow
+        async def consume(total: int = 0) -> None:
+            async for batch in orders.batches(max_messages=500):
+                await save(batch.values)
+                total += len(batch)
+                await checkpoint(total=total)
+
+    How far an execution has read stands in its own history: a batch and the position behind it are
+    stored together, once, and an acknowledgement to the broker follows. What is carried from batch
+    to batch is a parameter of the workflow, and goes through `checkpoint`, which keeps the history
+    short. What people get wrong: an effect outside of the store may happen twice, like that of any
+    activity; `message.id` and `batch.id` are the keys that make it idempotent.
+
+    Args:
+        name: how histories and commands call it; keep it as long as there are executions.
+        source: what is read, see `everlong.streams`.
+
+    Raises:
+        DefinitionError: the name is empty, longer than 200 characters or cannot be shown.
+    """
+
+    def __init__(self, name: str, source: Source[T]) -> None:
+        if (fault := fault_of_name(name)) is not None:
+            raise DefinitionError(
+                f'a Stream needs a name: Stream("orders", source); {shown(name)} {fault}'
+            )
+        if not isinstance(source, Source):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise DefinitionError(f"stream {name!r}: {source!r:.80} is no source to read from")
+        self.name = name
+        self.source = source
+        self.dead_letters: Output[Any] = Output(dead_letters_of(name), keep=None)
+        self.definition = _definition(name, self._read)
+
+    def batches(
+        self,
+        *,
+        max_messages: int = 500,
+        max_bytes: int = _BYTES_MAX,
+        linger: float | timedelta = 0.0,
+        on_poison: OnPoison = "stop",
+        partitions: Sequence[str | int] | None = None,
+    ) -> AsyncIterator[Batch[T]]:
+        """Batch after batch, for ever. In a workflow only; one loop at a time.
+
+        Args:
+            max_messages: of a batch, at most 10,000.
+            max_bytes: of the values of a batch, roughly; at most 1 MB.
+            linger: seconds (or timedelta) to wait for more once there is a message.
+            on_poison: what becomes of a message that does not fit the declared type. "stop" pauses
+                the execution, with the reason: resume it with code that takes the message.
+                "dead_letter" publishes it to the output channel `stream.dead_letters`, in the
+                very append that stores the position behind it. "skip" drops it.
+            partitions: read only these; None for all. Of two executions that read the same
+                partitions each gets every message.
+
+        Raises:
+            InvalidArguments: an option out of its range.
+        """
+        sizes = _sizes(max_messages, max_bytes, linger, on_poison, partitions)
+        return _Batches(self, sizes, on_poison)
+
+    async def _read(self, after: Any, sizes: Any, on_poison: str) -> Any:
+        context: Any = activity_context.get()
+        if context is None:
+            raise EverlongError(f"stream {self.name!r} is read by a worker")
+        cursor = None if after is None else Cursor.from_wire(after)
+        wanted = _sizes_of(sizes)
+        shelf, key = context.shelf(), (context.own_client()[1], self.name)
+        pump: Pump | None = shelf.get(key)
+        if pump is not None and pump.continues(cursor, wanted):
+            if cursor is not None:
+                await pump.acknowledge(cursor)
+        else:
+            if pump is not None:
+                pump.close()
+            pump = shelf[key] = Pump(self.source, cursor, wanted, lambda: shelf.pop(key, None))
+        try:
+            fetched = await pump.next()
+            good, dead = self._sorted(fetched.records, on_poison)
+        except BaseException:
+            pump.close()  # What comes next begins at the cursor that is stored.
+            raise
+        return [*fetched.cursor.to_wire(), records_of(good), dead]
+
+    def _sorted(
+        self, records: Sequence[Record], on_poison: str
+    ) -> tuple[list[Record], list[tuple[Any, str]]]:
+        """What can be decoded, and what cannot, with the reason."""
+        good: list[Record] = []
+        dead: list[tuple[Any, str]] = []
+        for record in records:
+            error = self.fault_of(record.value)
+            if error is not None and len(record.value) > _RECORD_BYTES_MAX:
+                record.value = record.value[:_ERROR_CHARS_MAX]
+            if error is None:
+                good.append(record)
+            elif on_poison == "stop":
+                raise PoisonMessage(
+                    f"stream {self.name!r}: the message {record.position} of partition "
+                    f"{record.partition} is not what was declared: {error}. Resume the flow with "
+                    'code that takes it, or with on_poison="dead_letter" or "skip"'
+                )
+            elif on_poison == "dead_letter":
+                dead.append((*records_of([record]), error))
+        return good, dead
+
+    def fault_of(self, value: bytes) -> str | None:
+        """Not for flows: why a value does not fit; None if it does."""
+        if len(value) > _RECORD_BYTES_MAX:
+            return f"it has more than {_RECORD_BYTES_MAX:,} bytes; only its beginning is kept"
+        try:
+            self.source.decode(value)
+        except ValueError as error:
+            return " ".join(str(error).split())[:_ERROR_CHARS_MAX]
+        return None
+
+    def control(self, handle: Any) -> StreamControl:
+        """What an operator does with it in one execution, given a `WorkflowHandle` of it."""
+        return StreamControl(handle, self.name)
+
+    def __repr__(self) -> str:
+        return f"Stream({self.name!r}, {self.source!r})"
+
+
+class _Batches(AsyncIterator[Batch[T]]):
+    """A loop over a stream. It has no state: that is the run's."""
+
+    def __init__(self, stream: Stream[T], sizes: Sizes, on_poison: OnPoison) -> None:
+        self._stream = stream
+        self._sizes = _wire_of(sizes)
+        self._on_poison = on_poison
+
+    async def __anext__(self) -> Batch[T]:
+        stream = self._stream
+        run = current_run()
+        if run is None:
+            raise EverlongError(f"stream {stream.name!r} is read inside a workflow")
+        cursors = run.cursors = {} if run.cursors is None else run.cursors
+        while True:
+            told = await self._come(run, cursors)
+            if told is None:
+                raise StopAsyncIteration
+            if len(told):
+                return told
+
+    async def _come(self, run: RunPort, cursors: dict[str, bytes]) -> Batch[T] | None:
+        """The next batch, an empty one if something else came first, None to end."""
+        stream = self._stream
+        control, definition = control_of(stream.name), stream.definition
+        after = cursors.get(stream.name)
+        values = (None if after is None else unpack(after), self._sizes, self._on_poison)
+        arguments = definition.parameters.encode(values, {})
+        if stream.name in run.reading:
+            raise EverlongError(
+                f"stream {stream.name!r} is read by another task of this workflow: an execution "
+                "has one cursor for it"
+            )
+        run.reading |= {stream.name}
+        try:
+            reading: asyncio.Future[Any] = asyncio.ensure_future(
+                run.call_activity(definition, definition.options, arguments, user_line())
+            )
+            if not await run.signals.before(control, reading, run.loop.create_future):
+                reading.cancel()
+                return await self._told(cursors, await run.receive_signal(control))
+        finally:
+            run.reading -= {stream.name}
+        identity, positions, records, dead = reading.result()
+        cursors[stream.name] = pack([identity, positions])
+        return await self._batch(identity, records, dead)
+
+    async def _told(self, cursors: dict[str, bytes], told: Any) -> Batch[T] | None:
+        """What somebody outside asks for."""
+        stream = self._stream
+        match told:
+            case {"do": "drain"}:
+                return None
+            case {"do": "rewind", "cursor": cursor}:
+                cursors[stream.name] = pack(cursor)
+            case {"do": "redrive", "identity": str(identity), "records": [*_] as again}:
+                records: list[Any] = list(again)  # pyright: ignore[reportUnknownArgumentType]
+                faults = [stream.fault_of(one[2]) for one in records]
+                good = [one for one, fault in zip(records, faults, strict=True) if fault is None]
+                dead = [(one, why) for one, why in zip(records, faults, strict=True) if why]
+                return await self._batch(identity, good, dead)
+            case _:
+                pass  # Of a version that knows more; it is on record.
+        return await self._batch("", [], [])
+
+    async def _batch(self, identity: str, records: list[Any], dead: list[Any]) -> Batch[T]:
+        """What fits; the rest is published beside the position that is stored."""
+        stream = self._stream
+        for record, error in dead:
+            await stream.dead_letters.publish(_dead_letter(identity, record, error))
+        return Batch(stream.source, stream.name, identity, records)
+
+
+def _definition(name: str, read: Any) -> ActivityDefinition:
+    own = activity_of(name)
+    return ActivityDefinition(
+        name=own,
+        function=read,
+        parameters=Parameters(read, owner=own),
+        result=Value(Any, owner=f"a batch of stream {name}"),
+        options=_RETRY.options,
+        exceptions=ExceptionRegistry(),
+        is_async=True,
+        waits=True,
+    )
+
+
+def _dead_letter(identity: str, record: Sequence[Any], error: str) -> dict[str, Any]:
+    partition, position, value, *more = record
+    return {
+        "partition": partition,
+        "position": position,
+        "value": value,
+        "key": more[0] if more else None,
+        "error": error,
+        "identity": identity,
+    }
+
+
+def _sizes(
+    max_messages: int,
+    max_bytes: int,
+    linger: float | timedelta,
+    on_poison: str,
+    partitions: Sequence[str | int] | None,
+) -> Sizes:
+    if not 1 <= max_messages <= _MESSAGES_MAX:
+        raise InvalidArguments(f"max_messages={max_messages}: give 1 to {_MESSAGES_MAX:,}")
+    if not 1 <= max_bytes <= _BYTES_MAX:
+        raise InvalidArguments(f"max_bytes={max_bytes}: give 1 to {_BYTES_MAX:,}")
+    if on_poison not in _POLICIES:
+        raise InvalidArguments(f"on_poison={on_poison!r}: give one of {', '.join(_POLICIES)}")
+    if isinstance(partitions, str) or (partitions is not None and not partitions):
+        raise InvalidArguments(f"partitions={partitions!r}: give a list of at least one, or None")
+    chosen = None if partitions is None else tuple(map(str, partitions))
+    return Sizes(max_messages, max_bytes, seconds_us(linger, "linger") / 1e6, chosen)
+
+
+def _wire_of(sizes: Sizes) -> list[Any]:
+    return [sizes.max_messages, sizes.max_bytes, sizes.linger_s, sizes.partitions]
+
+
+def _sizes_of(wire: Any) -> Sizes:
+    max_messages, max_bytes, linger_s, partitions = wire
+    return Sizes(
+        max_messages, max_bytes, linger_s, None if partitions is None else tuple(partitions)
+    )

@@ -1,0 +1,125 @@
+"""`Lines`: a file that grows, line after line."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar, overload
+
+import anyio.to_thread
+
+from everlong.exceptions import InvalidArguments, StreamRewound
+from everlong.streams._source import Cursor, Reader, Record, Source, require_same
+
+__all__ = ["Lines"]
+
+T = TypeVar("T")
+
+_PARTITION: Final = "0"
+_FIRST_BYTES: Final = 4096
+
+
+class Lines(Source[T], Generic[T]):
+    """The lines of a file to which others append, such as a log or JSON lines.
+
+        clicks = Stream("clicks", Lines("clicks.jsonl", value=Click))
+
+    A line is a message once its newline is there. What people get wrong: a file that is rotated or
+    cut is another file, whose positions mean other lines; the flow is paused with `StreamRewound`.
+    Rotate by starting a flow for each file.
+
+    Args:
+        path: of the file, which may come into being later.
+        value: the type of its messages' values, see `Source`.
+        poll: seconds between two looks at a file that has not grown.
+    """
+
+    @overload
+    def __init__(self: "Lines[bytes]", path: str | Path, *, poll: float = 0.2) -> None: ...
+    @overload
+    def __init__(self, path: str | Path, value: type[T], *, poll: float = 0.2) -> None: ...
+    @overload
+    def __init__(
+        self: "Lines[Any]", path: str | Path, value: Any, *, poll: float = 0.2
+    ) -> None: ...
+    def __init__(self, path: str | Path, value: Any = bytes, *, poll: float = 0.2) -> None:
+        super().__init__(value)
+        if not poll > 0:
+            raise InvalidArguments(f"poll={poll}: give seconds, more than 0")
+        self.path = Path(path)
+        self.poll = poll
+
+    async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
+        """A reader behind the cursor; it waits for the file."""
+        if partitions is not None and tuple(partitions) != (_PARTITION,):
+            raise InvalidArguments(f"{self!r} has one partition, {_PARTITION!r}, not {partitions}")
+        identity = await anyio.to_thread.run_sync(self.identify)
+        while identity is None:
+            await asyncio.sleep(self.poll)
+            identity = await anyio.to_thread.run_sync(self.identify)
+        require_same(identity, after, f"{self.path}")
+        return _LinesReader(self, identity, 0 if after is None else int(after.after[_PARTITION]))
+
+    def identify(self) -> str | None:
+        """Not for flows: what the file is by which it is known again: its inode, which a new file
+        may get, and its first line. None as long as there is none."""
+        try:
+            with self.path.open("rb") as file:
+                first = file.readline(_FIRST_BYTES)
+                number = os.fstat(file.fileno()).st_ino
+        except FileNotFoundError:
+            return None
+        if not first.endswith(b"\n") and len(first) < _FIRST_BYTES:
+            return None
+        return f"inode {number} {sha256(first).hexdigest()[:16]}"
+
+    def __repr__(self) -> str:
+        return f"Lines({str(self.path)!r})"
+
+
+class _LinesReader(Reader):
+    def __init__(self, source: Lines[Any], identity: str, at: int) -> None:
+        self.identity = identity
+        self._source = source
+        self._at = at
+        """Behind the newline of the last line that was read: that is its position."""
+
+    async def fetch(
+        self, max_messages: int, max_bytes: int, wait_s: float | None
+    ) -> Sequence[Record]:
+        loop = asyncio.get_running_loop()
+        until = None if wait_s is None else loop.time() + wait_s
+        while not (found := await anyio.to_thread.run_sync(self._look, max_messages, max_bytes)):
+            pause = (
+                self._source.poll if until is None else min(self._source.poll, until - loop.time())
+            )
+            if pause <= 0:
+                break
+            await asyncio.sleep(pause)
+        return found
+
+    def _look(self, max_messages: int, max_bytes: int) -> list[Record]:
+        """In a thread."""
+        source = self._source
+        if (now := source.identify()) != self.identity:
+            raise StreamRewound(
+                f"{source.path} is another file now ({self.identity} was read, {now or 'none'} is "
+                "there): it was rotated or made anew"
+            )
+        with source.path.open("rb") as file:
+            if file.seek(0, 2) < self._at:
+                raise StreamRewound(f"{source.path} was cut: it was read up to byte {self._at}")
+            file.seek(self._at)
+            return self._lines(file, max_messages, max_bytes)
+
+    def _lines(self, file: Any, max_messages: int, max_bytes: int) -> list[Record]:
+        found: list[Record] = []
+        while len(found) < max_messages and max_bytes > 0:
+            line: bytes = file.readline()
+            if not line.endswith(b"\n"):
+                break  # It is being written.
+            self._at += len(line)
+            max_bytes -= len(line)
+            found.append(Record(_PARTITION, self._at, line.rstrip(b"\r\n")))
+        return found

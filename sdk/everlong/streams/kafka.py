@@ -1,0 +1,181 @@
+"""`Kafka`: a topic of any broker that speaks Kafka's protocol. Extra `everlong[kafka]`."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar, cast, overload
+
+from aiokafka import AIOKafkaConsumer  # pyright: ignore[reportMissingTypeStubs]
+from aiokafka.errors import KafkaError  # pyright: ignore[reportMissingTypeStubs]
+from aiokafka.structs import OffsetAndMetadata, TopicPartition  # pyright: ignore[reportMissingTypeStubs]
+
+from everlong.exceptions import InvalidArguments, StreamRewound
+from everlong.streams._source import Cursor, Position, Reader, Record, Source, require_same
+
+__all__ = ["Kafka"]
+
+T = TypeVar("T")
+
+_FOREVER_S: Final = 3600.0
+_consumer: Final[Any] = AIOKafkaConsumer  # Its options are the user's.
+
+
+class Kafka(Source[T], Generic[T]):
+    """The messages of a topic, each partition in its order.
+
+        orders = Stream("orders", Kafka("localhost:9092", topic="orders", value=Order))
+
+    Partitions are assigned by the flow, without a consumer group, so nothing is rebalanced: to
+    spread a topic over workers, start one execution for each part of its partitions
+    (`batches(partitions=[0, 1])`). A new flow begins at the oldest message that is kept. Values
+    without content (tombstones) are empty bytes. Transactions that were aborted are not read.
+
+    What people get wrong: the flow's position stands in its history and not in the broker, so
+    resetting the offsets of a group changes nothing; with `group` they are written there only for
+    others to look at.
+
+    Args:
+        servers: "host:port", or several with commas between them.
+        topic: its name.
+        value: the type of its messages' values, see `Source`.
+        group: the consumer group under which positions are told to the broker; None tells nothing.
+        options: more for `aiokafka.AIOKafkaConsumer`, such as `security_protocol`.
+    """
+
+    @overload
+    def __init__(
+        self: "Kafka[bytes]",
+        servers: str,
+        topic: str,
+        *,
+        group: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        servers: str,
+        topic: str,
+        value: type[T],
+        *,
+        group: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Kafka[Any]",
+        servers: str,
+        topic: str,
+        value: Any,
+        *,
+        group: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        servers: str,
+        topic: str,
+        value: Any = bytes,
+        *,
+        group: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(value)
+        self.servers, self.topic, self.group = servers, topic, group
+        self.options = {"isolation_level": "read_committed", **(options or {})}
+
+    async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
+        """A reader behind the cursor, or from the oldest messages on."""
+        consumer = _consumer(
+            bootstrap_servers=self.servers,
+            group_id=self.group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            **self.options,
+        )
+        try:
+            await consumer.start()
+            chosen = await self._partitions(consumer, partitions)
+            reader = _KafkaReader(self, consumer, chosen)
+            require_same(reader.identity, after, f"topic {self.topic}")
+            await reader.seek(after)
+        except BaseException:
+            await consumer.stop()
+            raise
+        return reader
+
+    async def _partitions(
+        self, consumer: Any, partitions: Sequence[str] | None
+    ) -> list[TopicPartition]:
+        await consumer._client.force_metadata_update()  # Of topics that nobody is subscribed to.
+        there: set[int] | None = consumer.partitions_for_topic(self.topic)
+        if there is None:
+            consumer._client.add_topic(self.topic)
+            await consumer._client.force_metadata_update()
+            there = consumer.partitions_for_topic(self.topic)
+        if not there:
+            raise KafkaError(f"there is no topic {self.topic!r} at {self.servers}")
+        wanted = there if partitions is None else {int(one) for one in partitions}
+        if missing := wanted - there:
+            raise InvalidArguments(
+                f"topic {self.topic!r} has the partitions {sorted(there)}, not {sorted(missing)}"
+            )
+        return [TopicPartition(self.topic, one) for one in sorted(wanted)]
+
+    def __repr__(self) -> str:
+        return f"Kafka({self.servers!r}, {self.topic!r})"
+
+
+class _KafkaReader(Reader):
+    def __init__(self, source: Kafka[Any], consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._source = source
+        self._consumer = consumer
+        self._partitions = partitions
+        self.identity = f"kafka {source.topic}"
+
+    async def seek(self, after: Cursor | None) -> None:
+        """Where the flow goes on. Raises StreamRewound."""
+        consumer, partitions = self._consumer, self._partitions
+        consumer.assign(partitions)
+        first = await consumer.beginning_offsets(partitions)
+        last = await consumer.end_offsets(partitions)
+        read: Mapping[str, Position] = {} if after is None else after.after
+        for one in partitions:
+            at = read.get(str(one.partition))
+            to = first[one] if at is None else int(at) + 1
+            if not first[one] <= to <= last[one]:
+                raise StreamRewound(
+                    f"partition {one.partition} of topic {one.topic!r} holds the offsets "
+                    f"{first[one]} to {last[one]}, and the flow goes on at {to}: the topic was "
+                    "made anew, or what comes next is not kept any more. Rewind the flow to where "
+                    "it is to go on"
+                )
+            consumer.seek(one, to)
+
+    async def fetch(
+        self, max_messages: int, max_bytes: int, wait_s: float | None
+    ) -> Sequence[Record]:
+        wait_ms = int(1000 * (_FOREVER_S if wait_s is None else wait_s))
+        while True:
+            found = await self._consumer.getmany(timeout_ms=wait_ms, max_records=max_messages)
+            if found or wait_s is not None:
+                return [_record(one) for lot in found.values() for one in lot]
+
+    async def acknowledge(self, cursor: Cursor) -> None:
+        if self._source.group is None:
+            return
+        offsets = {
+            one: OffsetAndMetadata(int(at) + 1, "")
+            for one in self._partitions
+            if (at := cursor.after.get(str(one.partition))) is not None
+        }
+        if offsets:
+            await self._consumer.commit(offsets)
+
+    async def close(self) -> None:
+        await asyncio.shield(self._consumer.stop())
+
+
+def _record(one: Any) -> Record:
+    headers = {name: cast("bytes", value) for name, value in one.headers} if one.headers else {}
+    value = b"" if one.value is None else one.value
+    return Record(str(one.partition), one.offset, value, one.key, one.timestamp * 1000, headers)

@@ -1,0 +1,502 @@
+"""Streams: flows that read a source for ever, lose nothing and take nothing twice."""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from everlong import Client, Signal, Transaction, Worker, activity, checkpoint, workflow
+from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments
+from everlong.streams import Cursor, Lines, Memory, Reader, Record, Rows, Source, Stream
+from everlong.testing import amnesia
+from tests.support.hosting import AT_ONCE, described, hosting, kinds, of_kind
+
+enough: Signal[bool] = Signal("streams-enough", bool)
+
+
+def numbers(count: int, first: int = 0) -> range:
+    return range(first, first + count)
+
+
+# ------------------------------------------------------------------------------------ the loop
+
+
+async def test_batches_come_in_order_and_none_twice(path: Path) -> None:
+    source = Memory(int)
+    stream = Stream("numbers", source)
+    seen: list[list[int]] = []
+
+    @workflow
+    async def adds(total: int = 0, count: int = 0) -> int:
+        async for batch in stream.batches(max_messages=4):
+            seen.append(batch.values)
+            total, count = total + sum(batch.values), count + len(batch)
+            if count == 20:
+                return total
+            await checkpoint(total=total, count=count)
+        return -1
+
+    async with hosting(path, workflows=[adds], cache_size=1000) as client:
+        handle = await client.start(adds)
+        source.put(*numbers(10))
+        source.put(*numbers(10, 10))
+        assert await handle.result() == sum(range(20))
+        assert await client.verify() == []
+    assert [one for batch in seen for one in batch] == list(range(20))
+    assert max(map(len, seen)) <= 4
+    assert source.acknowledged is not None
+    assert int(source.acknowledged.after["0"]) < 19  # What is not stored is not told.
+
+
+async def test_the_cursor_goes_with_the_execution(path: Path) -> None:
+    """Over every checkpoint, and over workers and clients that come and go."""
+    source = Memory(int)
+    stream = Stream("numbers", source)
+
+    @workflow
+    async def adds(total: int = 0, count: int = 0) -> int:
+        async for batch in stream.batches(max_messages=1):
+            total, count = total + sum(batch.values), count + len(batch)
+            if count == 12:
+                return total
+            await checkpoint(total=total, count=count)
+        return -1
+
+    source.put(*numbers(4))
+    with amnesia():
+        async with hosting(path, workflows=[adds]) as client:
+            handle = await client.start(adds, id="adds")
+            await described(handle, lambda _: source.acknowledged == at(3))
+        source.put(*numbers(4, 4))
+        async with hosting(path, workflows=[adds], cache_size=0) as client:
+            await described(client.get_handle("adds"), lambda _: source.acknowledged == at(7))
+            source.put(*numbers(4, 8))
+            assert await client.get_handle("adds").result() == sum(range(12))
+            runs = list((await client.list()).items)
+            assert {one.workflow_id for one in runs} == {"adds"}
+            assert await client.verify() == []
+
+
+def at(position: int, partition: str = "0") -> Cursor:
+    return Cursor("memory", {partition: position})
+
+
+async def test_a_stop_does_not_wait_for_what_may_never_come(path: Path) -> None:
+    stream = Stream("numbers", Memory(int))
+
+    @workflow
+    async def reads() -> None:
+        async for _ in stream.batches():
+            raise AssertionError("nothing is there")
+
+    async with Client.connect(path) as client:
+        worker = Worker(client, workflows=[reads], stop_timeout=3600)
+        await worker.start()
+        handle = await client.start(reads)
+        await described(handle, lambda it: it.activities)
+        await worker.stop()
+        (pending,) = (await handle.describe()).activities
+        assert (pending.state, pending.attempt) == ("waiting", 1)
+
+
+async def test_partitions_keep_their_order_and_can_be_chosen(path: Path) -> None:
+    source = Memory(int)
+    stream = Stream("numbers", source)
+
+    @workflow
+    async def reads(partition: int) -> list[str]:
+        found: list[str] = []
+        async for batch in stream.batches(max_messages=3, partitions=[partition]):
+            found += [f"{one.partition}/{one.position}: {one.value}" for one in batch]
+            if len(found) == 4:
+                break
+        return found
+
+    for partition in "01":
+        source.put(*numbers(4, 10 * int(partition)), partition=partition)
+    async with hosting(path, workflows=[reads]) as client:
+        results = await asyncio.gather(*(client.run(reads, number) for number in range(2)))
+    assert results == [[f"{p}/{n}: {10 * p + n}" for n in range(4)] for p in range(2)]
+
+
+async def test_messages_have_keys_that_stay(path: Path) -> None:
+    stream = Stream("words", source := Memory(str))
+    source.put("a", "b", key=b"k")
+
+    @workflow
+    async def reads() -> list[list[str]]:
+        async for batch in stream.batches():
+            return [[batch.id, one.id, one.value, str(one.key), str(one.at)] for one in batch]
+        return []
+
+    async with hosting(path, workflows=[reads]) as client:
+        one, two = await client.run(reads), await client.run(reads)
+    assert one == two
+    assert [words[1:] for words in one] == [
+        ["words/memory/0/0", "a", "b'k'", "None"],
+        ["words/memory/0/1", "b", "b'k'", "None"],
+    ]
+
+
+async def test_a_loop_can_be_left_and_entered_again(path: Path) -> None:
+    stream = Stream("numbers", source := Memory(int))
+    source.put(*numbers(6))
+
+    @workflow
+    async def reads() -> list[int]:
+        found: list[int] = []
+        for _ in range(3):
+            async for batch in stream.batches(max_messages=2):
+                found += batch.values
+                break
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        assert await client.run(reads) == list(range(6))
+
+
+async def test_two_tasks_cannot_read_one_stream(path: Path) -> None:
+    stream = Stream("numbers", Memory(int))
+
+    @workflow
+    async def reads() -> str:
+        async def once() -> None:
+            async for _ in stream.batches():
+                return
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(once())
+                group.create_task(once())
+        except ExceptionGroup as errors:
+            return str(errors.exceptions[0])
+        return ""
+
+    async with hosting(path, workflows=[reads]) as client:
+        assert "another task of this workflow" in await client.run(reads)
+
+
+async def test_a_cancelled_loop_is_left(path: Path) -> None:
+    stream = Stream("numbers", source := Memory(int))
+
+    @workflow
+    async def reads() -> int:
+        try:
+            async with asyncio.timeout(0.05):
+                async for _ in stream.batches():
+                    pass
+        except TimeoutError:
+            pass
+        async for batch in stream.batches():
+            return sum(batch.values)
+        return -1
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        await described(handle, lambda it: it.history_events > 4)
+        source.put(5)
+        assert await handle.result() == 5
+
+
+# ------------------------------------------------------------------------------- what goes wrong
+
+
+class Flaky(Source[bytes]):
+    """Breaks every other time that it is opened, and every other time that it is read."""
+
+    def __init__(self, lies: Memory[bytes]) -> None:
+        super().__init__()
+        self.lies, self.opened = lies, 0
+
+    async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
+        self.opened += 1
+        if self.opened % 2:
+            raise ConnectionError("nobody is there")
+        return FlakyReader(await self.lies.open(after, partitions))
+
+
+class FlakyReader(Reader):
+    def __init__(self, inner: Reader) -> None:
+        self.identity, self._inner, self._reads = inner.identity, inner, 0
+
+    async def fetch(
+        self, max_messages: int, max_bytes: int, wait_s: float | None
+    ) -> Sequence[Record]:
+        self._reads += 1
+        if self._reads == 3:
+            raise ConnectionError("it has gone")
+        return await self._inner.fetch(max_messages, max_bytes, wait_s)
+
+
+async def test_a_source_that_goes_away_is_opened_again_where_the_flow_stands(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Flaky(lies := Memory())
+    stream = Stream("flaky", source)
+    monkeypatch.setattr(stream.definition, "options", AT_ONCE.options)
+    lies.put(*(b"%d" % n for n in range(9)))
+
+    @workflow
+    async def reads() -> list[bytes]:
+        found: list[bytes] = []
+        async for batch in stream.batches(max_messages=1):
+            found += batch.values
+            if len(found) == 9:
+                break
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        assert await client.run(reads) == [b"%d" % n for n in range(9)]
+    assert source.opened > 6
+
+
+@pytest.mark.parametrize("policy", ["skip", "dead_letter"])
+async def test_what_cannot_be_decoded_is_dropped_or_kept_aside(path: Path, policy: Any) -> None:
+    stream = Stream("numbers", source := Memory(int))
+    source.put("1", "two", "3", "4.5", "5", key=b"k")
+
+    @workflow
+    async def reads(found: list[int] | None = None) -> list[int]:
+        found = found or []
+        async for batch in stream.batches(on_poison=policy):
+            found += batch.values
+            if found[-1] >= 5:
+                break
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        assert await handle.result() == [1, 3, 5]
+        letters = await stream.control(handle).dead_letters()
+    shown = [(one.number, one.position, one.value, one.key) for one in letters]
+    wanted = [(0, 1, b"two", b"k"), (1, 3, b"4.5", b"k")]
+    assert shown == (wanted if policy == "dead_letter" else [])
+
+
+async def test_poison_pauses_the_flow_until_the_code_takes_it(path: Path) -> None:
+    source: Memory[Any] = Memory(int)
+    stream = Stream("numbers", source)
+    source.put("1", "two")
+
+    @workflow
+    async def reads() -> list[Any]:
+        found: list[Any] = []
+        async for batch in stream.batches(max_messages=1):
+            found += batch.values
+            if len(found) == 2:
+                break
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        paused = await described(handle, lambda it: it.paused)
+        assert paused.paused is not None
+        assert "the message 1 of partition 0" in paused.paused.reason
+        source.decode = lambda data: 2 if data == b"two" else int(data)  # type: ignore[method-assign]
+        await handle.resume()
+        assert await handle.result() == [1, 2]
+
+
+async def test_dead_letters_are_given_to_the_loop_again(path: Path) -> None:
+    source: Memory[Any] = Memory(int)
+    stream = Stream("numbers", source)
+    source.put("1", "two", "three", "4")
+
+    @workflow
+    async def reads(found: list[Any] | None = None) -> list[Any]:
+        found = found or []
+        async for batch in stream.batches(on_poison="dead_letter"):
+            found += [[one.id, one.value] for one in batch]
+            await checkpoint(found=found)
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        control = stream.control(handle)
+        await described(handle, lambda _: source.acknowledged == at(3))
+        assert await control.redrive(request_id="first") == 2  # Nothing takes them yet.
+        await described(handle, lambda it: it.history_events > 8)
+        assert [one.number for one in await control.dead_letters()] == [0, 1, 2, 3]
+        decode = source.decode
+        source.decode = lambda data: len(data) if data[:1] == b"t" else decode(data)  # type: ignore[method-assign]
+        with pytest.raises(InvalidArguments, match="no dead letters"):
+            await control.redrive(7)
+        assert await control.redrive(2, request_id="second") == 1
+        assert await control.redrive(2, request_id="second") == 1
+        await control.drain()
+        assert await handle.result() == [
+            ["numbers/memory/0/0", 1],
+            ["numbers/memory/0/3", 4],
+            ["numbers/memory/0/1", 3],
+        ]
+
+
+async def test_a_source_that_was_made_anew_stops_the_flow_until_it_is_rewound(path: Path) -> None:
+    first, second = Memory(int, identity="one"), Memory(int, identity="two")
+    stream = Stream("numbers", first)
+    first.put(1, 2)
+
+    @workflow
+    async def reads(total: int = 0) -> int:
+        async for batch in stream.batches(max_messages=1):
+            total += sum(batch.values)
+            await checkpoint(total=total)
+        return total
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads, id="reads")
+        await described(handle, lambda _: first.acknowledged is not None)
+        assert await stream.control(handle).position() is not None
+    stream.source = second
+    second.put(10, 20)
+    async with hosting(path, workflows=[reads]) as client:
+        handle = client.get_handle("reads", reads)
+        paused = await described(handle, lambda it: it.paused)
+        assert paused.paused is not None
+        assert "StreamRewound" in paused.paused.reason
+        control = stream.control(handle)
+        await control.rewind({0: 0}, identity="two")
+        await handle.resume()
+        await described(handle, lambda _: second.acknowledged == Cursor("two", {"0": 1}))
+        await control.drain()
+        assert await handle.result() == 23
+        assert await client.verify() == []
+
+
+async def test_a_rewind_reads_again_from_where_it_says(path: Path) -> None:
+    stream = Stream("numbers", source := Memory(int))
+    source.put(1, 2, 3)
+
+    @workflow
+    async def reads(found: list[int] | None = None) -> list[int]:
+        found = found or []
+        async for batch in stream.batches(max_messages=3):
+            found += batch.values
+            await checkpoint(found=found)
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        control = stream.control(handle)
+        await described(handle, lambda _: source.acknowledged == at(2))
+        await control.rewind({0: 1}, request_id="again")
+        await control.rewind({0: 1}, request_id="again")
+        await described(handle, lambda it: it.history_events > 6)
+        await control.drain()
+        assert await handle.result() == [1, 2, 3, 3]
+
+
+async def test_a_reset_takes_the_cursor_along(path: Path) -> None:
+    stream = Stream("numbers", source := Memory(int))
+    source.put(1, 2, 3)
+
+    @workflow
+    async def reads() -> list[int]:
+        found: list[int] = []
+        async for batch in stream.batches(max_messages=1):
+            found += batch.values
+            if len(found) == 3:
+                break
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        assert await handle.result() == [1, 2, 3]
+        second = (await of_kind(handle, "ActivityCompleted"))[0].seq
+        again = await handle.reset(second, reason="once more")
+        assert await again.result() == [1, 2, 3]
+        assert (await kinds(again)).count("ActivityCompleted") == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_messages": 0}, "max_messages=0"),
+        ({"max_bytes": 2_000_000}, "max_bytes"),
+        ({"on_poison": "burn"}, "on_poison"),
+        ({"linger": -1.0}, "linger"),
+        ({"partitions": []}, "partitions"),
+    ],
+)
+async def test_options_out_of_range_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises((ValueError, InvalidArguments), match=words):
+        Stream("numbers", Memory(int)).batches(**options)
+
+
+async def test_declarations_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(DefinitionError, match="needs a name"):
+        Stream("", Memory(int))
+    with pytest.raises(DefinitionError, match="no source"):
+        Stream("numbers", "kafka")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArguments, match=":after"):
+        Rows("a.db", "select 1")
+    with pytest.raises(EverlongError, match="inside a workflow"):
+        await anext(Stream("numbers", Memory(int)).batches())
+
+
+# --------------------------------------------------------------------------------- other sources
+
+
+async def test_lines_of_a_file_that_grows(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "words.jsonl"
+    stream = Stream("lines", Lines(file, str, poll=0.01))
+
+    @workflow
+    async def reads(found: list[str] | None = None) -> list[str]:
+        found = found or []
+        async for batch in stream.batches():
+            found += batch.values
+            await checkpoint(found=found)
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads, id="reads")
+        with file.open("a") as lines:
+            lines.write("one\ntwo\nthr")
+            lines.flush()
+            await described(handle, lambda it: it.history_events == 4)
+            lines.write("ee\n")
+            lines.flush()
+            await described(handle, lambda it: it.history_events == 6)
+        file.unlink()
+        file.write_text("another\n")
+        paused = await described(handle, lambda it: it.paused)
+        assert paused.paused is not None
+        assert "rotated or made anew" in paused.paused.reason
+        await stream.control(handle).drain()
+        await handle.resume()
+        assert await handle.result() == ["one", "two", "three"]
+
+
+async def test_rows_of_a_table_become_rows_of_another(path: Path, tmp_path: Path) -> None:
+    shop = tmp_path / "shop.db"
+    with closing(sqlite3.connect(shop)) as db:
+        db.execute("create table changes (id integer primary key, item text, amount real)")
+        db.executemany("insert into changes values (?, ?, ?)", [(n, f"i{n}", n) for n in range(7)])
+        db.commit()
+    query = "select id, item, amount from changes where id > :after order by id"
+    stream = Stream("changes", Rows(shop, query, dict[str, Any], poll=0.01))
+
+    @activity(transactional=True)
+    async def add(tx: Transaction, amounts: list[float]) -> None:
+        tx.execute("create table if not exists sink (amount real)")
+        tx.executemany("insert into sink values (:amount)", [{"amount": one} for one in amounts])
+
+    @workflow
+    async def sums(count: int = 0) -> int:
+        async for batch in stream.batches(max_messages=2):
+            await add([one["amount"] for one in batch.values])
+            count += len(batch)
+            if count == 7:
+                break
+            await checkpoint(count=count)
+        return count
+
+    async with hosting(path, workflows=[sums], activities=[add]) as client:
+        assert await client.run(sums) == 7
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("select count(*), sum(amount) from sink").fetchone() == (7, 21.0)

@@ -1,0 +1,56 @@
+"""A Kafka topic, from a real broker."""
+
+from pathlib import Path
+
+from everlong import checkpoint, workflow
+from everlong.streams import Stream, StreamControl
+from everlong.streams.kafka import Kafka
+from tests.support.hosting import described, hosting, until
+from tests.support.kafka_broker import kafka_broker
+
+
+async def has_read(control: StreamControl, positions: dict[str, int]) -> None:
+    async def look() -> bool:
+        cursor = await control.position()
+        return cursor is not None and cursor.after == positions
+
+    await until(look)
+
+
+async def test_a_topic_is_read_from_where_the_flow_stands(tmp_path: Path) -> None:
+    async with kafka_broker(tmp_path / "broker") as broker:
+        await broker.create("numbers", 2)
+        stream = Stream("numbers", Kafka(broker.servers, "numbers", int, group="flows"))
+
+        @workflow
+        async def adds(total: int = 0) -> int:
+            async for batch in stream.batches(max_messages=7):
+                total += sum(batch.values)
+                await checkpoint(total=total)
+            return total
+
+        async with hosting(tmp_path / "db", workflows=[adds]) as client:
+            handle = await client.start(adds, id="adds")
+            for partition in (0, 1):
+                await broker.send("numbers", [b"%d" % n for n in range(20)], partition)
+            await has_read(stream.control(handle), {"0": 19, "1": 19})
+        async with hosting(tmp_path / "db", workflows=[adds]) as client:
+            await broker.send("numbers", [b"100"], 1)
+            handle, other = client.get_handle("adds", adds), await client.start(adds, id="other")
+            await has_read(stream.control(handle), {"0": 19, "1": 20})
+            await stream.control(handle).drain()
+            assert await handle.result() == 2 * sum(range(20)) + 100
+            await has_read(stream.control(other), {"0": 19, "1": 20})
+        await broker.delete("numbers")
+        await broker.create("numbers", 2)
+        await broker.send("numbers", [b"7"])
+        async with hosting(tmp_path / "db", workflows=[adds]) as client:
+            handle = client.get_handle("other", adds)
+            paused = await described(handle, lambda it: it.paused)
+            assert paused.paused is not None
+            assert "the flow goes on at 20" in paused.paused.reason
+            await stream.control(handle).rewind({0: None, 1: None})
+            await handle.resume()
+            await has_read(stream.control(handle), {"0": 0})
+            await stream.control(handle).drain()
+            assert await handle.result() == 2 * sum(range(20)) + 107
