@@ -18,9 +18,9 @@ from tests.support.postgres_worker import count_slowly
 
 
 @asynccontextmanager
-async def worker(url: str) -> AsyncGenerator[Process]:
+async def worker(url: str, *lease_s: str) -> AsyncGenerator[Process]:
     """A worker that has begun to claim; gone when the block ends."""
-    program = ["-m", "tests.support.postgres_worker", url]
+    program = ["-m", "tests.support.postgres_worker", url, *lease_s]
     process = await asyncio.create_subprocess_exec(sys.executable, *program, stdout=PIPE)
     try:
         assert process.stdout is not None
@@ -34,7 +34,7 @@ async def worker(url: str) -> AsyncGenerator[Process]:
 
 async def test_a_second_worker_finishes_what_the_killed_one_had() -> None:
     url = await fresh_database()
-    async with Client.connect(url) as client, worker(url) as one:
+    async with Client.connect(url) as client, worker(url, "3") as one:
         handles = [await client.start(count_slowly, 40, id=f"w{number}") for number in range(20)]
 
         async def all_are_owned() -> bool:
@@ -43,7 +43,7 @@ async def test_a_second_worker_finishes_what_the_killed_one_had() -> None:
 
         await until(all_are_owned)
         one.kill()
-        async with worker(url) as two:
+        async with worker(url, "3") as two:
             results = await asyncio.gather(*(handle.result() for handle in handles))
             assert results == [40] * 20
             assert await client.verify() == []

@@ -1,12 +1,21 @@
 """A worker in a process of its own, on a PostgreSQL store: `python -m tests.support.postgres_worker
-URL`. Says "ready" once it claims."""
+URL [LEASE_S]`. Says "ready" once it claims. With a short lease nobody waits long for what it had
+when it is killed."""
 
 import asyncio
 import sys
+from typing import Any
 
 from everlong import Client, Retry, Worker, activity, workflow
+from everlong_engine.store.postgres.store import PostgresStore
 
-__all__ = ["count_slowly"]
+__all__ = ["count_slowly", "shorten_leases"]
+
+
+def shorten_leases(seconds: float) -> None:
+    """Of this process's workers."""
+    opened: Any = PostgresStore.open
+    opened.__func__.__kwdefaults__["lease_us"] = int(seconds * 1_000_000)
 
 
 @activity(retry=Retry(delay=0.01, jitter=0.0))
@@ -30,4 +39,6 @@ async def main(url: str) -> None:
 
 
 if __name__ == "__main__":
+    for _seconds in sys.argv[2:]:
+        shorten_leases(float(_seconds))
     asyncio.run(main(sys.argv[1]))

@@ -7,11 +7,11 @@ import sys
 from typing import Any, Final
 
 from everlong import Client, Definitions, Query, Signal, Worker, activity, workflow
-from everlong_engine.store.postgres.store import PostgresStore
+from tests.support.postgres_worker import shorten_leases
 
 __all__ = ["made_of", "step", "steps", "worker_of"]
 
-LEASE_US: Final = 3_000_000
+LEASE_S: Final = 3.0
 
 step = Signal("versioned.step", int)
 steps = Query("versioned.steps", list[str])
@@ -47,8 +47,7 @@ def worker_of(client: Client, version: str, **options: Any) -> Worker:
 
 
 async def main(url: str, version: str) -> None:
-    opened: Any = PostgresStore.open
-    opened.__func__.__kwdefaults__["lease_us"] = LEASE_US
+    shorten_leases(LEASE_S)
     async with Client.connect(url) as client:
         worker = worker_of(client, version, name=version)
         await worker.run(on_ready=lambda: print("ready", flush=True))
