@@ -8,7 +8,7 @@ import pytest
 
 from everlong_engine.model.errors import NewerSchema, StoreError, StoreFailed
 from everlong_engine.store.interface import Trouble
-from everlong_engine.store.postgres.migrations import NEWEST
+from everlong_engine.store.postgres.migrations import GUARDS, NEWEST
 from everlong_engine.store.postgres.store import PostgresStore
 from tests.support.postgres_server import fresh_database, fresh_store, shared_server
 from tests.support.store_rig import Rig
@@ -107,6 +107,28 @@ async def test_no_password_is_ever_shown() -> None:
         with pytest.raises(StoreError) as refused:
             await PostgresStore.open(url)
         assert "secret" not in str(refused.value)
+
+
+async def test_who_may_hold_up_others_is_bounded_by_migrate_and_named_by_doctor() -> None:
+    url = await fresh_store()
+    store = await PostgresStore.open(url)
+    warnings = " ".join((await store.info()).warnings)
+    await store.close()
+    for name in GUARDS:
+        assert f"{name} is 0" in warnings
+    await execute(url, f"ALTER DATABASE {url.rpartition('/')[2]} SET lock_timeout = '7s'")
+    await PostgresStore.migrate(url)
+    store = await PostgresStore.open(url)
+    info = await store.info()
+    await store.close()
+    assert not [one for one in info.warnings if " is 0" in one]
+    found = {name: info.settings[name] for name in GUARDS}
+    # What somebody has said before stands.
+    assert found == {
+        "idle_in_transaction_session_timeout": "10000",
+        "lock_timeout": "7000",
+        "statement_timeout": "60000",
+    }
 
 
 async def test_a_line_that_was_lost_is_made_anew() -> None:

@@ -27,7 +27,7 @@ import asyncpg
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.migrations import migrate
 
-__all__ = ["Server", "fresh_database", "fresh_store", "lent_store", "shared_server"]
+__all__ = ["Server", "free_port", "fresh_database", "fresh_store", "lent_store", "shared_server"]
 
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 _PR_SET_PDEATHSIG: Final = 1
@@ -65,7 +65,7 @@ class Server:
         self._user = None if nobody is None else nobody.pw_uid
         self._group = None if nobody is None else nobody.pw_gid
         self._extra_groups: list[int] | None = None if nobody is None else []
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
@@ -146,7 +146,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]

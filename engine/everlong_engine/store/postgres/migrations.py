@@ -6,6 +6,7 @@ migrates holds a lock, so that two never do it at once.
 """
 
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Final
 
 from asyncpg import exceptions as pg
@@ -15,7 +16,7 @@ from everlong_engine.model.limits import SHARDS
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.statements import Connection
 
-__all__ = ["NEWEST", "migrate", "prepare"]
+__all__ = ["GUARDS", "NEWEST", "migrate", "prepare"]
 
 _FOLDER: Final = files("everlong_engine.store.postgres")
 _NAMES: Final = sorted(one.name for one in _FOLDER.iterdir() if one.name.startswith("schema_"))
@@ -26,6 +27,21 @@ _IS_THERE: Final = """
     ON n.oid = c.relnamespace WHERE n.nspname = 'everlong' AND c.relname = 'store'
 """
 """Not `to_regclass`: a session that has found nothing once remembers that, behind a lock too."""
+_GUARD: Final = """
+DO $$ BEGIN
+    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET {name} = %L',
+                   current_database(), '{value}');
+END $$
+"""
+GUARDS: Final = MappingProxyType(
+    {
+        "idle_in_transaction_session_timeout": "10s",
+        "lock_timeout": "5s",
+        "statement_timeout": "60s",
+    }
+)
+"""Of a role, in this database: without them a process that was stopped in the midst of a
+transaction keeps its locks until somebody ends it."""
 
 
 async def prepare(connection: Connection, address: Address, *, create: bool) -> int:
@@ -35,7 +51,8 @@ async def prepare(connection: Connection, address: Address, *, create: bool) -> 
         NewerSchema: it belongs to a later Everlong.
         StoreError: it is older, or is not there and must not or cannot be made.
     """
-    found = await _version(connection)
+    async with connection.transaction():  # One server process for all of it, behind a pooler too.
+        found = await _version(connection)
     if found is None:
         if not create:
             raise StoreError(
@@ -44,7 +61,8 @@ async def prepare(connection: Connection, address: Address, *, create: bool) -> 
                 path=address.shown,
             )
         await migrate(connection, address)
-        found = await _version(connection)
+        async with connection.transaction():
+            found = await _version(connection)
     assert found is not None, "it has just been made"
     version, shards = found
     if version > NEWEST:
@@ -81,6 +99,7 @@ async def migrate(
                 await connection.execute("INSERT INTO everlong.store VALUES ($1, $2)", *values)
             else:
                 await connection.execute("UPDATE everlong.store SET version = $1", NEWEST)
+            await _guard(connection)
     except pg.InsufficientPrivilegeError as error:
         raise StoreError(
             f"{address.shown}: this user may not set up the store ({error}). Run "
@@ -88,6 +107,15 @@ async def migrate(
             path=address.shown,
         ) from error
     return version, NEWEST
+
+
+async def _guard(connection: Connection) -> None:
+    """Bound how long a process of this role may hold up the others in this database, where nobody
+    has. It is said to the role, because a pooler hands no setting of a session on."""
+    look = "SELECT setting FROM pg_settings WHERE name = $1"
+    for name, value in GUARDS.items():
+        if await connection.fetchval(look, name) == "0":
+            await connection.execute(_GUARD.format(name=name, value=value))
 
 
 async def _version(connection: Connection) -> tuple[int, int] | None:

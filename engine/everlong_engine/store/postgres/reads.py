@@ -24,6 +24,7 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.store.interface import Question, RunFilter, StoreInfo
 from everlong_engine.store.postgres.filters import select_runs
+from everlong_engine.store.postgres.migrations import GUARDS
 from everlong_engine.store.postgres.rows import read_run, run_row
 from everlong_engine.store.postgres.statements import Tx
 
@@ -333,6 +334,13 @@ async def info(path: str, tx: Tx) -> StoreInfo:
     settings: dict[str, str] = dict(await tx.all("settings"))
     warnings = [
         f"{name} is off: {what}" for name, what in _DANGEROUS.items() if settings.get(name) == "off"
+    ]
+    warnings += [
+        f"{name} is 0: a process that is stopped in a transaction holds up all others; run "
+        "`everlong migrate` with the role of the workers, or say ALTER ROLE … IN DATABASE … "
+        f"SET {name} = '{value}'"
+        for name, value in GUARDS.items()
+        if settings.get(name) == "0"
     ]
     version = settings.pop("server_version", "?")
     return StoreInfo(path, f"PostgreSQL {version}", settings, tuple(warnings))
