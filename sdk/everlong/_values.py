@@ -225,7 +225,10 @@ class Parameters:
         )
         self._named = {field.name: field for field in self._fields if field.kind != "VAR_KEYWORD"}
         self._extra = next((f for f in self._fields if f.kind == "VAR_KEYWORD"), None)
-        self._bind = _binder(function, signature, self._fields)
+        name: str = getattr(function, "__qualname__", "function")
+        # A handler is mostly called `_`, which tells nobody anything.
+        name = owner if name.rpartition(".")[2] == "_" else name
+        self._bind = _binder(name, signature, self._fields)
         self._what = f"the arguments of {owner}"
 
     @property
@@ -350,8 +353,9 @@ class _Field:
         if self.default is not None:
             return self.value.load(unpack(self.default))
         raise UndecodablePayload(
-            f"{self.value.owner} has neither a stored value nor a default. Give it a default, so "
-            "that what was started before it existed can go on.",
+            f"{self.value.owner} has neither a stored value nor a default. If it is new, give it "
+            "a default, so that what was started before can go on. If it was forgotten, terminate "
+            "the run and start it with it.",
             reason=f"nothing stored for {self.name!r}",
         )
 
@@ -414,7 +418,7 @@ _FIELDS: Final[Mapping[object, type[_Field]]] = {
 
 
 def _binder(
-    function: Callable[..., object], signature: inspect.Signature, fields: tuple[_Field, ...]
+    name: str, signature: inspect.Signature, fields: tuple[_Field, ...]
 ) -> Callable[..., tuple[object, ...]]:
     """A function with the same parameters that returns their values.
 
@@ -430,7 +434,7 @@ def _binder(
     namespace: dict[str, Any] = {"_MISSING": _MISSING}
     exec(f"def bind{plain}: return ({''.join(f'{field.name}, ' for field in fields)})", namespace)
     bind: types.FunctionType = namespace["bind"]
-    bind.__name__ = bind.__qualname__ = getattr(function, "__qualname__", "function")
+    bind.__name__ = bind.__qualname__ = name
     defaults = {field.name: _binder_default(field) for field in fields if field.default is not None}
     if bind.__defaults__:
         positional = [field.name for field in fields if field.positional]

@@ -503,6 +503,13 @@ def test_arguments_that_do_not_fit_are_refused(
     assert isinstance(caught.value, TypeError)
 
 
+def test_a_handler_without_a_name_goes_by_its_channel() -> None:
+    def _(price: int) -> None: ...
+
+    with pytest.raises(InvalidArguments, match=r"^update add\(\) missing 1 .*: 'price'$"):
+        Parameters(_, owner="update add").encode((), {})
+
+
 def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     try:
         function(*args, **kwargs)

@@ -26,6 +26,7 @@ what to do.
 """
 
 import inspect
+from typing import cast
 
 __all__ = [
     "EverlongError",
@@ -76,7 +77,10 @@ class _Facts(dict[str, object]):
         self._error = error
 
     def __missing__(self, name: str) -> object:
-        return getattr(self._error, name, "?")
+        fact: object = getattr(self._error, name, "?")
+        if isinstance(fact, tuple):
+            return ", ".join(map(str, cast("tuple[object, ...]", fact)))
+        return fact
 
 
 class PayloadError(EverlongError):
