@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.orphans import die_with_parent
+
 MARKET: Final = Path(__file__).parent.parent / "cli" / "flows" / "market.py"
 _SHELL: Final = (
     sys.executable,
@@ -56,6 +58,7 @@ def begin(
         stderr=errors,
         text=True,
         start_new_session=True,
+        preexec_fn=die_with_parent(),  # noqa: PLW1509 - in the child: one call into the kernel
     )
 
 

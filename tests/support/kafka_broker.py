@@ -15,6 +15,8 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer  # pyright: ignore[reportMissingTypeStubs]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # pyright: ignore[reportMissingTypeStubs]
 
+from tests.support.orphans import die_with_parent
+
 __all__ = ["KafkaBroker", "kafka_broker"]
 
 _PATIENCE_S: Final = 30.0
@@ -80,6 +82,7 @@ async def kafka_broker(folder: Path) -> AsyncGenerator[KafkaBroker, None]:
             stderr=log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - in the child: one call into the kernel
         )
     try:
         broker = KafkaBroker(port)

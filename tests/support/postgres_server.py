@@ -6,7 +6,6 @@ A server refuses to run as root, so root runs it as `nobody`.
 """
 
 import atexit
-import ctypes
 import os
 import pwd
 import shutil
@@ -26,11 +25,11 @@ import asyncpg
 
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.migrations import migrate
+from tests.support.orphans import die_with_parent
 
 __all__ = ["Server", "free_port", "fresh_database", "fresh_store", "lent_store", "shared_server"]
 
 _DEBIAN: Final = Path("/usr/lib/postgresql")
-_PR_SET_PDEATHSIG: Final = 1
 _START_S: Final = 60
 _FAST: Final = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 _SETTINGS: Final = (
@@ -90,7 +89,7 @@ class Server:
             stderr=log,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - in the child: one call into the kernel
+            preexec_fn=die_with_parent(signal.SIGQUIT),  # noqa: PLW1509 - in the child: one call into the kernel
             user=self._user,
             group=self._group,
             extra_groups=self._extra_groups,
@@ -140,10 +139,6 @@ class Server:
                 break
         log = self.folder / "server.log"
         raise AssertionError(f"{name}: {said}\n{log.read_text() if log.exists() else ''}")
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
 
 
 def free_port() -> int:

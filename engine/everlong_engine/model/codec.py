@@ -81,17 +81,6 @@ Blobs = dict[bytes, bytes]
 def _special(event: Event) -> tuple[Any, ...] | None:
     """Wire fields of the kinds that hold more than scalars and bytes."""
     match event:
-        case ActivityScheduled():
-            options = event.options.to_wire()
-            wire = (
-                event.activity_id,
-                event.activity,
-                event.arguments,
-                options,
-                event.where,
-                event.began,
-            )
-            return (*wire, event.headers) if event.headers else wire
         case ActivityFailed():
             return (event.activity_id, event.failure.to_wire(), event.attempts, event.run)
         case RunFailed():
@@ -115,9 +104,23 @@ def _special(event: Event) -> tuple[Any, ...] | None:
             return None
 
 
+def _scheduled(event: Any) -> tuple[Any, ...]:
+    wire = (
+        event.activity_id,
+        event.activity,
+        event.arguments,
+        event.options.to_wire(),
+        event.where,
+        event.began,
+    )
+    return (*wire, event.headers) if event.headers else wire
+
+
 def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
     names = [field.name for field in fields(kind)]
-    if kind in (ActivityScheduled, ActivityFailed, RunFailed, UpdateFailed, ChildClosed):
+    if kind is ActivityScheduled:
+        return _scheduled
+    if kind in (ActivityFailed, RunFailed, UpdateFailed, ChildClosed):
         return lambda event: _special(event) or ()
     if len(names) == 1:
         only = attrgetter(names[0])
