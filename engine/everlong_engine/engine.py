@@ -63,8 +63,8 @@ class LocalHost(Protocol):
         """Answer a query that came through the store, if it is for this worker to do."""
         ...
 
-    def terminated(self, execution_id: bytes) -> None:
-        """An execution was closed from outside: drop its run."""
+    def terminated(self, execution_id: bytes, run_id: bytes) -> None:
+        """A run was closed from outside: drop it. The execution may have another one by now."""
         ...
 
     def look_at(self, execution_id: bytes) -> None:
@@ -396,13 +396,14 @@ class Engine:
     def terminated(self, execution_id: bytes, run_id: bytes, event: Closing) -> None:
         """An execution was closed from outside by this process."""
         for host in self.hosts:
-            host.terminated(execution_id)
+            host.terminated(execution_id, run_id)
         self.closed(execution_id, run_id, event)
 
-    def replaced(self, execution_id: bytes) -> None:
-        """Another run has taken the place of an execution's last one, by this process."""
+    def replaced(self, execution_id: bytes, run_id: bytes) -> None:
+        """Another run has taken the place of this one, by this process. A worker may have it in
+        hand before its commit is known here."""
         for host in self.hosts:
-            host.terminated(execution_id)
+            host.terminated(execution_id, run_id)
         self.departed(execution_id)
 
     def look_at(self, execution_ids: Iterable[bytes]) -> None:

@@ -107,6 +107,79 @@ async def test_a_child_that_ended_with_its_parent_is_told_as_that(path: Path) ->
         assert not await client.verify()
 
 
+async def test_the_end_of_a_cancelled_child_is_waited_for_also_by_the_run_behind_a_reset(
+    path: Path,
+) -> None:
+    @workflow
+    async def slow_to_leave() -> None:
+        try:
+            await say.receive()
+        finally:
+            await say.receive()
+
+    @workflow
+    async def patient_parent() -> str:
+        try:
+            async with asyncio.timeout(0.01):
+                await slow_to_leave.options(on_cancel="wait")()
+        except TimeoutError:
+            return "it has left"
+        return "it was not asked to"
+
+    async with hosting(path) as client:
+        parent = await client.start(patient_parent, id="parent")
+        found = await described(parent, lambda one: one.history_events == 5)
+        child = client.get_handle(found.children[0].workflow_id)
+        again = await parent.reset(5)
+        fork = await parent.fork("another", 5)
+        await described(child, lambda one: one.history_events == 2)
+        await child.signal(say, "now")
+        assert await again.result() == "it has left"
+        assert await fork.result() == "it has left"
+        assert not await client.verify()
+
+
+async def test_a_run_that_is_in_hand_before_its_reset_is_answered_goes_on(path: Path) -> None:
+    @workflow
+    async def in_hand() -> str:
+        return await say.receive()
+
+    async with hosting(path) as client:
+        handle = await client.start(in_hand, id="one")
+        await described(handle, lambda one: one.history_events == 1)
+        before = await client.engine.store.latest(client.engine.target("default", "one"))
+        assert before is not None
+        again = await handle.reset("start")
+        await described(again, lambda one: one.history_events == 1)
+        client.engine.replaced(before.execution_id, before.run_id)  # Said once more, and late.
+        await again.signal(say, "well")
+        assert await again.result() == "well"
+
+
+async def test_who_was_found_and_used_is_nobodys_child_behind_a_reset(path: Path) -> None:
+    @workflow
+    async def on_its_own() -> str:
+        return await say.receive()
+
+    @workflow
+    async def user_of_it() -> str:
+        return await on_its_own.options(id="other", if_open="use")()
+
+    async with hosting(path) as client:
+        other = await client.start(on_its_own, id="other")
+        user = await client.start(user_of_it, id="user")
+        await described(user, lambda one: one.history_events == 2)
+        await user.terminate()
+        again = await user.reset(2)
+        await described(again, lambda one: one.status == "running")
+        await again.terminate()
+        assert (await other.describe()).status == "running"
+        again = await user.reset(2)
+        await other.signal(say, "well")
+        assert await again.result() == "well"
+        assert not await client.verify()
+
+
 async def test_what_was_sent_before_the_point_is_not_sent_again(path: Path) -> None:
     @workflow
     async def hearer() -> list[str]:

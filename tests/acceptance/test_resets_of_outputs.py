@@ -75,3 +75,24 @@ async def pairs(handle: WorkflowHandle[Any]) -> list[tuple[int, int]]:
     """(number, value) of the items that are kept."""
     found = handle.subscribe(few, numbered=True, live=False)
     return [(one.number, one.value) async for one in found]
+
+
+@workflow
+async def publishes_and_begins_anew(again: bool = True) -> bool:
+    await few.publish(int(again))
+    if again:
+        continue_as_new(again=False)
+    return again
+
+
+async def test_a_fork_to_the_start_of_a_later_run_has_the_items_of_the_runs_before(
+    path: Path,
+) -> None:
+    async with hosting(path, workflows=[publishes_and_begins_anew]) as client:
+        handle = await client.start(publishes_and_begins_anew, id="two-runs")
+        await handle.result()
+        fork = await handle.fork("another", "start")
+        await fork.result()
+        items = [one async for one in fork.subscribe(few, numbered=True, live=False)]
+        assert [(one.number, one.value) for one in items] == [(0, 1), (1, 0)]
+        assert list(await client.verify()) == []

@@ -160,8 +160,9 @@ NOT_COVERED: Final = (
         "real ones, at far fewer moments. Processes share the file's order of commits, as on one "
         "machine. Its programs call activities, wait, receive signals and updates, begin anew, "
         "have children, write to others and wait for their ends, ask for approvals, leave "
-        "activities to who has their token, publish, and cancel in all three ways; codecs, blobs, "
-        "pruning, timeouts of whole runs, `map_all` and sagas are not among that.",
+        "activities to who has their token, publish, and cancel in all three ways, and all that is "
+        "paused, reset and forked meanwhile; codecs, blobs, pruning, timeouts of whole runs, bulk "
+        "jobs, `map_all` and sagas are not among that.",
     ),
     (
         "What is not built",

@@ -6,7 +6,7 @@ to what the run decides about an earlier answer.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from everlong_engine.model.codec import decode_event
@@ -17,6 +17,7 @@ from everlong_engine.model.events import (
     ApprovalAnswered,
     ApprovalRequested,
     ApprovalWithdrawn,
+    Event,
 )
 from everlong_engine.model.payload import unpack
 from everlong_engine.model.writes import AnswerApproval, Report
@@ -123,6 +124,29 @@ class Desk:
         """Whether an approval may stand in a list for which was asked at that time."""
         one = self._approvals.get((run_id, number))
         return one is not None and (one.accepted is None or one.accepted_us >= sent_us)
+
+    def begins_again(self, old: "RunBook", book: "RunBook", kept: Event | None) -> None:
+        """What a run asks that repeats another one: it is asked anew, whatever was answered behind
+        the point, but for an answer that is kept. What was told by tokens up to there is known."""
+        for _, event in book.events:
+            match event:
+                case ApprovalRequested():
+                    self._approvals[book.run_id, event.approval_id] = _Approval(event)
+                case ApprovalWithdrawn():
+                    self._approvals[book.run_id, event.approval_id].withdrawn = True
+                case ApprovalAnswered():
+                    self._approvals[book.run_id, event.approval_id].told = True
+                case _:
+                    pass
+        if isinstance(kept, ApprovalAnswered):
+            one = self._approvals[book.run_id, kept.approval_id]
+            one.accepted, one.accepted_us = replace(kept, run=book.run_id), self.now_us
+        over = set(book.over)
+        if isinstance(kept, _Outcome):
+            over.add(kept.activity_id)
+        for (run_id, number), report in list(self._reports.items()):
+            if run_id == old.run_id and number in over:
+                self._reports[book.run_id, number] = report
 
     # ------------------------------------------------------------------------------- tokens
 

@@ -6,7 +6,7 @@ the parent said. What a store does by itself in the transaction of another execu
 an end together with its parent) stands here before anybody has looked at the store.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Family", "Letter"]
 
 _Answer: TypeAlias = ChildStarted | ChildStartFailed | ChildClosed | ExternalAnswered
+_ANSWERS: Final = (ChildStarted, ChildStartFailed, ChildClosed, ExternalAnswered)
 
 _HOW: Final[dict[type[Closing], str]] = {
     RunCompleted: "completed",
@@ -95,6 +96,8 @@ class Family:
         self._owed: dict[tuple[bytes, int, bool], _Owed] = {}
         self._told: set[tuple[bytes, int, bool]] = set()
         self._unwanted: set[tuple[bytes, int]] = set()
+        self._meant: dict[tuple[bytes, int], tuple[bytes, bool]] = {}
+        """The execution that a call for a child began, or found (False)."""
         self.now_us = 0
         """When what is told now was accepted."""
         self.asked: dict[bytes, int] = {}
@@ -142,6 +145,7 @@ class Family:
                 self._owe(parent, ChildStartFailed(one.number, parent.run_id, "running"))
                 return
             self._reached("child: found and used")
+            self._meant[key] = found.execution_id, False
             self._tie(parent, one.number, found.execution_id, "", is_open=is_open)
         else:
             self._reached("child: started")
@@ -149,6 +153,7 @@ class Family:
                 self._reached("child: begun in the commit of its parent's end")
             self._journal.holds.begins_child(parent, one.run)
             found = self._journal.begin_child(one.run)
+            self._meant[key] = found.execution_id, True
             self._tie(parent, one.number, found.execution_id, one.on_parent_close, is_open=is_open)
         if one.wants_start and listens:
             self._owe(parent, ChildStarted(one.number, parent.run_id, found.execution_id))
@@ -234,6 +239,139 @@ class Family:
         self._journal.ended_by_another(book, RunTerminated(reason), at_us)
         self.ended(book, at_us)
 
+    # ------------------------------------------------------------------------------- resets
+
+    def begins_again(
+        self, old: "RunBook", book: "RunBook", tail: Sequence[Event], at_us: int
+    ) -> None:
+        """What a run waits for that repeats another one: what it waits for at its point, and of
+        which nobody has told it up to there. Of the rest it knows nothing."""
+        assert book.repeats is not None
+        is_fork = book.repeats.is_fork
+        for number in book.calls:
+            meant = self._meant.get((old.run_id, number))
+            if meant is not None:
+                self._meant[book.run_id, number] = meant
+        waiting = self._waits_for(book)
+        told: set[tuple[int, bool]] = set()
+        for event in tail:
+            if isinstance(event, _ANSWERS):
+                self._hear_again(book, event, waiting, told)
+        self._forget_asked(book, is_fork=is_fork)
+        moved: set[int] = set()
+        if not is_fork:
+            moved = self._move_ties(old, book, waiting, at_us)
+            for key in [key for key in self._owed if key[0] == old.run_id]:
+                self._hear_again(book, self._owed.pop(key).event, waiting, told)
+        for number in waiting:
+            if number not in moved and (number, False) not in told:
+                self._look_again(book, number, told, is_fork=is_fork)
+
+    def _waits_for(self, book: "RunBook") -> dict[int, bool]:
+        """The numbers of its calls that are open, and whether the start of a child is awaited."""
+        waiting: dict[int, bool] = {}
+        for _, event in book.events:
+            match event:
+                case ChildScheduled():
+                    waiting[event.child_id] = event.wants_start
+                case ExternalAwaited() | ExternalSignalSent() | ExternalCancelSent():
+                    waiting[event.call_id] = False
+                case ChildStarted():
+                    waiting[event.child_id] = False
+                case ChildStartFailed() | ChildClosed() | ExternalAnswered():
+                    waiting.pop(_number(event), None)
+                case ChildCancelRequested():
+                    call = book.calls.get(event.child_id)
+                    if not (isinstance(call, ChildScheduled) and call.on_cancel == "wait"):
+                        waiting.pop(event.child_id, None)
+                        self._unwanted.add((book.run_id, event.child_id))
+                case _:
+                    pass
+        return waiting
+
+    def _hear_again(
+        self,
+        book: "RunBook",
+        event: _Answer,
+        waiting: dict[int, bool],
+        told: set[tuple[int, bool]],
+    ) -> None:
+        """An answer of others is a fact, whichever run hears it."""
+        key = _number(event), isinstance(event, ChildStarted)
+        if key[0] in waiting and key not in told and (waiting[key[0]] or not key[1]):
+            told.add(key)
+            self._reached(f"told again: {type(event).__name__}")
+            self._owe(book, replace(event, run=book.run_id))
+
+    def _forget_asked(self, book: "RunBook", *, is_fork: bool) -> None:
+        """A reset run is not cancelled, unless it was before the point."""
+        if not is_fork and not self._has_heard(book.execution_id):
+            self.asked.pop(book.execution_id, None)
+
+    def _move_ties(
+        self, old: "RunBook", book: "RunBook", waiting: dict[int, bool], at_us: int
+    ) -> set[int]:
+        moved: set[int] = set()
+        for key, tie in list(self._ties.items()):
+            # What becomes of one child may lead to another: then it is dealt with already.
+            if key[0] != old.run_id or self._ties.pop(key, None) is None:
+                continue
+            if tie.number in waiting:
+                self._ties[book.run_id, tie.number] = replace(tie, waiter=book)
+                moved.add(tie.number)
+                continue
+            if not tie.policy or self._journal.is_over(tie.execution_id):
+                continue
+            self._reached(f"child: {tie.policy} behind the reset of its parent")
+            if tie.policy == "terminate":
+                reason = f"its parent {old.workflow_id} was reset to before it began"
+                self._end(self._journal.last_run(tie.execution_id), reason, at_us)
+            elif tie.policy == "cancel":
+                self._ask(tie.execution_id)
+        return moved
+
+    def _look_again(
+        self, book: "RunBook", number: int, told: set[tuple[int, bool]], *, is_fork: bool
+    ) -> None:
+        """Nobody has said what came of this call, so it is looked up anew."""
+        call = book.calls[number]
+        match call:
+            case ChildScheduled():
+                meant = self._meant.get((book.run_id, number))
+                if meant is None:
+                    self._reached("child: not known any more")
+                    reason = "how it ended is not known any more: it went with its retention"
+                    self._owe(book, ChildClosed(number, book.run_id, "terminated", reason=reason))
+                    return
+                execution_id, is_own = meant
+                if (
+                    call.wants_start
+                    and (number, True) not in told
+                    and not self._has_started(book, number)
+                ):
+                    self._owe(book, ChildStarted(number, book.run_id, execution_id))
+                child = self._journal.last_run(execution_id)
+                policy = call.on_parent_close if is_own and not is_fork else ""
+            case ExternalAwaited():
+                found = self._journal.latest(call.target)
+                if found is None:
+                    self._owe(book, ExternalAnswered(number, book.run_id, "not_found"))
+                    return
+                child, policy = found, ""
+            case _:
+                assert isinstance(call, ExternalSignalSent | ExternalCancelSent)
+                problem = "" if self._journal.latest(call.target) else "not_found"
+                self._owe(book, ExternalAnswered(number, book.run_id, problem))
+                return
+        self._reached("waits again for another execution")
+        if _is_open(child):
+            self._tie(book, number, child.execution_id, policy, is_open=True)
+        else:
+            self._owe(book, _end_of(child, number, book))
+
+    def _has_started(self, book: "RunBook", number: int) -> bool:
+        return any(isinstance(e, ChildStarted) and e.child_id == number for _, e in book.events)
+
     # ------------------------------------------------------------------------- what was recorded
 
     def recorded(self, book: "RunBook", event: Event) -> None:
@@ -306,8 +444,14 @@ class Family:
             )
         self._letters_are_in_order(decode)
 
+    def times_sent(self, execution_id: bytes, text: str, decode: Callable[[bytes], Any]) -> int:
+        """How often others have sent a letter; 1 if it came from a client."""
+        mine = (one.payload for one in self.letters if one.execution_id == execution_id)
+        return max([str(decode(one)) for one in mine].count(text), 1)
+
     def _has_heard(self, execution_id: bytes) -> bool:
-        return any(book.cancels for book in self._journal.executions[execution_id])
+        journal = self._journal
+        return any(book.cancels for book in journal.lineage.chain(journal.last_run(execution_id)))
 
     def _letters_are_in_order(self, decode: Callable[[bytes], Any]) -> None:
         """Those of one run to one execution: as they were sent."""
@@ -315,10 +459,14 @@ class Family:
         for one in self.letters:
             to = sent.setdefault((one.sender_run, one.execution_id), [])
             to.append(str(decode(one.payload)))
+        everything = [text for texts in sent.values() for text in texts]
+        again = {text for text in everything if everything.count(text) > 1}
         for (_, execution_id), texts in sent.items():
             got = self._journal.letters_of(execution_id, decode)
-            wanted = [text for text in texts if text in got]
-            found = [text for text in got if text in texts]
+            # A run that was reset sends again what it sent behind the point.
+            once = [text for text in texts if text not in again]
+            wanted = [text for text in once if text in got]
+            found = [text for text in got if text in once]
             name = self._journal.last_run(execution_id).workflow_id
             self._must(wanted == found, f"{name}: letters {texts} of one sender came as {found}")
 

@@ -63,6 +63,10 @@ class Holds:
             case _:
                 pass
 
+    def ends(self, book: "RunBook") -> None:
+        """With an execution goes what holds it alone."""
+        self._single.discard(book.execution_id)
+
     def holds(self, execution_id: bytes) -> bool:
         return bool(self._types) or execution_id in self._single
 

@@ -42,9 +42,12 @@ from everlong_engine.model.writes import (
     AppendResult,
     ApprovalResult,
     MarkAttempts,
+    Message,
     MessageResult,
     Report,
     ReportResult,
+    ResetResult,
+    ResetRun,
     StartResult,
     StartRun,
     Terminate,
@@ -54,6 +57,7 @@ from everlong_engine.model.writes import (
 from tests.simulation.desk import LATER, Desk
 from tests.simulation.family import Family
 from tests.simulation.holding import Holds
+from tests.simulation.lineage import Lineage, Repeats
 from tests.simulation.streams import Streams
 
 __all__ = ["Journal", "RunBook"]
@@ -93,6 +97,12 @@ class RunBook:
     """What it has begun with other executions, by number."""
     marked: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     """(activity, attempt) to the state of its last row."""
+    previous: "RunBook | None" = None
+    """The run that began this one anew."""
+    repeats: Repeats | None = None
+    """How it began, if another run was reset or forked."""
+    was_reset: bool = False
+    """Its end is that another run was begun in its place."""
 
     @property
     def last_us(self) -> int:
@@ -115,6 +125,9 @@ class Journal:
         self.desk = Desk(self, reached)
         self.streams = Streams(self, reached)
         self.holds = Holds(self, reached)
+        self.lineage = Lineage(self, reached)
+        self.was_over: set[bytes] = set()
+        """Executions that have come to an end, whether or not they were reset behind it."""
         self.on_ended: Callable[[RunBook, ActivityCancelled], None] = lambda book, event: None
         """Called when the end of a cancelled activity is recorded."""
 
@@ -154,6 +167,10 @@ class Journal:
                     self.desk.answered(write)
                 case Report(), ReportResult(refusal=None, duplicate=False):
                     self.desk.reported(write)
+                case Message(), MessageResult(position=int() as position):
+                    self.lineage.posted(write, result.execution_id, position)
+                case ResetRun(), ResetResult():
+                    self.lineage.begun(write, result, now_us)
                 case MarkAttempts(), AppendResult(refusal=None):
                     book = self.runs[write.run_id]
                     if write.begins:
@@ -183,8 +200,14 @@ class Journal:
         """Left as mail by its parent's append."""
         return self._book(run, None, 0)
 
+    def begin_repeated(self, run: NewRun, other: RunBook) -> RunBook:
+        """In the place of another run, or as a fork of it."""
+        book = self._book(run, None, 0)
+        book.previous = other.previous
+        return book
+
     def ended_by_another(self, book: RunBook, event: RunTerminated, at_us: int) -> None:
-        """Closed in the transaction of another execution."""
+        """Closed in the transaction of another execution, or of its own reset."""
         book.token += 1
         book.owner = None
         self._event(book, at_us, at_us, event)
@@ -250,6 +273,7 @@ class Journal:
             self.must(check == checksum(seq, kind, body), f"{name}: a checksum is wrong")
             events.append(decode_event(kind, body, append.blobs or {}))
             self._event(book, now_us, at_us, events[-1])
+        self.lineage.consumed(book, append, events)
         self.streams.appended(book, append, events)
         if append.next_run is not None:
             following = append.next_run.run
@@ -262,6 +286,7 @@ class Journal:
                 following.started_us,
             )
             successor.version = following.version
+            successor.previous = book
             self.holds.follows(book, following)
             self.runs[following.run_id] = successor
             self.executions[following.execution_id].append(successor)
@@ -311,7 +336,8 @@ class Journal:
                 book.ending.discard(number)
                 book.over.add(number)
                 self.reached(f"activity ended: {event.outcome}")
-                self.on_ended(book, event)
+                if book.repeats is None or event != book.repeats.kept:
+                    self.on_ended(book, event)
             case ApprovalRequested():
                 self.desk.requested(book, event)
             case ApprovalWithdrawn():
@@ -339,6 +365,10 @@ class Journal:
             case _ if type(event) in CLOSING:
                 book.closing = event  # type: ignore[assignment]
                 self.desk.closes(book, forced=type(event) in _FORCED)
+                if not (book.was_reset or isinstance(event, RunContinuedAsNew)):
+                    self.was_over.add(book.execution_id)
+                    self.holds.ends(book)
+                    self.lineage.ends(book)
             case _:
                 self.family.recorded(book, event)
 
@@ -421,10 +451,10 @@ class Journal:
         )
 
     def letters_of(self, execution_id: bytes, decode: Callable[[bytes], object]) -> list[str]:
-        """Signals that were fed to an execution, in order."""
+        """Signals that were fed to an execution, in order. What a reset leaves behind is not."""
         return [
             str(decode(event.payload))
-            for book in self.executions.get(execution_id, [])
+            for book in self.lineage.chain(self.last_run(execution_id))
             for _, event in book.events
             if isinstance(event, SignalReceived)
         ]

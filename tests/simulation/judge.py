@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from everlong_engine import unpack
+from everlong_engine import pack, unpack
 from everlong_engine.model.events import (
     ActivityCompleted,
     ActivityFailed,
@@ -39,7 +39,7 @@ from tests.simulation.oracle import (
     verdicts_of,
     wrong,
 )
-from tests.simulation.plan import POISON
+from tests.simulation.plan import POISON, program_name
 
 if TYPE_CHECKING:
     from tests.simulation.processes import Acknowledged, Sender
@@ -65,7 +65,7 @@ class Judge:
 
     def may_stay_blocked(self, execution_id: bytes) -> bool:
         """Code of version 2 may have recorded its mistake: nothing mends that but a reset."""
-        name = self._journal.last_run(execution_id).workflow_id
+        name = program_name(self._journal.last_run(execution_id).workflow_id)
         if name.startswith(POISON):
             return True
         mistakes = self._world.plan.mistakes
@@ -83,7 +83,7 @@ class Judge:
         """As a killer of its workers: only one that has a bomb in it."""
         if reason.startswith("poison:"):
             self._world.reached("bomb parked")
-            is_bomb = name in self._world.plan.bombs
+            is_bomb = program_name(name) in self._world.plan.bombs
             self._journal.must(is_bomb, f"{name} is parked for what others did: {reason}")
 
     def nothing_is_forgotten(self) -> None:
@@ -101,14 +101,15 @@ class Judge:
             )
             for timer_id, due_us in book.timers.items():
                 journal.must(
-                    now_us - due_us < OVERDUE_US, f"{name}: timer {timer_id} is due, and forgotten"
+                    now_us - max(due_us, book.accepted_us) < OVERDUE_US,
+                    f"{name}: timer {timer_id} is due, and forgotten",
                 )
             got = journal.letters_of(execution_id, unpack)
             for one in self._letters_to(execution_id):
                 text = one.errand.text
-                recent = self._world.schedule.now_us - one.acknowledged_us < OVERDUE_US
+                may_wait = self._is_recent(one) or self._is_left_out(execution_id, text)
                 journal.must(
-                    recent or text in got, f"{name}: letter {text} lies there, and nobody looks"
+                    may_wait or text in got, f"{name}: letter {text} lies there, and nobody looks"
                 )
         running = self.running_executions()
         journal.family.nothing_is_overdue(now_us, OVERDUE_US, running)
@@ -178,8 +179,10 @@ class Judge:
         name = last.workflow_id
         got = journal.letters_of(execution_id, unpack)
         for text in sorted({one for one in got if got.count(one) > 1}):
-            journal.must(False, f"{name}: letter {text} was delivered twice: {got}")
-        wished = _wishes_of(runs)
+            # One whose sender was reset may have been sent twice.
+            right = got.count(text) <= journal.family.times_sent(execution_id, text, unpack)
+            journal.must(right, f"{name}: letter {text} was delivered twice: {got}")
+        wished = _wishes_of(journal.lineage.chain(last))
         for text in sorted({one for one in wished if wished.count(one) > 1}):
             journal.must(False, f"{name}: wish {text} was performed twice")
         for text in wished:
@@ -187,7 +190,8 @@ class Judge:
             journal.must(not refused, f"{name}: wish {text} was refused, and performed")
         match last.closing:
             case RunCompleted() as closing:
-                self._look_at_result(runs, unpack(closing.result), got)
+                before = [one for one in journal.lineage.chain(last) if one not in runs]
+                self._look_at_result([*runs, *before], unpack(closing.result), got)
                 world.reached("completed")
             case RunCancelled():
                 world.reached("cancelled")
@@ -205,6 +209,9 @@ class Judge:
             case _:
                 pass
         for book, after in pairwise(runs):
+            if after.repeats is not None:
+                world.reached("went on behind a reset")
+                continue
             journal.must(
                 isinstance(book.closing, RunContinuedAsNew), f"{name}: a run has two successors"
             )
@@ -276,13 +283,14 @@ class Judge:
             )
         elif one.errand.what == "terminate":
             journal.must(
-                isinstance(runs[-1].closing, RunTerminated),
+                any(isinstance(one.closing, RunTerminated) and not one.was_reset for one in runs),
                 f"{what} was acknowledged, and it did not end so",
             )
 
     def _look_at_wish(self, runs: Sequence[RunBook], one: "Acknowledged") -> None:
         """An update ends once, as its sender was told."""
         text, answer = one.errand.text, one.answer
+        was_reset = one.execution_id in self._journal.lineage.reset_us
         events = [event for book in runs for _, event in book.events]
         received = sum(isinstance(e, UpdateReceived) and e.update_id == text for e in events)
         ends = [
@@ -295,22 +303,24 @@ class Judge:
                 self._world.reached("wish refused")
                 right = text.startswith(language.REFUSED) and not received
             case "WorkflowClosed":
-                right = not received
+                right = not received or was_reset
             case "UpdateUnfinished":
                 self._world.reached("wish unfinished")
-                right = received == 1 and not ends
+                right = (received == 1 and not ends) or was_reset
             case _:
                 self._world.reached("wish granted")
                 results = [unpack(end.result) for end in ends if isinstance(end, UpdateCompleted)]
                 done = self._world.ledger.done[f"wish {text}"]
-                right = results == [answer] and done > 0
+                # One that was reset has perhaps done it again, with the same result.
+                once = len(results) == 1 or was_reset
+                right = once and set(results) == {answer} and done > 0
         name = one.errand.workflow_id
         self._journal.must(right, f"{name}: wish {text} was answered {answer}; recorded: {ends}")
 
     def _look_at_letter(self, execution_id: bytes, text: str) -> None:
         journal = self._journal
         got = journal.letters_of(execution_id, unpack)
-        if text in got:
+        if text in got or self._is_left_out(execution_id, text):
             return
         last = journal.last_run(execution_id)
         # Accepted, and never fed: its run has ended then, and says so unless by force.
@@ -342,6 +352,12 @@ class Judge:
                         got.index(first) < got.index(second),
                         f"{later.errand.workflow_id}: letter {second} overtook {first}: {got}",
                     )
+
+    def _is_left_out(self, execution_id: bytes, text: str) -> bool:
+        return self._journal.lineage.is_left_out(execution_id, pack(text))
+
+    def _is_recent(self, one: "Acknowledged") -> bool:
+        return self._world.schedule.now_us - one.acknowledged_us < OVERDUE_US
 
     def _letters_to(self, execution_id: bytes) -> "list[Acknowledged]":
         return [

@@ -22,7 +22,7 @@ from tests.simulation.drawing import (
 from tests.simulation.language import Program
 from tests.simulation.line import Rates
 
-__all__ = ["FAULT_S", "POISON", "Errand", "Mishap", "MishapKind", "Plan", "draw"]
+__all__ = ["FAULT_S", "POISON", "Errand", "Mishap", "MishapKind", "Plan", "draw", "program_name"]
 
 POISON: Final = "poison"
 """How the workflow ids of what nobody can decode begin."""
@@ -81,6 +81,8 @@ What: TypeAlias = Literal[
     "subscribe",
     "pause",
     "resume",
+    "reset",
+    "fork",
 ]
 """`wish` is an update, `answer` one by token. A pause, or its end, without a workflow id is that of
 the workflow `text`, or of everything. `poison` starts what nobody can decode; `garbage`
@@ -282,6 +284,9 @@ def _all_errands(
             after_s = chance.choice((0.0, 0.0, 0.2, 1.0))
             wish = Errand(after_s, "wish", chance.choice(names), text)
             made.insert(1 + chance.randrange(len(made)), wish)
+    if _chance(seed, "resets").random() < 0.25:
+        known = [*names, *KIDS] if "children" in features else names
+        _insert_resets(_chance(seed, f"resets of {sender}"), made, known, sender)
     if _chance(seed, "pauses").random() < 0.25:
         _insert_pauses(_chance(seed, f"pauses of {sender}"), made, names, sender)
     if hurry:  # Two letters at a time.
@@ -302,6 +307,27 @@ def _all_errands(
             errand = _errand_of(feature, chance, names, f"{feature}{sender}:{number}")
             made.insert(1 + chance.randrange(len(made)), errand)
     return tuple(made)
+
+
+def _insert_resets(chance: Random, made: list[Errand], names: list[str], sender: int) -> None:
+    """Some of them have letters and wishes close before and behind them."""
+    for number in range(1 + chance.randrange(3)):
+        name = chance.choice(names)
+        what: What = "fork" if chance.random() < 0.25 else "reset"
+        after_s = chance.choice((0.0, 0.0, 0.1, 1.0, 3.0))
+        named = chance.random() < 0.7
+        about = [Errand(after_s, what, name, f"{what} {sender}:{number}", named=named)]
+        for n in range(chance.choice((0, 0, 1, 2))):
+            kind: What = "wish" if chance.random() < 0.3 else "letter"
+            letter = Errand(0.0, kind, name, f"{sender}~{number}.{n}", named=chance.random() < 0.7)
+            about.insert(chance.randrange(len(about) + 1), letter)
+        at = 1 + chance.randrange(len(made))
+        made[at:at] = about
+
+
+def program_name(workflow_id: str) -> str:
+    """The workflow id whose program an execution carries out: a fork has that of another."""
+    return workflow_id.partition("~")[0]
 
 
 def _insert_pauses(chance: Random, made: list[Errand], names: list[str], sender: int) -> None:

@@ -30,6 +30,7 @@ from everlong import (
 from everlong_engine import Engine, RunStarted, SignalReceived
 from tests.simulation.carrying import act, carry_out, later
 from tests.simulation.language import letters, position, wishes
+from tests.simulation.menders import MENDS, Mender
 from tests.simulation.plan import Errand
 from tests.simulation.stewards import hold
 from tests.simulation.visitors import VISITS, Visitor
@@ -177,6 +178,7 @@ class Sender:
         self.acknowledged: list[Acknowledged] = []
         self.seen: list[Seen] = []
         self.visitor = Visitor(world, number)
+        self.mender = Mender(world, number)
         self._sent_us = 0
         self._sending = -1
 
@@ -223,6 +225,9 @@ class Sender:
             return
         if errand.what in ("pause", "resume"):
             await hold(process, client, errand, request)
+            return
+        if errand.what in MENDS:
+            await self.mender.go(process, client, errand, request)
             return
         if errand.what in VISITS:
             await self.visitor.go(process, client, errand, request)
@@ -316,9 +321,7 @@ class Sender:
     def _has_ended(self, workflow_id: str) -> bool:
         journal = self.world.journal
         return any(
-            journal.is_over(execution_id)
-            for execution_id, runs in journal.executions.items()
-            if runs[0].workflow_id == workflow_id
+            journal.executions[one][0].workflow_id == workflow_id for one in journal.was_over
         )
 
     def _acknowledge(

@@ -1,6 +1,6 @@
 """What executions have published: a book of its own, written from accepted appends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from everlong_engine.model.events import Event, ItemPublished
@@ -39,6 +39,25 @@ class Streams:
             items.append((self.now_us, event.payload))
             self._reached("item published")
         self._must(not rows, f"{book.workflow_id}: items without an event: {rows}")
+
+    def numbers_of(self, execution_id: bytes) -> tuple[tuple[str, int], ...]:
+        """How far its channels have come."""
+        channels = sorted(self.channels_of(execution_id))
+        return tuple((one, len(self.items_of(execution_id, one))) for one in channels)
+
+    def forked(self, other: "RunBook", book: "RunBook", items: Sequence[ItemRow]) -> None:
+        """A fork takes along what was published up to its point, and nothing else."""
+        published = [event for _, event in book.events if isinstance(event, ItemPublished)]
+        for channel in self.channels_of(other.execution_id):
+            theirs = self._items[other.execution_id, channel]
+            mine = [(one.number, one.payload) for one in items if one.channel == channel]
+            name = f"{book.workflow_id}: a fork with {len(mine)} items of {channel}"
+            first = [(n, payload) for n, (_, payload) in enumerate(theirs[: len(mine)])]
+            self._must(mine == first, f"{name}, which are others")
+            last = max((one.number for one in published if one.channel == channel), default=-1)
+            self._must(len(mine) > last, f"{name}, and it repeats the publishing of {last}")
+            if mine:
+                self._items[book.execution_id, channel] = theirs[: len(mine)]
 
     def channels_of(self, execution_id: bytes) -> list[str]:
         return [channel for one, channel in self._items if one == execution_id]

@@ -32,6 +32,8 @@ _PLANTED = (
     "who waits for the end of an attempt goes on before",
     "what is paused is appended to",
     "what begins with the first drive of a run knows of no pin",
+    "a reset keeps what was done behind its point",
+    "signals behind the point of a reset are lost",
 )
 
 

@@ -12,14 +12,22 @@ from everlong import ActivityInfo, OpenApproval, Worker
 from everlong_engine.model.events import KINDS, ActivityCancelled
 from everlong_engine.model.ids import id_from_text, id_text
 from everlong_engine.model.runs import LoadedRun
-from everlong_engine.model.writes import Append, MarkAttempts, Message, Release, StartRun, Write
+from everlong_engine.model.writes import (
+    Append,
+    MarkAttempts,
+    Message,
+    Release,
+    ResetRun,
+    StartRun,
+    Write,
+)
 from everlong_engine.store.interface import RunFilter, Store
 from tests.simulation.desk import LATER
 from tests.simulation.journal import Journal, RunBook
 from tests.simulation.ledger import Ledger
 from tests.simulation.line import FaultyStore, Rates
 from tests.simulation.loop import Call, ProcessLoop, Schedule
-from tests.simulation.plan import POISON, Plan
+from tests.simulation.plan import POISON, Plan, program_name
 from tests.simulation.shared import SharedStore, shared_store
 
 __all__ = ["Handed", "Process", "World"]
@@ -112,6 +120,7 @@ class World:
         """Of the code of each process that there ever was."""
         self.journal = Journal(self.reached)
         self.journal.on_ended = self._end_recorded
+        self.journal.lineage.true_us = lambda: self.schedule.now_us
         self.journal.holds.version_of = self._versions.__getitem__
         self.journal.holds.successors_stay = plan.versioning == "pinned"
         self.tokens: list[Handed] = []
@@ -244,6 +253,9 @@ class World:
                 return f"{kind} {write.run.workflow_id}{' driven' if write.first else ''}"
             case Message():
                 return f"{kind} {write.target.workflow_id} {KINDS[write.kind].__name__}"
+            case ResetRun():
+                how = f"{write.run.workflow_id} keeps {len(write.rows)}"
+                return f"{kind} {write.source.workflow_id}#{write.seen} as {how}"
             case _:
                 return kind
 
@@ -296,7 +308,8 @@ class World:
         if process.version < self.code_version:
             return
         name = self._name(release.run_id)
-        faulty = name in self.plan.mistakes or name in self.plan.bombs or name.startswith(POISON)
+        known = program_name(name)
+        faulty = known in self.plan.mistakes | self.plan.bombs or name.startswith(POISON)
         self.journal.must(faulty, f"{name} was parked, and has no fault: {release.reason}")
 
     # --------------------------------------------------------------------------- what code sees

@@ -10,10 +10,14 @@ from everlong_engine.model.events import (
     CODES,
     CancelRequested,
     ChildClosed,
+    ChildStarted,
+    Event,
+    ExternalAnswered,
     RunCompleted,
     RunStarted,
     RunTerminated,
     SignalReceived,
+    UpdateCompleted,
 )
 from everlong_engine.model.lineage import CopiedPart, Reset
 from everlong_engine.model.runs import RunRow, RunStatus
@@ -105,10 +109,22 @@ async def test_a_reset_that_is_repeated_is_known_again(rig: Rig) -> None:
     assert (other.run_id, other.same_request) == (one.run_id, True)
 
 
-async def test_a_message_that_the_sender_has_not_seen_stands_in_the_way(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "event",
+    [
+        signal(),
+        ChildStarted(1, b"r" * 16, b"e" * 16),
+        ExternalAnswered(1, b"r" * 16, ""),
+        UpdateCompleted("u", b"\xc0"),
+    ],
+    ids=lambda event: type(event).__name__,
+)
+async def test_what_others_said_and_the_sender_has_not_seen_stands_in_the_way(
+    rig: Rig, event: Event
+) -> None:
     old = await rig.owned()
     write = reset_of(rig, old, 1)
-    await rig.one(rig.append(old, signal()))
+    await rig.one(rig.append(old, event))
     assert (await done(rig, write)).refusal is ResetRefusal.MOVED_ON
     assert (await rig.row()).run_id == old.run_id
     late = reset_of(rig, await rig.row(), 1)

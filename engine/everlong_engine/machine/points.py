@@ -223,8 +223,12 @@ def waiting_at(history: Sequence[Recorded]) -> dict[int, Waiting]:
             case ChildStarted():
                 if event.child_id in waiting:
                     waiting[event.child_id].wants_start = False
-            case ChildStartFailed() | ChildClosed() | ChildCancelRequested():
+            case ChildStartFailed() | ChildClosed():
                 waiting.pop(event.child_id, None)
+            case ChildCancelRequested():
+                call = waiting[event.child_id].event if event.child_id in waiting else None
+                if not isinstance(call, ChildScheduled) or call.on_cancel != "wait":
+                    waiting.pop(event.child_id, None)
             case ExternalAnswered():
                 waiting.pop(event.call_id, None)
             case _:

@@ -15,6 +15,8 @@ from everlong_engine.model.events import (
     RunStarted,
     SignalReceived,
     SignalRejected,
+    UpdateCompleted,
+    UpdateFailed,
     UpdateReceived,
 )
 from everlong_engine.model.writes import HistoryRow
@@ -22,6 +24,8 @@ from everlong_engine.model.writes import HistoryRow
 __all__ = [
     "ANSWER_KINDS",
     "MESSAGE_KINDS",
+    "SAID_KINDS",
+    "UNSEEN_KINDS",
     "completed",
     "completed_start",
     "readdressed",
@@ -33,6 +37,11 @@ MESSAGE_KINDS: Final = (CODES[SignalReceived], CODES[SignalRejected], CODES[Upda
 ANSWER_KINDS: Final = tuple(
     CODES[kind] for kind in (ChildStarted, ChildStartFailed, ChildClosed, ExternalAnswered)
 )
+SAID_KINDS: Final = (*MESSAGE_KINDS, *ANSWER_KINDS)
+"""What others have said, and what lies in the inbox for whichever run there is."""
+UNSEEN_KINDS: Final = (*SAID_KINDS, CODES[UpdateCompleted], CODES[UpdateFailed])
+"""What must not stand behind what a resetter has read: it lies in the inbox no more, is not in what
+was planned to be fed again, and what its sender was told would be taken back."""
 
 
 def completed(first: HistoryRow, published: Numbers, blobs: Blobs) -> HistoryRow:

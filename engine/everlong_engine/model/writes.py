@@ -342,7 +342,8 @@ class ResetRun:
     """A new run with the beginning of another one's history; of the same execution, or (a fork) of
     a new one. Closes the other run if it is open, needs no lease, and begins no code.
 
-    Refused where a message lies in the other history that its sender has not seen.
+    Refused where something that others have said lies in the other history, or what they were told,
+    and its sender has not seen it.
     """
 
     source: NewRun

@@ -234,7 +234,6 @@ def _started(this: _Plan, definition: WorkflowDefinition | None, now_us: int) ->
         arguments=_arguments(before, definition, this.wanted.arguments),
         code=before.code if definition is None else definition.digest,
         python=platform.python_version(),
-        published=() if this.is_fork else before.published,
     )
 
 

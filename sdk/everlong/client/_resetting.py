@@ -273,7 +273,7 @@ async def _put(engine: Engine, write: ResetRun) -> ResetResult:
     def settled(result: WriteResult | StoreError) -> None:
         if isinstance(result, ResetResult) and result.refusal is None:
             if not write.is_fork:
-                engine.replaced(result.execution_id)
+                engine.replaced(result.execution_id, write.source.run_id)
             engine.wake_hosts()
             engine.mail_arrived()
         if future.done():

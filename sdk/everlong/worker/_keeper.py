@@ -81,6 +81,7 @@ _TERMINATED: Final = CODES[RunTerminated]
 _GETS_LONG: Final = (
     "%s: the history has %d events and every one is replayed after a crash; use checkpoint()"
 )
+_TAKES_LONG: Final = "%s: a drive took %.1f s of the worker's time; move the work into an activity"
 _TOO_LONG: Final = (
     "the history has {events} events, the most there may be. Use checkpoint() in the loop, so that "
     "it begins anew"
@@ -249,7 +250,9 @@ class RunKeeper:
             text = _TOO_LONG.format(events=code.history_events)
             self.leaving.block(run, WorkflowFault(text))
             return
-        event = one.event = judged(code, event)
+        event = judged(code, event)
+        if event is not one.event:
+            one.came, one.event = one.event, event
         if type(event) is UpdateReceived and self.updates.refuses(run, one, event):
             return
         at_us = max(run.last_us, self.engine.clock.now_us())
@@ -263,11 +266,7 @@ class RunKeeper:
         pin = None
         took = monotonic() - began
         if took > limits.DRIVE_REPORT_S:
-            logger.warning(
-                "%s: a drive took %.1f s of the worker's time; move the work into an activity",
-                run.workflow_id,
-                took,
-            )
+            logger.warning(_TAKES_LONG, run.workflow_id, took)
         if type(event) is RunStarted:
             self.timers.watch_timeouts(run, event, at_us)
             pin = None if run.version else self.versions.pin(run.type)
@@ -394,7 +393,7 @@ class RunKeeper:
         """Drop the code with everything in flight; inputs go back to the head of the mailbox."""
         for step in run.inflight:
             self._void(step)
-        run.mailbox.extendleft(step.incoming for step in reversed(run.inflight))
+        run.mailbox.extendleft(step.incoming.taken_back() for step in reversed(run.inflight))
         run.inflight.clear()
         run.held_back.clear()  # Loading brings them again.
         run.generation += 1
@@ -442,10 +441,11 @@ class RunKeeper:
                 self.leaving.leave_as_mail(run, one)
         run.mailbox.clear()
 
-    def terminated(self, execution_id: bytes) -> None:
-        """Closed from outside: the token has moved on, nothing of the run may go on."""
+    def terminated(self, execution_id: bytes, run_id: bytes) -> None:
+        """Closed from outside: the token has moved on, nothing of the run may go on. One that has
+        its place by now, after a reset, goes on."""
         run = self.cache.get(execution_id)
-        if run is not None:
+        if run is not None and run.run_id in (run_id, b""):  # A successor has no name yet.
             self.forget(run)
             self.reject(run)
             self.on_room()

@@ -67,6 +67,14 @@ class Incoming:
     """What is stored with it. It is nothing without them, so it never lies in the inbox."""
     attempt: "OpenAttempt | None" = None
     """Whose they are: it has failed if one of them does."""
+    came: Input | None = None
+    """As it came, if it was recorded otherwise: another drive may judge it otherwise."""
+
+    def taken_back(self) -> "Incoming":
+        """Not recorded after all."""
+        if self.came is not None:
+            self.event, self.came = self.came, None
+        return self
 
 
 @dataclass(slots=True, eq=False)

@@ -524,10 +524,10 @@ class Worker(Answering):
         """Part of the engine's protocol."""
         self._wake.set()
 
-    def terminated(self, execution_id: bytes) -> None:
+    def terminated(self, execution_id: bytes, run_id: bytes) -> None:
         """Part of the engine's protocol."""
         if self._keeper is not None:
-            self._keeper.terminated(execution_id)
+            self._keeper.terminated(execution_id, run_id)
 
     def look_at(self, execution_id: bytes) -> None:
         """Part of the engine's protocol."""

@@ -73,7 +73,7 @@ def _known(data: MemoryData, reset: ResetRun) -> ResetResult | None:
 def _refusal(data: MemoryData, reset: ResetRun, old: RunRow) -> ResetResult | None:
     """Why it cannot be done now."""
     behind = (data.history.get((old.run_id, seq)) for seq in range(reset.seen, old.next_seq))
-    if any(one is not None and one.row[1] in resets.MESSAGE_KINDS for one in behind):
+    if any(one is not None and one.row[1] in resets.UNSEEN_KINDS for one in behind):
         return ResetResult(ResetRefusal.MOVED_ON)
     if not reset.is_fork:
         newest = data.latest(Target(0, old.namespace, old.workflow_id, old.execution_id))
@@ -87,7 +87,7 @@ def _refusal(data: MemoryData, reset: ResetRun, old: RunRow) -> ResetResult | No
 
 def _unfed(data: MemoryData, reset: ResetRun, old: RunRow) -> list[MailRow]:
     """What waits for the execution, and goes to the new run as it went to the other one."""
-    wanted = (*resets.MESSAGE_KINDS, *resets.ANSWER_KINDS)
+    wanted = resets.SAID_KINDS
     found = (data.mail.rows[one] for one in sorted(data.mail_positions(old.execution_id)))
     return [one for one in found if one.kind in wanted and one.position not in reset.dropped]
 
@@ -198,7 +198,7 @@ def _published(data: MemoryData, new: NewRun) -> tuple[tuple[str, int], ...]:
 
 def _reunite(data: MemoryData, reset: ResetRun, waiter: RunRow, one: Reunion) -> None:
     """What the run waits for, looked up anew."""
-    execution_id = None
+    execution_id, policy = None, ""
     if one.policy is not None:
         child = NewRun(
             shard=0,
@@ -210,18 +210,21 @@ def _reunite(data: MemoryData, reset: ResetRun, waiter: RunRow, one: Reunion) ->
             queue="",
             started_us=0,
         )
-        begun = same_request(data, child, child_request_id(one.origin, one.number))
+        request_id = child_request_id(one.origin, one.number)
+        begun = same_request(data, child, request_id)
         if begun is None:
             letter = resets.unknown(one.number, waiter.run_id)
             data.put_mail(waiter.execution_id, *letter, None)
             return
         execution_id = begun.execution_id
+        first = data.runs.rows.get(begun.run_id)
+        if first is not None and first.request_id == request_id and not reset.is_fork:
+            policy = one.policy  # One that was found, and used, is nobody's child by that.
         if one.wants_start:
             letter = links.started(one.number, waiter.run_id, execution_id)
             data.put_mail(waiter.execution_id, *letter, None)
     target = Target(0, one.target.namespace, one.target.workflow_id, execution_id)
     if one.awaits_end:
-        policy = "" if reset.is_fork or one.policy is None else one.policy
         await_end(data, waiter, one.number, target, policy)
         return
     problem = "" if data.latest(target) is not None else links.NOT_FOUND

@@ -577,8 +577,10 @@ SELECT channel, max(number) + 1 FROM everlong.published WHERE shard = $1 AND exe
 GROUP BY channel ORDER BY channel;
 
 -- name: message_behind
--- Whether a history holds one of these kinds of inputs from a sequence number on.
-SELECT 1 FROM everlong.history WHERE shard = $1 AND run_id = $2 AND seq >= $3 AND kind IN ($4, $5, $6) LIMIT 1;
+-- Whether a history holds one of these kinds of events from a sequence number on.
+SELECT 1 FROM everlong.history WHERE shard = $1 AND run_id = $2 AND seq >= $3
+  AND kind IN ($4, $5, $6, $7, $8, $9, $10, $11, $12)
+LIMIT 1;
 
 -- name: put_request
 -- What senders are told from now on.

@@ -711,8 +711,9 @@ SELECT channel, max(number) + 1 FROM published WHERE shard = ? AND execution_id 
 GROUP BY channel ORDER BY channel;
 
 -- name: message_behind
--- Whether a history holds one of these kinds of inputs from a sequence number on.
-SELECT 1 FROM history WHERE shard = ? AND run_id = ? AND seq >= ? AND kind IN (?, ?, ?) LIMIT 1;
+-- Whether a history holds one of these kinds of events from a sequence number on.
+SELECT 1 FROM history WHERE shard = ? AND run_id = ? AND seq >= ? AND kind IN (?, ?, ?, ?, ?, ?, ?, ?, ?)
+LIMIT 1;
 
 -- name: put_request
 -- What senders are told from now on.

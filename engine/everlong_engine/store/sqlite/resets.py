@@ -93,7 +93,7 @@ def _known(tx: Connection, reset: ResetRun) -> ResetResult | None:
 
 def _refusal(tx: Connection, reset: ResetRun, old: RunRow) -> ResetResult | None:
     """Why it cannot be done now."""
-    key = (old.shard, old.run_id, reset.seen, *resets.MESSAGE_KINDS)
+    key = (old.shard, old.run_id, reset.seen, *resets.UNSEEN_KINDS)
     if tx.execute(SQL["message_behind"], key).fetchone() is not None:
         return ResetResult(ResetRefusal.MOVED_ON)
     if not reset.is_fork:
@@ -115,7 +115,7 @@ def _unfed(tx: Connection, reset: ResetRun, old: RunRow) -> list[MailRow]:
     """What waits for the execution, and goes to the new run as it went to the other one."""
     rows = tx.execute(SQL["mail_of"], (old.shard, old.execution_id)).fetchall()
     found = (MailRow(*values) for values in rows)
-    wanted = (*resets.MESSAGE_KINDS, *resets.ANSWER_KINDS)
+    wanted = resets.SAID_KINDS
     return [one for one in found if one.kind in wanted and one.position not in reset.dropped]
 
 
@@ -214,7 +214,7 @@ def _begin(tx: Connection, reset: ResetRun) -> None:
 
 def _reunite(tx: Connection, reset: ResetRun, waiter: RunRow, one: Reunion) -> None:
     """What the run waits for, looked up anew."""
-    execution_id = None
+    execution_id, policy = None, ""
     if one.policy is not None:
         child = NewRun(
             shard=one.target.shard,
@@ -226,18 +226,21 @@ def _reunite(tx: Connection, reset: ResetRun, waiter: RunRow, one: Reunion) -> N
             queue="",
             started_us=0,
         )
-        begun = same_request(tx, child, child_request_id(one.origin, one.number))
+        request_id = child_request_id(one.origin, one.number)
+        begun = same_request(tx, child, request_id)
         if begun is None:
             letter = resets.unknown(one.number, waiter.run_id)
             put_mail(tx, waiter.shard, waiter.execution_id, *letter, None)
             return
         execution_id = begun.execution_id
+        first = read_run(tx, child.shard, begun.run_id)
+        if first is not None and first.request_id == request_id and not reset.is_fork:
+            policy = one.policy  # One that was found, and used, is nobody's child by that.
         if one.wants_start:
             letter = links.started(one.number, waiter.run_id, execution_id)
             put_mail(tx, waiter.shard, waiter.execution_id, *letter, None)
     target = Target(one.target.shard, one.target.namespace, one.target.workflow_id, execution_id)
     if one.awaits_end:
-        policy = "" if reset.is_fork or one.policy is None else one.policy
         await_end(tx, waiter, one.number, target, policy)
         return
     problem = "" if latest_run(tx, target) is not None else links.NOT_FOUND
