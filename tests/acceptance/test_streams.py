@@ -277,6 +277,53 @@ async def test_what_cannot_be_decoded_is_dropped_or_kept_aside(path: Path, polic
     assert shown == (wanted if policy == "dead_letter" else [])
 
 
+async def test_what_is_too_large_for_one_batch_comes_in_several(path: Path) -> None:
+    """Whatever the source gives at once; and what is too large for any is set aside."""
+    stream = Stream("blobs", Generous(source := Memory()))
+    source.put(*(bytes([n]) * 150_000 for n in range(20)), b"x" * 600_000, b"end")
+
+    @workflow
+    async def reads() -> list[list[int]]:
+        found: list[list[int]] = []
+        async for batch in stream.batches(on_poison="dead_letter"):
+            found.append([one[0] for one in batch.values])
+            if batch.values[-1] == b"end":
+                break
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        found = await handle.result()
+        assert [one for batch in found for one in batch] == [*range(20), ord("e")]
+        assert max(map(len, found)) == 6
+        (letter,) = await stream.control(handle).dead_letters()
+        assert letter.cut
+        assert letter.value == b"x" * 500
+        with pytest.raises(InvalidArguments, match="only the beginning"):
+            await stream.control(handle).redrive()
+
+
+class Generous(Source[bytes]):
+    """Gives all that it has at once, whatever it is asked for."""
+
+    def __init__(self, lies: Memory[bytes]) -> None:
+        super().__init__()
+        self.lies = lies
+
+    async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
+        return GenerousReader(await self.lies.open(after, partitions))
+
+
+class GenerousReader(Reader):
+    def __init__(self, inner: Reader) -> None:
+        self.identity, self._inner = inner.identity, inner
+
+    async def fetch(
+        self, max_messages: int, max_bytes: int, wait_s: float | None
+    ) -> Sequence[Record]:
+        return await self._inner.fetch(10_000, 1 << 30, wait_s)
+
+
 async def test_poison_pauses_the_flow_until_the_code_takes_it(path: Path) -> None:
     source: Memory[Any] = Memory(int)
     stream = Stream("numbers", source)

@@ -23,6 +23,9 @@ class DeadLetter:
     key: bytes | None
     error: str
     identity: str
+    """Of what it was read from."""
+    cut: bool
+    """It was too large for a history: `value` is its beginning."""
 
 
 class StreamControl:
@@ -110,7 +113,8 @@ class StreamControl:
             request_id: the same id does it once, however often it is repeated.
 
         Raises:
-            InvalidArguments: there is no dead letter of such a number.
+            InvalidArguments: there is no dead letter of such a number, or it was too large to keep:
+                rewind to its position, with code that skips it or a source that sends it smaller.
         """
         letters = {one.number: one for one in await self.dead_letters()}
         if missing := [number for number in numbers if number not in letters]:
@@ -118,6 +122,11 @@ class StreamControl:
                 f"{self._handle.workflow_id} has no dead letters {missing} of stream {self._name!r}"
             )
         chosen = [letters[number] for number in numbers or letters]
+        if cut := [one.number for one in chosen if one.cut]:
+            raise InvalidArguments(
+                f"of the dead letters {cut} of stream {self._name!r} only the beginning is kept: "
+                "name others to be given to the loop again"
+            )
         for identity in sorted({one.identity for one in chosen}):
             records = [
                 [one.partition, one.position, one.value, one.key]

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from everlong.streams._source import Cursor, Reader, Record, Source
 
-__all__ = ["Pump", "Sizes"]
+__all__ = ["Pump", "Sizes", "weight"]
 
+_BESIDE_BYTES: Final = 48
+"""Of each record: its partition, its position, its time."""
 _IDLE_S: Final = 300.0
 """A pump that nobody has asked for so long is closed: its flow may have ended, or be elsewhere."""
 
@@ -54,6 +56,7 @@ class Pump:
         self._may_take, self._may_put = asyncio.Event(), asyncio.Event()
         self._may_put.set()
         self._reader: Reader | None = None
+        self._left: list[Record] = []
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._read(after))
         self._task.add_done_callback(lambda _: self._may_take.set())
@@ -116,18 +119,34 @@ class Pump:
             await reader.close()
 
     async def _batch(self, reader: Reader) -> list[Record]:
+        """Records that fit into one batch; what a source gave beyond them begins the next one."""
         sizes, loop = self.sizes, asyncio.get_running_loop()
-        records = list(await reader.fetch(sizes.max_messages, sizes.max_bytes, None))
+        found = self._left or list(await reader.fetch(sizes.max_messages, sizes.max_bytes, None))
         until = loop.time() + sizes.linger_s
-        size = sum(len(one.value) for one in records)
+        size = sum(map(weight, found))
         while (
-            len(records) < sizes.max_messages
+            len(found) < sizes.max_messages
             and size < sizes.max_bytes
             and (wait_s := until - loop.time()) > 0
         ):
-            more = await reader.fetch(
-                sizes.max_messages - len(records), sizes.max_bytes - size, wait_s
-            )
-            size += sum(len(one.value) for one in more)
-            records += more
-        return records
+            wanted = sizes.max_messages - len(found), sizes.max_bytes - size
+            more = await reader.fetch(*wanted, wait_s)
+            size += sum(map(weight, more))
+            found += more
+        if len(found) <= sizes.max_messages and size <= sizes.max_bytes:
+            self._left = []
+            return found
+        count, size = 0, 0
+        for record in found[: sizes.max_messages]:
+            size += weight(record)
+            if count and size > sizes.max_bytes:
+                break
+            count += 1
+        self._left = found[count:]
+        return found[:count]
+
+
+def weight(record: Record) -> int:
+    """Bytes that a record takes in a history, roughly."""
+    headers = sum(len(name) + len(value) for name, value in record.headers.items())
+    return _BESIDE_BYTES + len(record.value) + len(record.key or b"") + headers

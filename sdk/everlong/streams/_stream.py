@@ -9,6 +9,7 @@ between the batches, and reads one ahead.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
@@ -28,7 +29,7 @@ from everlong.exceptions import (
 from everlong.streams._batch import Batch, records_of
 from everlong.streams._control import StreamControl
 from everlong.streams._names import activity_of, control_of, dead_letters_of
-from everlong.streams._pump import Pump, Sizes
+from everlong.streams._pump import Pump, Sizes, weight
 from everlong.streams._source import Cursor, Record, Source
 from everlong_engine import Retry, limits, pack, seconds_us, unpack
 
@@ -43,6 +44,7 @@ _MESSAGES_MAX: Final = 10_000
 _BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 2
 """Of the values of one batch. What they come with takes room beside them in one payload."""
 _RECORD_BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 4
+_TOO_LARGE: Final = f"it has more than {_RECORD_BYTES_MAX:,} bytes, and only its beginning is kept"
 _ERROR_CHARS_MAX: Final = 500
 _RETRY: Final = Retry(delay=0.5, non_retryable=(StreamRewound, PoisonMessage), on_exhausted="pause")
 
@@ -143,9 +145,8 @@ class Stream(Generic[T]):
         good: list[Record] = []
         dead: list[tuple[Any, str]] = []
         for record in records:
-            error = self.fault_of(record.value)
-            if error is not None and len(record.value) > _RECORD_BYTES_MAX:
-                record.value = record.value[:_ERROR_CHARS_MAX]
+            large = weight(record) > _RECORD_BYTES_MAX
+            error = _TOO_LARGE if large else self.fault_of(record.value)
             if error is None:
                 good.append(record)
             elif on_poison == "stop":
@@ -155,13 +156,12 @@ class Stream(Generic[T]):
                     'code that takes it, or with on_poison="dead_letter" or "skip"'
                 )
             elif on_poison == "dead_letter":
-                dead.append((*records_of([record]), error))
+                kept = replace(record, value=record.value[:500], key=None, headers={})
+                dead.append((*records_of([kept if large else record]), error))
         return good, dead
 
     def fault_of(self, value: bytes) -> str | None:
         """Not for flows: why a value does not fit; None if it does."""
-        if len(value) > _RECORD_BYTES_MAX:
-            return f"it has more than {_RECORD_BYTES_MAX:,} bytes; only its beginning is kept"
         try:
             self.source.decode(value)
         except ValueError as error:
@@ -272,6 +272,7 @@ def _dead_letter(identity: str, record: Sequence[Any], error: str) -> dict[str, 
         "key": more[0] if more else None,
         "error": error,
         "identity": identity,
+        "cut": error == _TOO_LARGE,
     }
 
 
