@@ -119,25 +119,27 @@ async def test_who_waits_for_others_hears_of_them_soon(monkeypatch: pytest.Monke
 
 
 async def test_a_hint_that_comes_during_a_look_leads_to_another() -> None:
-    looks = asyncio.Semaphore(0)
+    looked_again = asyncio.Event()
 
     class Hinting(Busy):
         look_s = (60.0, 60.0)
         hint: Any = None
+        looks = 0
 
         def listen(self, heard: Any) -> None:
             self.hint = heard
 
         async def changed(self) -> bool:
-            if looks.locked():
+            self.looks += 1
+            if self.looks == 1:
                 self.hint()
-            looks.release()
+            else:
+                looked_again.set()
             return True
 
     engine: Any = SimpleNamespace(store=Hinting(), hosts=[], shared=True)
     watcher = InboxWatcher(engine)
     watcher.start()
     async with asyncio.timeout(10):
-        await looks.acquire()
-        await looks.acquire()
+        await looked_again.wait()
     await watcher.stop()
