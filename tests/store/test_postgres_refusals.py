@@ -8,6 +8,7 @@ import pytest
 
 from everlong_engine.model.errors import NewerSchema, StoreError, StoreFailed
 from everlong_engine.store.interface import Trouble
+from everlong_engine.store.postgres.connection import AWAY
 from everlong_engine.store.postgres.migrations import GUARDS, NEWEST
 from everlong_engine.store.postgres.store import PostgresStore
 from tests.support.postgres_server import fresh_database, fresh_store, shared_server
@@ -147,7 +148,7 @@ async def test_a_line_that_was_lost_is_made_anew() -> None:
     assert (await rig.row()).workflow_id == "w"
     try:
         await rig.started("next")
-    except asyncpg.PostgresError as error:
+    except (*AWAY, asyncpg.PostgresError) as error:
         trouble = store.classify(error)[0]
         await rig.started("next")
     else:
