@@ -295,3 +295,15 @@ def test_any_event_may_hold_anything(tmp_path: Path, command: Command) -> None:
         reproduce="EVERLONG_CHAOS=full pytest tests/hostile -k any_event",
     )
     assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("place", ["history", "inbox"])
+def test_an_outcome_whose_run_has_no_id(place: str, tmp_path: Path, command: Command) -> None:
+    """Its result is right; that it is for a run is known of answers by token only."""
+    path = specimen.copy(tmp_path)
+    body = [1, 1, b"\xce\x00\x01\x11p", b"\x00"]
+    if place == "history":
+        specimen.put_event(path, 3, 2, body)
+    else:
+        specimen.put_mail(path, 2, body)
+    _all_told(path, command, is_named=False, is_stopped=False)

@@ -488,6 +488,8 @@ def _attempt(row: AttemptRow) -> Attempt:
     )
 
 
+_ID_BYTES = 16
+"""What is damaged is shown as well."""
 _IDS = frozenset({"previous_run", "run", "execution"})
 _PAYLOADS = frozenset(
     {"arguments", "comment", "data", "headers", "memo", "payload", "result", "value"}
@@ -520,7 +522,7 @@ def _fields(event: Any) -> dict[str, Any]:
         elif one.name.endswith("_us") and value is not None and one.name.startswith("due"):
             shown["due_at"] = instant(value)
         elif one.name in _IDS and value is not None:
-            shown[one.name] = id_text(value)
+            shown[one.name] = id_text(value) if len(value) == _ID_BYTES else value.hex()
         elif one.name == "carried":
             if value:
                 shown[one.name] = [[name, plain(payload)] for name, payload in value]
