@@ -261,7 +261,8 @@ MORE: tuple[Any, ...] = (b"", b"\x00", [], [[]], {}, ["a", b"b"], msgpack.ExtTyp
 @pytest.mark.timeout(3600 if FULL else 120)
 def test_any_event_may_hold_anything(tmp_path: Path, command: Command) -> None:
     """Every kind, in the place of any event, with fields of every type; the checksum is right."""
-    began, seed = time.monotonic(), random.randrange(1 << 30)
+    # With every change the same ones, so that none is refused by chance; others in the long form.
+    began, seed = time.monotonic(), random.randrange(1 << 30) if FULL else 20_261_122
     print(f"seed {seed}")
     chance = random.Random(seed)
     broken: list[str] = []
