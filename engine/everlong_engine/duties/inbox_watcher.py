@@ -21,6 +21,8 @@ logger = logging.getLogger("everlong")
 
 _MAIL_MAX: Final = 1000
 _QUESTIONS_MAX: Final = 100
+_STILL_BUSY_LOOKS: Final = 5
+"""Who has asked something once soon asks again: so often the next look comes as soon."""
 _TERMINATED: Final = CODES[RunTerminated]
 
 
@@ -98,12 +100,17 @@ class InboxWatcher:
 
     async def _watch(self) -> None:
         busy_s, idle_s = self._engine.store.look_s
-        pause = busy_s
+        pause, quiet = busy_s, 0
         while True:
             self._nudge.clear()  # Before the look: what comes during it is looked at again.
             found = await self._look() or self._stirred
             self._stirred = False
-            pause = busy_s if found else min(pause * 1.2, idle_s)
+            if found:
+                pause, quiet = busy_s, 0
+            elif quiet < _STILL_BUSY_LOOKS:
+                quiet += 1
+            else:
+                pause = min(pause * 1.2, idle_s)
             await self._pause(pause)
 
     async def _pause(self, pause_s: float) -> None:
