@@ -1,8 +1,8 @@
 """Which parts of an event are secret, to what place each is bound, and how they are sealed.
 
 Sealed is what people and programs put in: arguments, results, signals, side effects, carried state,
-everything of a failure but its class, and reasons. Not sealed is what the engine works with: names,
-numbers, times, options, source lines.
+positions in streams, everything of a failure but its class, and reasons. Not sealed is what the
+engine works with: names, numbers, times, options, source lines.
 
     part                      sealed as                                  bound to
     payload                   codec bytes                                run, number, kind, subject
@@ -416,8 +416,8 @@ def _changed_start(event: RunStarted, by: _Change) -> RunStarted:
     if reason is not None:
         reason = by.text("cancel reason", reason)
     changed = replace(event, arguments=arguments, carried=carried, memo=memo)
-    headers = _headers(event.headers, by)
-    return replace(changed, reset=reset, cancel_reason=reason, headers=headers)
+    headers, cursors = _headers(event.headers, by), _carried(event.cursors, by, "cursor")
+    return replace(changed, reset=reset, cancel_reason=reason, headers=headers, cursors=cursors)
 
 
 def _changed_call(
@@ -438,9 +438,9 @@ def _changed_end(event: ChildClosed, by: _Change) -> ChildClosed:
     return replace(event, reason=by.text("reason", event.reason))
 
 
-def _carried(carried: Any, by: _Change) -> tuple[tuple[str, bytes], ...]:
+def _carried(carried: Any, by: _Change, what: str = "carried") -> tuple[tuple[str, bytes], ...]:
     return tuple(
-        (name, by.payload(f"carried {number} {name}", payload))
+        (name, by.payload(f"{what} {number} {name}", payload))
         for number, (name, payload) in enumerate(carried)
     )
 
@@ -459,8 +459,8 @@ def _holds_sealed(event: Event) -> bool:
     match event:
         case RunStarted():
             beside = (event.memo, event.headers)
-            secrets = (event.arguments, *beside, *(one for _, one in event.carried))
-            return any(is_sealed(one) for one in secrets)
+            handed = (one for _, one in (*event.carried, *event.cursors))
+            return any(is_sealed(one) for one in (event.arguments, *beside, *handed))
         case RunContinuedAsNew():
             return is_sealed(event.arguments) or any(is_sealed(one) for _, one in event.carried)
         case ChildScheduled():

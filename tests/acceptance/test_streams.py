@@ -10,12 +10,28 @@ from typing import Any
 import pytest
 
 from everlong import Client, Signal, Transaction, Worker, activity, checkpoint, workflow
+from everlong.codec import Encrypt
 from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments
-from everlong.streams import Cursor, Lines, Memory, Reader, Record, Rows, Source, Stream
+from everlong.streams import (
+    Cursor,
+    Lines,
+    Memory,
+    Reader,
+    Record,
+    Rows,
+    Source,
+    Stream,
+    StreamControl,
+)
 from everlong.testing import amnesia
-from tests.support.hosting import AT_ONCE, described, hosting, kinds, of_kind
+from tests.support.hosting import AT_ONCE, described, hosting, kinds, of_kind, until
 
 enough: Signal[bool] = Signal("streams-enough", bool)
+
+
+async def reached(control: StreamControl, position: int) -> bool:
+    found = await control.position()
+    return found is not None and found.after == {"0": position}
 
 
 def numbers(count: int, first: int = 0) -> range:
@@ -437,6 +453,117 @@ async def test_a_rewind_reads_again_from_where_it_says(path: Path) -> None:
         assert await handle.result() == [1, 2, 3, 3]
 
 
+async def test_how_far_it_has_read_is_sealed_and_told_right_behind_a_checkpoint(path: Path) -> None:
+    stream = Stream("numbers", source := Memory(int, identity="the canary"))
+    source.put(*numbers(3))
+
+    @workflow
+    async def reads(count: int = 0) -> int:
+        async for batch in stream.batches(max_messages=1):
+            count += len(batch)
+            await checkpoint(count=count)
+        return count
+
+    secret = Encrypt({"k": b"k" * 32})
+    with amnesia():
+        async with (
+            Client.connect(path, codecs=[secret]) as client,
+            Worker(client, workflows=[reads], cache_size=0),
+        ):
+            handle = await client.start(reads)
+            control = stream.control(handle)
+            await until(lambda: reached(control, 2))
+            (began,) = await of_kind(handle, "RunStarted")
+            assert began.fields["cursors"] == [["numbers", ["the canary", {"0": 2}]]]
+            await control.drain()
+            assert await handle.result() == 3
+    assert all(b"the canary" not in one.read_bytes() for one in path.parent.iterdir())
+
+
+NONSENSE: list[Any] = [
+    None,
+    "rewind",
+    {"do": "rewind"},
+    {"do": "rewind", "cursor": None},
+    {"do": "rewind", "cursor": ["memory", {"0": None}]},
+    {"do": "rewind", "cursor": ["memory", {"0": 1.5}]},
+    {"do": "rewind", "cursor": [1, {}]},
+    {"do": "redrive", "identity": "memory", "records": None},
+    {"do": "dance"},
+]
+
+
+@pytest.mark.parametrize("told", NONSENSE)
+async def test_nonsense_that_a_loop_is_told_moves_nothing(path: Path, told: Any) -> None:
+    stream = Stream("numbers", source := Memory(int))
+    source.put(1, 2)
+
+    @workflow
+    async def reads() -> list[int]:
+        found: list[int] = []
+        async for batch in stream.batches():
+            found += batch.values
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        await described(handle, lambda _: source.acknowledged == at(1))
+        control = stream.control(handle)
+        await handle.signal("everlong.stream.numbers", told)
+        source.put(3)
+        await described(handle, lambda _: source.acknowledged == at(2))
+        assert await control.position() == at(2)
+        await control.drain()
+        assert await handle.result() == [1, 2, 3]
+
+
+class Deaf(Source[int]):
+    """Cannot be told how far it was read."""
+
+    def __init__(self, lies: Memory[int]) -> None:
+        super().__init__(int)
+        self.lies = lies
+
+    async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
+        return DeafReader(await self.lies.open(after, partitions))
+
+
+class DeafReader(Reader):
+    def __init__(self, inner: Reader) -> None:
+        self.identity, self._inner = inner.identity, inner
+
+    async def fetch(
+        self, max_messages: int, max_bytes: int, wait_s: float | None
+    ) -> Sequence[Record]:
+        return await self._inner.fetch(max_messages, max_bytes, wait_s)
+
+    async def acknowledge(self, cursor: Cursor) -> None:
+        raise ConnectionError("nobody listens")
+
+
+async def test_a_broker_that_cannot_be_told_stops_nobody(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Stream("numbers", Deaf(lies := Memory(int)))
+    lies.put(*numbers(5))
+
+    @workflow
+    async def reads(total: int = 0) -> int:
+        async for batch in stream.batches(max_messages=1):
+            total += sum(batch.values)
+            if batch.values == [4]:
+                break
+        return total
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        assert await handle.result() == 10
+        begun = [one for one in await of_kind(handle, "ActivityScheduled") if one.attempts]
+        assert all(len(one.attempts) == 1 for one in begun)
+    assert "was not told how far it was read" in caplog.text
+    assert "nobody listens" in caplog.text
+
+
 async def test_a_reset_takes_the_cursor_along(path: Path) -> None:
     stream = Stream("numbers", source := Memory(int))
     source.put(1, 2, 3)
@@ -517,6 +644,28 @@ async def test_lines_of_a_file_that_grows(path: Path, tmp_path: Path) -> None:
         await stream.control(handle).drain()
         await handle.resume()
         assert await handle.result() == ["one", "two", "three"]
+
+
+async def test_a_file_is_read_from_its_beginning_again(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "words"
+    file.write_text("one\ntwo\n")
+    stream = Stream("lines", Lines(file, str, poll=0.01))
+
+    @workflow
+    async def reads() -> list[str]:
+        found: list[str] = []
+        async for batch in stream.batches(max_messages=1):
+            found += batch.values
+            if len(found) == 4:
+                break
+        return found
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        control = stream.control(handle)
+        await until(lambda: reached(control, 8))
+        await control.rewind({0: None})
+        assert await handle.result() == ["one", "two"] * 2
 
 
 async def test_rows_of_a_table_become_rows_of_another(path: Path, tmp_path: Path) -> None:

@@ -523,7 +523,7 @@ def _fields(event: Any) -> dict[str, Any]:
             shown["due_at"] = instant(value)
         elif one.name in _IDS and value is not None:
             shown[one.name] = id_text(value) if len(value) == _ID_BYTES else value.hex()
-        elif one.name == "carried":
+        elif one.name in ("carried", "cursors"):
             if value:
                 shown[one.name] = [[name, plain(payload)] for name, payload in value]
         elif value not in (None, "", (), b""):

@@ -1,6 +1,7 @@
 """What an operator does with a flow that reads a stream, from any process."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,17 @@ class DeadLetter:
     """It was too large for a history: `value` is its beginning."""
 
 
+def _rewound(told: Any, cursor: Any) -> Any:
+    """Where a loop goes on that is told so; what is no rewind moves nothing."""
+    match told:
+        case {"do": "rewind", "cursor": to}:
+            with suppress(ValueError):
+                return Cursor.from_wire(to).to_wire()
+        case _:
+            pass
+    return cursor
+
+
 class StreamControl:
     """A stream of one execution. `Stream.control(handle)` gives one.
 
@@ -52,7 +64,7 @@ class StreamControl:
                 case "ActivityCompleted" if fields["activity_id"] in reads:
                     cursor = fields["result"][:2]
                 case "SignalReceived" if fields["signal"] == control_of(self._name):
-                    cursor = fields["payload"].get("cursor", cursor)
+                    cursor = _rewound(fields["payload"], cursor)
                 case _:
                     pass
         return None if cursor is None else Cursor.from_wire(cursor)

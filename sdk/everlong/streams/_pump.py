@@ -5,6 +5,7 @@ lies before it is acknowledged; if it is not where the pump stands, another pump
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +13,8 @@ from typing import Any, Final
 from everlong.streams._source import Cursor, Reader, Record, Source
 
 __all__ = ["Pump", "Sizes", "weight"]
+
+_log: Final = logging.getLogger("everlong.streams")
 
 _BESIDE_BYTES: Final = 48
 """Of each record: its partition, its position, its time."""
@@ -92,8 +95,18 @@ class Pump:
         return fetched
 
     async def acknowledge(self, cursor: Cursor) -> None:
-        if self._reader is not None:
+        """The journal is the truth, so a broker that does not listen stops nobody."""
+        if self._reader is None:
+            return
+        try:
             await self._reader.acknowledge(cursor)
+        except Exception as error:
+            _log.warning(
+                "%r was not told how far it was read, and is told with the next batch: %s: %s",
+                self._source,
+                type(error).__name__,
+                error,
+            )
 
     def close(self) -> None:
         """The source is closed soon after."""

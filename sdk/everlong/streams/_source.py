@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+
+from pydantic import StrictInt, StrictStr, TypeAdapter
 
 from everlong._hints import adapter_for
 from everlong.exceptions import StreamRewound
@@ -14,6 +16,8 @@ T = TypeVar("T")
 
 Position: TypeAlias = int | str
 """Where a record lies in its partition: an offset, a sequence number, an id of the broker's."""
+
+_WIRE: Final = TypeAdapter(tuple[StrictStr, dict[StrictStr, StrictInt | StrictStr]])
 
 
 @dataclass(slots=True)
@@ -44,7 +48,8 @@ class Cursor:
 
     @classmethod
     def from_wire(cls, wire: Any) -> "Cursor":
-        identity, after = wire
+        """Raises ValueError: it is none."""
+        identity, after = _WIRE.validate_python(wire)
         return cls(identity, after)
 
 

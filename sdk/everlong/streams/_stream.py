@@ -9,6 +9,7 @@ between the batches, and reads one ahead.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
@@ -230,7 +231,8 @@ class _Batches(AsyncIterator[Batch[T]]):
             case {"do": "drain"}:
                 return None
             case {"do": "rewind", "cursor": cursor}:
-                cursors[stream.name] = pack(cursor)
+                with suppress(ValueError):  # Nonsense is on record too, and moves nothing.
+                    cursors[stream.name] = pack(Cursor.from_wire(cursor).to_wire())
             case {"do": "redrive", "identity": str(identity), "records": [*_] as again}:
                 records: list[Any] = list(again)  # pyright: ignore[reportUnknownArgumentType]
                 faults = [stream.fault_of(one[2]) for one in records]

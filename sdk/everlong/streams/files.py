@@ -9,14 +9,14 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 import anyio.to_thread
 
-from everlong.exceptions import InvalidArguments, StreamRewound
+from everlong.exceptions import StreamRewound
+from everlong.streams._polled import PARTITION, PolledReader, check_poll, position_in
 from everlong.streams._source import Cursor, Reader, Record, Source, require_same
 
 __all__ = ["Lines"]
 
 T = TypeVar("T")
 
-_PARTITION: Final = "0"
 _FIRST_BYTES: Final = 4096
 
 
@@ -45,21 +45,18 @@ class Lines(Source[T], Generic[T]):
     ) -> None: ...
     def __init__(self, path: str | Path, value: Any = bytes, *, poll: float = 0.2) -> None:
         super().__init__(value)
-        if not poll > 0:
-            raise InvalidArguments(f"poll={poll}: give seconds, more than 0")
         self.path = Path(path)
-        self.poll = poll
+        self.poll = check_poll(poll)
 
     async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
         """A reader behind the cursor; it waits for the file."""
-        if partitions is not None and tuple(partitions) != (_PARTITION,):
-            raise InvalidArguments(f"{self!r} has one partition, {_PARTITION!r}, not {partitions}")
+        at = position_in(after, partitions, 0, self)
         identity = await anyio.to_thread.run_sync(self.identify)
         while identity is None:
             await asyncio.sleep(self.poll)
             identity = await anyio.to_thread.run_sync(self.identify)
         require_same(identity, after, f"{self.path}")
-        return _LinesReader(self, identity, 0 if after is None else int(after.after[_PARTITION]))
+        return _LinesReader(self, identity, at)
 
     def identify(self) -> str | None:
         """Not for flows: what the file is by which it is known again: its inode, which a new file
@@ -78,29 +75,14 @@ class Lines(Source[T], Generic[T]):
         return f"Lines({str(self.path)!r})"
 
 
-class _LinesReader(Reader):
+class _LinesReader(PolledReader):
+    """A line's position is behind its newline."""
+
     def __init__(self, source: Lines[Any], identity: str, at: int) -> None:
-        self.identity = identity
+        super().__init__(identity, at, source.poll)
         self._source = source
-        self._at = at
-        """Behind the newline of the last line that was read: that is its position."""
 
-    async def fetch(
-        self, max_messages: int, max_bytes: int, wait_s: float | None
-    ) -> Sequence[Record]:
-        loop = asyncio.get_running_loop()
-        until = None if wait_s is None else loop.time() + wait_s
-        while not (found := await anyio.to_thread.run_sync(self._look, max_messages, max_bytes)):
-            pause = (
-                self._source.poll if until is None else min(self._source.poll, until - loop.time())
-            )
-            if pause <= 0:
-                break
-            await asyncio.sleep(pause)
-        return found
-
-    def _look(self, max_messages: int, max_bytes: int) -> list[Record]:
-        """In a thread."""
+    def look(self, max_messages: int, max_bytes: int) -> list[Record]:
         source = self._source
         if (now := source.identify()) != self.identity:
             raise StreamRewound(
@@ -108,9 +90,9 @@ class _LinesReader(Reader):
                 "there): it was rotated or made anew"
             )
         with source.path.open("rb") as file:
-            if file.seek(0, 2) < self._at:
-                raise StreamRewound(f"{source.path} was cut: it was read up to byte {self._at}")
-            file.seek(self._at)
+            if file.seek(0, 2) < self.at:
+                raise StreamRewound(f"{source.path} was cut: it was read up to byte {self.at}")
+            file.seek(self.at)
             return self._lines(file, max_messages, max_bytes)
 
     def _lines(self, file: Any, max_messages: int, max_bytes: int) -> list[Record]:
@@ -119,7 +101,7 @@ class _LinesReader(Reader):
             line: bytes = file.readline()
             if not line.endswith(b"\n"):
                 break  # It is being written.
-            self._at += len(line)
+            self.at += len(line)
             max_bytes -= len(line)
-            found.append(Record(_PARTITION, self._at, line.rstrip(b"\r\n")))
+            found.append(Record(PARTITION, self.at, line.rstrip(b"\r\n")))
         return found

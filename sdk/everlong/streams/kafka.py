@@ -106,12 +106,8 @@ class Kafka(Source[T], Generic[T]):
     async def _partitions(
         self, consumer: Any, partitions: Sequence[str] | None
     ) -> list[TopicPartition]:
-        await consumer._client.force_metadata_update()  # Of topics that nobody is subscribed to.
+        await consumer._client.add_topic(self.topic)  # Its metadata, read without a subscription.
         there: set[int] | None = consumer.partitions_for_topic(self.topic)
-        if there is None:
-            consumer._client.add_topic(self.topic)
-            await consumer._client.force_metadata_update()
-            there = consumer.partitions_for_topic(self.topic)
         if not there:
             raise KafkaError(f"there is no topic {self.topic!r} at {self.servers}")
         wanted = there if partitions is None else {int(one) for one in partitions}

@@ -1,6 +1,5 @@
 """`Rows`: what a query finds in a table that grows, in a SQLite file."""
 
-import asyncio
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -8,16 +7,16 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, overload
 
-import anyio.to_thread
-
 from everlong.exceptions import InvalidArguments
+from everlong.streams._polled import PARTITION, PolledReader, check_poll, position_in
 from everlong.streams._source import Cursor, Reader, Record, Source, require_same
 
 __all__ = ["Rows"]
 
 T = TypeVar("T")
 
-_PARTITION: Final = "0"
+_BEGINNING: Final = -(1 << 63)
+"""Behind no number of SQLite's; the smallest row may have a negative one."""
 
 
 class Rows(Source[T], Generic[T]):
@@ -61,59 +60,40 @@ class Rows(Source[T], Generic[T]):
                 f"the query of a Rows source goes on behind a position: … where id > :after order "
                 f"by id; {query!r:.200} does not"
             )
-        if not poll > 0:
-            raise InvalidArguments(f"poll={poll}: give seconds, more than 0")
-        self.path, self.query, self.poll = Path(path), query, poll
+        self.path, self.query, self.poll = Path(path), query, check_poll(poll)
 
     async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
         """A reader behind the cursor."""
-        if partitions is not None and tuple(partitions) != (_PARTITION,):
-            raise InvalidArguments(f"{self!r} has one partition, {_PARTITION!r}, not {partitions}")
+        at = position_in(after, partitions, _BEGINNING, self)
         identity = f"rows of {self.path.name}"
         require_same(identity, after, f"{self.path}")
-        return _RowsReader(self, identity, -1 if after is None else int(after.after[_PARTITION]))
+        return _RowsReader(self, identity, at)
 
     def __repr__(self) -> str:
         return f"Rows({str(self.path)!r})"
 
 
-class _RowsReader(Reader):
+class _RowsReader(PolledReader):
     def __init__(self, source: Rows[Any], identity: str, at: int) -> None:
-        self.identity = identity
+        super().__init__(identity, at, source.poll)
         self._source = source
-        self._at = at
 
-    async def fetch(
-        self, max_messages: int, max_bytes: int, wait_s: float | None
-    ) -> Sequence[Record]:
-        loop = asyncio.get_running_loop()
-        until = None if wait_s is None else loop.time() + wait_s
-        while not (found := await anyio.to_thread.run_sync(self._look, max_messages, max_bytes)):
-            pause = (
-                self._source.poll if until is None else min(self._source.poll, until - loop.time())
-            )
-            if pause <= 0:
-                break
-            await asyncio.sleep(pause)
-        return found
-
-    def _look(self, max_messages: int, max_bytes: int) -> list[Record]:
-        """In a thread."""
+    def look(self, max_messages: int, max_bytes: int) -> list[Record]:
         found: list[Record] = []
         place = f"{self._source.path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(place, uri=True)) as connection:
-            rows = connection.execute(self._source.query, {"after": self._at})
+            rows = connection.execute(self._source.query, {"after": self.at})
             names = [column[0] for column in rows.description[1:]]
             for position, *values in rows:
-                if type(position) is not int or position <= self._at:
+                if type(position) is not int or position <= self.at:
                     raise InvalidArguments(
                         f"the query of {self._source!r} gave the position {position!r} behind "
-                        f"{self._at}: its first column must be an integer that grows, and its rows "
+                        f"{self.at}: its first column must be an integer that grows, and its rows "
                         "in that order"
                     )
-                self._at = position
+                self.at = position
                 value = json.dumps(dict(zip(names, values, strict=True)), default=_plain).encode()
-                found.append(Record(_PARTITION, position, value))
+                found.append(Record(PARTITION, position, value))
                 max_bytes -= len(value)
                 if len(found) == max_messages or max_bytes <= 0:
                     break
