@@ -9,6 +9,8 @@ BIN := .venv/bin
 EVERLONG_SOAK_SEEDS ?= 20000
 BENCHMARKS ?= throughput sequential fanout roundtrip sleepers recovery replay
 export PYTHON EVERLONG_SOAK_SEEDS
+# Tests and benchmarks start hundreds of processes: each would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo test check format bench chaos soak harder postgres fuzz proof clean
 
