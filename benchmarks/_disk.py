@@ -26,7 +26,9 @@ def cache() -> Path:
 @contextmanager
 def scratch(parent: Path | None = None) -> Generator[Path]:
     """A folder for one invocation, removed at its end."""
-    with TemporaryDirectory(prefix="scratch-", dir=parent or cache()) as folder:
+    place = parent or cache()
+    place.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="scratch-", dir=place) as folder:
         yield Path(folder)
 
 

@@ -148,6 +148,13 @@ def test_it_takes_what_is_asked_for(three: Shop) -> None:
     assert "no runs" in three.replay("--namespace", "other").out
 
 
+def test_a_run_that_is_paused_is_replayed_too(three: Shop) -> None:
+    assert three.run("pause", "r-2").code == 0
+    deploy(three.folder, NEW)
+    assert three.replay("--json").document["runs"] == 3
+    assert three.replay("--status", "paused", "--json").document["runs"] == 1
+
+
 def test_a_run_whose_workflow_is_gone_does_not_pass(three: Shop) -> None:
     (three.folder / "flow.py").write_text("from everlong import workflow\n")
     done = three.replay()

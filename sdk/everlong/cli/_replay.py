@@ -40,6 +40,7 @@ __all__ = ["Source", "replay", "runs_of_store"]
 
 _SHOWN_MAX: Final = 10
 """Runs of one group that are named; --json names all."""
+_OPEN: Final = tuple(one.text for one in RunStatus if one.is_open)
 
 Load = Callable[[], LoadedRun | None]
 
@@ -136,7 +137,7 @@ def runs_of_store(client: Client, source: Source) -> Iterator[tuple[RunRow, Load
         now_us=SystemClock().now_us(),
     )
     with Onlooker(file_of(client)) as store:
-        for status in ("running", "blocked") if source.status is None else (source.status,):
+        for status in _OPEN if source.status is None else (source.status,):
             for row in store.runs(look(status=status)):
                 yield row, partial(store.load, row)
         ended = (row for row in store.runs(look()) if not row.status.is_open)
