@@ -17,6 +17,7 @@ import typer
 
 from everlong.cli._documents import one_line
 from everlong.cli._exits import ExitCode, Mistake
+from everlong.cli._onlookers import looking
 from everlong.cli._options import (
     DEFAULT_STORE,
     Codecs,
@@ -26,7 +27,6 @@ from everlong.cli._options import (
     Namespace,
     WorkflowId,
     connect,
-    file_of,
 )
 from everlong.cli._places import OURS, frames_of
 from everlong.cli._screen import cropped, out
@@ -35,7 +35,7 @@ from everlong.client import Client
 from everlong.client._transferring import read_exported
 from everlong.exceptions import EverlongError, NondeterminismError, WorkflowNotFound
 from everlong.replayer import Replay, Replayer
-from everlong_engine import LoadedRun, Onlooker, RunFilter, fold, id_text, unpack
+from everlong_engine import LoadedRun, RunFilter, fold, id_text, unpack
 
 __all__ = ["debug"]
 
@@ -92,7 +92,7 @@ def debug(
 
 
 def _of_store(client: Client, workflow_id: str, run_id: str | None) -> LoadedRun:
-    with Onlooker(file_of(client)) as store:
+    with looking(client) as store:
         for row in store.runs(RunFilter(client.namespace, workflow_id=workflow_id)):
             if run_id in (None, id_text(row.run_id)):
                 loaded = store.load(row)

@@ -1,6 +1,5 @@
 """Options that several commands share, and how they open the store."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +17,6 @@ __all__ = [
     "Namespace",
     "WorkflowId",
     "connect",
-    "file_of",
     "shown",
 ]
 
@@ -70,20 +68,6 @@ def shown(db: str) -> str:
         return db
     scheme, _, user = before.partition("://")
     return f"{scheme}://{user.partition(':')[0]}@{place}"
-
-
-def file_of(client: Client) -> Path:
-    """The file of a store, for what reads it without an engine.
-
-    Raises:
-        Mistake: it is none.
-    """
-    if isinstance(client.path, Path):
-        return client.path
-    raise Mistake(
-        "this command reads a file, and the store is on a server: `everlong export` what you want "
-        "to look at, and give that file"
-    )
 
 
 def connect(db: str, namespace: str, codecs: str | None, *, create: bool = False) -> Client:

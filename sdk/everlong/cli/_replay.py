@@ -17,6 +17,7 @@ import typer
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._list import Filter
+from everlong.cli._onlookers import looking
 from everlong.cli._options import (
     DEFAULT_STORE,
     Codecs,
@@ -25,7 +26,6 @@ from everlong.cli._options import (
     Json,
     Namespace,
     connect,
-    file_of,
 )
 from everlong.cli._screen import STATUS, out, output_kept_for_document, write
 from everlong.cli._sources import load, load_interceptors
@@ -33,7 +33,7 @@ from everlong.client import Client
 from everlong.client._transferring import read_exported
 from everlong.exceptions import EverlongError, NondeterminismError
 from everlong.replayer import ReplayedRun, Replayer
-from everlong_engine import LoadedRun, Onlooker, RunFilter, RunRow, RunStatus, parse_filter
+from everlong_engine import LoadedRun, RunFilter, RunRow, RunStatus, parse_filter
 from everlong_engine.clock import SystemClock
 
 __all__ = ["Source", "replay", "runs_of_store"]
@@ -136,7 +136,7 @@ def runs_of_store(client: Client, source: Source) -> Iterator[tuple[RunRow, Load
         where=where,
         now_us=SystemClock().now_us(),
     )
-    with Onlooker(file_of(client)) as store:
+    with looking(client) as store:
         for status in _OPEN if source.status is None else (source.status,):
             for row in store.runs(look(status=status)):
                 yield row, partial(store.load, row)
