@@ -19,6 +19,8 @@ from everlong import (
     info,
     workflow,
 )
+from everlong.worker._activities import ActivityRunner
+from everlong.worker._owned import OpenAttempt
 from tests.support.hosting import AT_ONCE, described, hosting, kinds, of_kind
 
 go: Signal[bool] = Signal("cancelling-go", bool)
@@ -229,6 +231,57 @@ async def test_what_waits_for_a_slot_never_begins(path: Path, on_cancel: Any) ->
         assert ran == []
         scheduled = await of_kind(handle, "ActivityScheduled")
         assert [one.attempts for one in scheduled] == [(), ()]
+
+
+async def test_what_is_about_to_begin_when_its_end_is_asked_for_does_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mark of its first attempt is committed; the cancellation is on its way behind it."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+    ran: list[str] = []
+    told: list[asyncio.Future[None]] = []
+
+    @activity
+    async def blocking() -> None:
+        began.set()
+        await may_end.wait()
+
+    @activity(on_cancel="wait")
+    def waiting() -> None:  # In a thread, which nobody calls back.
+        ran.append("waiting")
+
+    @workflow
+    async def holds() -> None:
+        await blocking()
+
+    @workflow
+    async def flow() -> str:
+        second = asyncio.ensure_future(waiting())
+        await go.receive()
+        second.cancel()
+        with suppress(asyncio.CancelledError):
+            await second
+        return "done"
+
+    mark = ActivityRunner.mark
+
+    def marked(self: ActivityRunner, attempt: OpenAttempt, *rest: Any, **more: Any) -> None:
+        mark(self, attempt, *rest, **more)
+        if attempt.run.type == "flow" and not told:
+            told.append(asyncio.ensure_future(handle.signal(go, True)))
+
+    monkeypatch.setattr(ActivityRunner, "mark", marked)
+    async with hosting(path, activity_slots=1) as client:
+        held = await client.start(holds)
+        await began.wait()
+        handle = await client.start(flow)
+        await described(handle, lambda d: d.activities)
+        may_end.set()
+        assert await handle.result() == "done"
+        await held.result()
+        await asyncio.gather(*told)
+        (ended,) = await of_kind(handle, "ActivityCancelled")
+        assert (ended.fields["outcome"], ran) == ("not_begun", [])
 
 
 async def test_what_waits_for_its_next_attempt_has_none(path: Path) -> None:

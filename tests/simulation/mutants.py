@@ -215,8 +215,8 @@ MUTANTS: Final = (
         ),
         Edit(
             ActivityRunner._go_on,  # pyright: ignore[reportPrivateUsage]
-            "run.loading or not run.code.is_open(attempt.scheduled.activity_id)",
-            "run.loading",
+            "or not run.code.is_open(number)\n",
+            "\n",
         ),
     ),
     mutant(
@@ -292,8 +292,8 @@ MUTANTS: Final = (
         "an attempt begins though an append on its way has called it off",
         Edit(
             ActivityRunner._go_on,  # pyright: ignore[reportPrivateUsage]
-            "run.loading or not run.code.is_open(attempt.scheduled.activity_id)",
-            "run.loading",
+            "or not run.code.is_open(number)\n",
+            "\n",
         ),
     ),
     mutant(

@@ -232,7 +232,7 @@ class ActivityRunner:
                 self._free_slot(attempt)
                 self.look_again(attempt)
             else:
-                self._go_on(attempt, then)
+                self._go_on(attempt, then, begins=begins)
 
         mark = MarkAttempts(run.shard, run.run_id, run.token, (row,), begins=begins, halt=halt)
         self._engine.commits.add(mark, settled)
@@ -248,16 +248,21 @@ class ActivityRunner:
             run.attempts.pop(attempt.scheduled.activity_id, None)
             self.on_rest(run)
 
-    def _go_on(self, attempt: OpenAttempt, then: Callable[[], None]) -> None:
+    def _go_on(self, attempt: OpenAttempt, then: Callable[[], None], *, begins: bool) -> None:
         """Behind a mark: unless nobody wants the attempt any more."""
-        run = attempt.run
+        run, number = attempt.run, attempt.scheduled.activity_id
         if run.dropped or attempt.abandoned:
             self._free_slot(attempt)
-        elif run.loading or not run.code.is_open(attempt.scheduled.activity_id):
+        elif (
+            run.loading
+            or not run.code.is_open(number)
+            or (begins and run.code.is_cancelling(number))
+        ):
             # An append whose answer was lost may have closed it: loading finds that out. One that
-            # is on its way does: its commit takes the attempt back.
+            # is on its way does, or asks for its end: its commit takes the attempt back.
             again_us = self._engine.clock.now_us() + _LOOK_AGAIN_US
-            self._deadlines.add(again_us, self._go_on, attempt, then, matters=always_matters)
+            again = partial(self._go_on, attempt, then, begins=begins)
+            self._deadlines.add(again_us, again, matters=always_matters)
         else:
             then()
 
