@@ -206,6 +206,7 @@ async def test_a_call_that_is_not_awaited_blocks_the_run_until_it_is(path: Path)
         assert ran == [1]
 
 
+@pytest.mark.once
 async def test_a_look_that_was_overtaken_by_a_commit_begins_nothing_again(path: Path) -> None:
     """It saw the mail that began a run, and tells of it when it is fed and gone."""
 

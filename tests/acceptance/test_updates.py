@@ -788,6 +788,7 @@ async def test_a_result_that_is_too_large_fails_the_update_and_not_the_workflow(
         assert await handle.result() == "well"
 
 
+@pytest.mark.once
 async def test_a_refusal_waits_for_the_commit_of_the_state_that_it_saw(path: Path) -> None:
     """What a validator saw may never have been so: nobody hears of it before it is stored."""
 

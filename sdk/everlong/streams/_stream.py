@@ -14,6 +14,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
+from pydantic import StrictInt, StrictStr, TypeAdapter
+
 from everlong._context import RunPort, activity_context, current_run, user_line
 from everlong._definitions import ActivityDefinition
 from everlong._failures import ExceptionRegistry
@@ -39,6 +41,7 @@ __all__ = ["OnPoison", "Stream"]
 T = TypeVar("T")
 
 OnPoison: TypeAlias = Literal["stop", "dead_letter", "skip"]
+_LETTERS: Final = TypeAdapter(list[tuple[StrictStr, StrictInt | StrictStr, bytes, bytes | None]])
 _POLICIES: Final = ("stop", "dead_letter", "skip")
 
 _MESSAGES_MAX: Final = 10_000
@@ -217,14 +220,14 @@ class _Batches(AsyncIterator[Batch[T]]):
             )
             if not await run.signals.before(control, reading, run.loop.create_future):
                 reading.cancel()
-                return await self._told(cursors, await run.receive_signal(control))
+                return await self._told(run, cursors, await run.receive_signal(control))
         finally:
             run.reading -= {stream.name}
         identity, positions, records, dead = reading.result()
         cursors[stream.name] = pack([identity, positions])
         return await self._batch(identity, records, dead)
 
-    async def _told(self, cursors: dict[str, bytes], told: Any) -> Batch[T] | None:
+    async def _told(self, run: RunPort, cursors: dict[str, bytes], told: Any) -> Batch[T] | None:
         """What somebody outside asks for."""
         stream = self._stream
         match told:
@@ -233,15 +236,21 @@ class _Batches(AsyncIterator[Batch[T]]):
             case {"do": "rewind", "cursor": cursor}:
                 with suppress(ValueError):  # Nonsense is on record too, and moves nothing.
                     cursors[stream.name] = pack(Cursor.from_wire(cursor).to_wire())
-            case {"do": "redrive", "identity": str(identity), "records": [*_] as again}:
-                records: list[Any] = list(again)  # pyright: ignore[reportUnknownArgumentType]
-                faults = [stream.fault_of(one[2]) for one in records]
-                good = [one for one, fault in zip(records, faults, strict=True) if fault is None]
-                dead = [(one, why) for one, why in zip(records, faults, strict=True) if why]
-                return await self._batch(identity, good, dead)
+            case {"do": "redrive", "identity": str(identity), "records": records}:
+                with suppress(ValueError):
+                    return await self._redriven(run, identity, _LETTERS.validate_python(records))
             case _:
                 pass  # Of a version that knows more; it is on record.
         return await self._batch("", [], [])
+
+    async def _redriven(self, run: RunPort, identity: str, records: list[Any]) -> Batch[T]:
+        """Dead letters that the code takes by now. Which ones is recorded, as it is for what an
+        activity has read: tomorrow's code may take others."""
+        fault_of = self._stream.fault_of
+        faults = await run.side_effect(lambda: [fault_of(one[2]) for one in records], user_line())
+        judged = list(zip(records, faults, strict=True))
+        good = [record for record, fault in judged if fault is None]
+        return await self._batch(identity, good, [one for one in judged if one[1] is not None])
 
     async def _batch(self, identity: str, records: list[Any], dead: list[Any]) -> Batch[T]:
         """What fits; the rest is published beside the position that is stored."""
