@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from everlong import Client, Signal, Transaction, Worker, activity, checkpoint, workflow
+from everlong import Client, Replayer, Signal, Transaction, Worker, activity, checkpoint, workflow
 from everlong.codec import Encrypt
 from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments
 from everlong.streams import (
@@ -379,7 +379,7 @@ async def test_dead_letters_are_given_to_the_loop_again(path: Path) -> None:
             await checkpoint(found=found)
         return found
 
-    async with hosting(path, workflows=[reads], cache_size=0) as client:
+    async with hosting(path, workflows=[reads]) as client:
         handle = await client.start(reads)
         control = stream.control(handle)
         await described(handle, lambda _: source.acknowledged == at(3))
@@ -398,6 +398,7 @@ async def test_dead_letters_are_given_to_the_loop_again(path: Path) -> None:
             ["numbers/memory/0/3", 4],
             ["numbers/memory/0/1", 3],
         ]
+        Replayer([reads]).replay(await client.export(handle.workflow_id))
 
 
 async def test_a_source_that_was_made_anew_stops_the_flow_until_it_is_rewound(path: Path) -> None:
