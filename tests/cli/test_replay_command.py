@@ -281,3 +281,11 @@ def test_interceptors_that_run_steps_are_named(tmp_path: Path) -> None:
     assert fits.code == 0, fits.out
     wrong = everlong(*line, "--interceptors", "stepping.py:plain", folder=tmp_path)
     assert (wrong.code, "an Interceptor or a list" in wrong.err) == (2, True)
+
+
+def test_a_run_has_the_interceptors_that_are_named(tmp_path: Path) -> None:
+    (tmp_path / "stepping.py").write_text(STEPPING)
+    line = ("run", "stepping.py:plain", "--interceptors", "stepping.py:around")
+    done = everlong(*line, folder=tmp_path)
+    assert (done.code, done.out) == (0, "done\n"), done.err
+    assert ", 4 events" in everlong("show", "plain", folder=tmp_path).out  # With one activity.

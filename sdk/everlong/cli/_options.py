@@ -1,5 +1,6 @@
 """Options that several commands share, and how they open the store."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -7,6 +8,7 @@ import typer
 from everlong.cli._exits import Mistake
 from everlong.client import Client
 from everlong.codec import codecs_from_file
+from everlong.interceptors import Interceptor
 
 __all__ = [
     "DEFAULT_STORE",
@@ -70,7 +72,14 @@ def shown(db: str) -> str:
     return f"{scheme}://{user.partition(':')[0]}@{place}"
 
 
-def connect(db: str, namespace: str, codecs: str | None, *, create: bool = False) -> Client:
+def connect(
+    db: str,
+    namespace: str,
+    codecs: str | None,
+    *,
+    create: bool = False,
+    interceptors: Sequence[Interceptor] = (),
+) -> Client:
     """A client, not yet open. Commands that only look never make a file.
 
     Keys come out of a file, never out of an argument, which every process of the machine may read.
@@ -80,6 +89,8 @@ def connect(db: str, namespace: str, codecs: str | None, *, create: bool = False
     """
     try:
         used = () if codecs is None else codecs_from_file(codecs)
-        return Client.connect(db, namespace=namespace, create=create, codecs=used)
+        return Client.connect(
+            db, namespace=namespace, create=create, codecs=used, interceptors=interceptors
+        )
     except (ValueError, OSError, ImportError) as error:
         raise Mistake(str(error)) from error

@@ -15,12 +15,20 @@ from everlong.cli._durations import span
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._following import Follower
 from everlong.cli._logs import log_to
-from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
+from everlong.cli._options import (
+    DEFAULT_STORE,
+    Codecs,
+    Db,
+    Interceptors,
+    Json,
+    Namespace,
+    connect,
+)
 from everlong.cli._outcomes import Outcome
 from everlong.cli._progress import Progress
 from everlong.cli._screen import STATUS, Screen, err, out, output_kept_for_document, write
 from everlong.cli._signals import Interrupted, until_signalled
-from everlong.cli._sources import load_workflow
+from everlong.cli._sources import load_interceptors, load_workflow
 from everlong.cli._starting import (
     ExecutionTimeout,
     IfClosed,
@@ -63,6 +71,7 @@ def run(
     retry_delay: RetryDelay = None,
     tag: Tag = None,
     memo: Memo = None,
+    interceptors: Interceptors = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
@@ -85,9 +94,9 @@ def run(
         **labels(tag, memo),
     }
     start = Start(workflow, *call_of(workflow.definition, values), options)
-    command = _Run(
-        connect(db, namespace, codecs, create=True), workflow, start, has_arguments=bool(values)
-    )
+    around = load_interceptors(interceptors)
+    client = connect(db, namespace, codecs, create=True, interceptors=around)
+    command = _Run(client, workflow, start, has_arguments=bool(values))
     with output_kept_for_document(as_json):
         last, outcome = asyncio.run(command.until_the_end(None if quiet or as_json else err()))
     if as_json:
