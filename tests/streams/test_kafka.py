@@ -3,18 +3,11 @@
 from pathlib import Path
 
 from everlong import checkpoint, workflow
-from everlong.streams import Stream, StreamControl
+from everlong.streams import Stream
 from everlong.streams.kafka import Kafka
-from tests.support.hosting import described, hosting, until
+from tests.support.hosting import described, hosting
 from tests.support.kafka_broker import kafka_broker
-
-
-async def has_read(control: StreamControl, positions: dict[str, int]) -> None:
-    async def look() -> bool:
-        cursor = await control.position()
-        return cursor is not None and cursor.after == positions
-
-    await until(look)
+from tests.support.streams import has_read
 
 
 async def test_a_topic_is_read_from_where_the_flow_stands(tmp_path: Path) -> None:

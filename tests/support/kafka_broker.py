@@ -1,11 +1,5 @@
-"""A broker of the tests' own that speaks Kafka's protocol: a folder, a port, a process group."""
+"""A broker of the tests' own that speaks Kafka's protocol."""
 
-# tidy: this file sleeps because it waits for another process, which offers nothing but a port
-import asyncio
-import os
-import signal
-import socket
-import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -15,11 +9,10 @@ from typing import Any, Final
 from aiokafka import AIOKafkaProducer  # pyright: ignore[reportMissingTypeStubs]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # pyright: ignore[reportMissingTypeStubs]
 
-from tests.support.orphans import die_with_parent
+from tests.support.broker_process import broker_process
 
 __all__ = ["KafkaBroker", "kafka_broker"]
 
-_PATIENCE_S: Final = 30.0
 _admin: Final[Any] = AIOKafkaAdminClient
 _producer: Final[Any] = AIOKafkaProducer
 _topic: Final[Any] = NewTopic
@@ -53,41 +46,14 @@ class KafkaBroker:
         finally:
             await admin.close()
 
-    async def answers(self) -> None:
-        """Wait until it does."""
-        host, _, port = self.servers.partition(":")
-        async with asyncio.timeout(_PATIENCE_S):
-            while True:
-                try:
-                    _, writer = await asyncio.open_connection(host, int(port))
-                except OSError:
-                    await asyncio.sleep(0.05)
-                else:
-                    writer.close()
-                    return
-
 
 @asynccontextmanager
 async def kafka_broker(folder: Path) -> AsyncGenerator[KafkaBroker, None]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    folder.mkdir(parents=True, exist_ok=True)
-    binary = Path(sys.executable).with_name("noida-db")
-    options = ["--only", "kafka", "--kafka-port", str(port), "--host", "127.0.0.1"]
-    with (folder / "broker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [str(binary), "start", *options, "--data-dir", str(folder)],
-            stdout=log,
-            stderr=log,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),  # noqa: PLW1509 - in the child: one call into the kernel
-        )
-    try:
-        broker = KafkaBroker(port)
-        await broker.answers()
-        yield broker
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # The script leaves the broker behind.
-        process.wait()
+    async with broker_process(_command, folder) as process:
+        yield KafkaBroker(process.port)
+
+
+def _command(port: int, folder: Path) -> list[str]:
+    binary = str(Path(sys.executable).with_name("noida-db"))
+    only = ["--only", "kafka", "--kafka-port", str(port), "--host", "127.0.0.1"]
+    return [binary, "start", *only, "--data-dir", str(folder)]

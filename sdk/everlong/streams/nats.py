@@ -1,0 +1,191 @@
+"""`JetStream`: a stream of a NATS server. Extra `everlong[nats]`."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Generic, TypeVar, overload
+
+import nats as library
+from nats.errors import Error as NatsError, TimeoutError as NoneCame
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy
+
+from everlong.exceptions import InvalidArguments, StreamRewound
+from everlong.streams._polled import PARTITION, position_in
+from everlong.streams._source import Cursor, Reader, Record, Source, require_same
+
+__all__ = ["JetStream"]
+
+T = TypeVar("T")
+
+_nats: Final[Any] = library  # Its options carry no types.
+
+_WAIT_S: Final = 5.0
+"""Of one request; behind it, it is looked whether the server still knows the stream."""
+_MESSAGES_MAX: Final = 1_000
+_FORGOTTEN_S: Final = 300.0
+"""So long without a request, and the server forgets who was reading."""
+
+
+class JetStream(Source[T], Generic[T]):
+    """The messages of a stream in NATS, in the order of their sequence numbers.
+
+        orders = Stream("orders", JetStream("nats://localhost:4222", stream="ORDERS", value=Order))
+
+    The server keeps no position for the flow: nothing is acknowledged, and nothing is delivered
+    again but by what the flow asks for. A message's key is its subject. What people get wrong: a
+    stream whose retention is `workqueue` or `interest` forgets what is acknowledged, so it is no
+    log, and it is refused.
+
+    Args:
+        servers: "nats://host:port", or several with commas between them.
+        stream: its name.
+        value: the type of its messages' values, see `Source`.
+        subject: only messages of this one, `*` and `>` as NATS has them; None for all.
+        options: more for `nats.connect`, such as `user_credentials` or `tls`.
+    """
+
+    @overload
+    def __init__(
+        self: "JetStream[bytes]",
+        servers: str,
+        stream: str,
+        *,
+        subject: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        servers: str,
+        stream: str,
+        value: type[T],
+        *,
+        subject: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "JetStream[Any]",
+        servers: str,
+        stream: str,
+        value: Any,
+        *,
+        subject: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        servers: str,
+        stream: str,
+        value: Any = bytes,
+        *,
+        subject: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(value)
+        self.servers, self.stream, self.subject = servers, stream, subject
+        self.options = dict(options or {})
+
+    async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
+        """A reader behind the cursor, or from the oldest message on."""
+        at = position_in(after, partitions, 0, self)
+        # No second connection under the same reader: what got lost with the first is read again.
+        quiet: Any = {"allow_reconnect": False, "error_cb": _leave_it_to_the_reader}
+        client: Any = await _nats.connect(self.servers.split(","), **quiet, **self.options)
+        try:
+            info: Any = await client.jetstream().stream_info(self.stream)
+            if info.config.retention not in (None, RetentionPolicy.LIMITS):
+                raise InvalidArguments(
+                    f"stream {self.stream!r} of NATS has the retention {info.config.retention}: it "
+                    "forgets what is acknowledged. Give it retention='limits'"
+                )
+            identity = f"nats {self.stream} {info.created.isoformat()}"
+            require_same(identity, after, f"stream {self.stream} of NATS")
+            if after is not None and PARTITION in after.after:
+                self._require_next(at, info.state)
+            reader = _JetStreamReader(self, client, identity, at)
+            await reader.subscribe()
+        except BaseException:
+            await client.close()
+            raise
+        return reader
+
+    def _require_next(self, at: int, state: Any) -> None:
+        """Raises StreamRewound: what comes next has gone. With a subject nobody can tell whether
+        what has gone was of it."""
+        if state.last_seq < at:
+            raise StreamRewound(
+                f"stream {self.stream!r} of NATS ends at {state.last_seq}, and it was read up to "
+                f"{at}: the server has lost messages. Rewind the flow to where it is to go on"
+            )
+        if self.subject is None and state.first_seq > at + 1:
+            raise StreamRewound(
+                f"stream {self.stream!r} of NATS begins at {state.first_seq}, and the flow goes on "
+                f"at {at + 1}: what comes next is not kept any more. Rewind the flow to where it "
+                "is to go on"
+            )
+
+    def __repr__(self) -> str:
+        return f"JetStream({self.servers!r}, {self.stream!r})"
+
+
+async def _leave_it_to_the_reader(_: Exception) -> None:
+    """Its next request fails with the same, and is told as that of an attempt."""
+
+
+class _JetStreamReader(Reader):
+    def __init__(self, source: JetStream[Any], client: Any, identity: str, at: int) -> None:
+        self.identity = identity
+        self._source = source
+        self._client = client
+        self._at = at
+        self._asked: Any = None
+        self._delivered = 0
+        """By the server's count; one that is left out was lost on its way."""
+
+    async def subscribe(self) -> None:
+        self._asked = await self._client.jetstream().pull_subscribe(
+            self._source.subject or "",
+            stream=self._source.stream,
+            config=ConsumerConfig(
+                ack_policy=AckPolicy.NONE,
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=self._at + 1,
+                inactive_threshold=_FORGOTTEN_S,
+                mem_storage=True,
+            ),
+        )
+
+    async def fetch(
+        self, max_messages: int, max_bytes: int, wait_s: float | None
+    ) -> Sequence[Record]:
+        loop = asyncio.get_running_loop()
+        until = None if wait_s is None else loop.time() + wait_s
+        wanted = min(max_messages, _MESSAGES_MAX)
+        while True:
+            left_s = _WAIT_S if until is None else min(_WAIT_S, until - loop.time())
+            if left_s <= 0:
+                return []
+            try:
+                found = await self._asked.fetch(wanted, timeout=left_s)
+            except NoneCame:
+                if until is None:
+                    await self._asked.consumer_info()  # Raises if the server knows nothing of it.
+                continue
+            return [self._record(one) for one in found]
+
+    def _record(self, message: Any) -> Record:
+        told = message.metadata
+        self._delivered += 1
+        if told.sequence.consumer != self._delivered:
+            raise NatsError(
+                f"message {self._delivered} of {self._source!r} was lost on its way: it is read "
+                "again"
+            )
+        self._at = told.sequence.stream
+        told_headers: dict[str, str] = message.headers or {}
+        headers = {name: text.encode() for name, text in told_headers.items()}
+        at_us = int(told.timestamp.timestamp() * 1_000_000)
+        return Record(PARTITION, self._at, message.data, message.subject.encode(), at_us, headers)
+
+    async def close(self) -> None:
+        await asyncio.shield(self._client.close())

@@ -1,0 +1,25 @@
+"""What tests of sources share."""
+
+from typing import Final
+
+from everlong import Retry
+from everlong.exceptions import PoisonMessage, StreamRewound
+from everlong.streams import Position, StreamControl
+from tests.support.hosting import until
+
+__all__ = ["SOON", "has_read"]
+
+SOON: Final = Retry(
+    delay=0.01, non_retryable=(StreamRewound, PoisonMessage), on_exhausted="pause"
+).options
+"""As a stream's own, but it does not wait for half a second."""
+
+
+async def has_read(control: StreamControl, positions: dict[str, Position]) -> None:
+    """Wait until the flow has."""
+
+    async def look() -> bool:
+        cursor = await control.position()
+        return cursor is not None and cursor.after == positions
+
+    await until(look)
