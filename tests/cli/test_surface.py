@@ -56,7 +56,7 @@ def test_the_reference_has_the_table_of_exit_codes() -> None:
 def test_each_command_is_in_the_reference_with_its_options(here: Here, command: str) -> None:
     match = re.search(rf"^### `everlong {command}\b.*?(?=^##|\Z)", REFERENCE, re.M | re.S)
     assert match is not None, f"docs/reference/cli.md says nothing about `everlong {command}`"
-    options = set(re.findall(r"(--[a-z-]+)", here(command, "--help").out))
+    options = set(re.findall(r"(--[a-z-]+)", here(*command.split(), "--help").out))
     shared = {"--db", "--codecs", "--namespace", "--json", "--help"}
     missing = sorted(one for one in options - shared if one not in match.group(0))
     assert not missing, f"{command}: not in the reference: {missing}"

@@ -34,6 +34,11 @@ OPTIONS: Final = {
     "query": ("--arg", "--json-args", "--timeout"),
     "update": ("--arg", "--json-args", "--update-id", "--timeout"),
     "subscribe": ("--start", "--no-follow"),
+    "stream position": (),
+    "stream rewind": ("--identity", "--request-id"),
+    "stream drain": ("--request-id",),
+    "stream dead-letters": (),
+    "stream redrive": ("--request-id",),
     "approvals": ("--id", "--limit", "--after"),
     "approve": ("--by", "--comment", "--request-id"),
     "reject": ("--by", "--comment", "--request-id"),
@@ -152,7 +157,7 @@ def called(line: list[str]) -> None:
     raw_out, raw_err = io.BytesIO(), io.BytesIO()
     out, err = io.TextIOWrapper(raw_out, "utf-8"), io.TextIOWrapper(raw_err, "utf-8")
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(line)
+        code = main([*line[0].split(), *line[1:]])  # `stream rewind` is two words.
     out.flush()
     err.flush()
     printed = (raw_out.getvalue() + raw_err.getvalue()).decode()

@@ -26,6 +26,7 @@ from everlong.cli._run import run
 from everlong.cli._screen import out
 from everlong.cli._show import show
 from everlong.cli._start import start
+from everlong.cli._streams import dead_letters, drain, position, redrive, rewind
 from everlong.cli._subscribe import subscribe
 from everlong.cli._transfers import export, import_
 from everlong.cli._verify import verify
@@ -64,6 +65,11 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "terminate": (terminate, _TALK),
     "pause": (pause, _TALK),
     "resume": (resume, _TALK),
+    "stream position": (position, _TALK),
+    "stream rewind": (rewind, _TALK),
+    "stream drain": (drain, _TALK),
+    "stream dead-letters": (dead_letters, _TALK),
+    "stream redrive": (redrive, _TALK),
     "bulk": (bulk, _TALK),
     "export": (export, _CARE),
     "import": (import_, _CARE),
@@ -77,17 +83,32 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "lint": (lint, _CODE),
 }
 
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
+
 app = typer.Typer(
     name="everlong",
     help="Durable execution for ordinary async Python.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
     epilog="The store is ./everlong.db unless --db or EVERLONG_URL names another.",
 )
+_GROUPS: Final = {
+    "stream": typer.Typer(
+        help="Flows that read a stream: how far they are, and what did not fit.",
+        no_args_is_help=True,
+        context_settings=_SETTINGS,
+    )
+}
 for _name, (_function, _panel) in COMMANDS.items():
-    app.command(_name, rich_help_panel=_panel)(_function)
+    _group, _, _own = _name.rpartition(" ")
+    if _group:
+        _GROUPS[_group].command(_own)(_function)
+    else:
+        app.command(_own, rich_help_panel=_panel)(_function)
+for _name, _commands in _GROUPS.items():
+    app.add_typer(_commands, name=_name, rich_help_panel=_TALK)
 
 # Typer used to import click and now carries its own; what both raise for a wrong command line is
 # reached through the one class that it exports.

@@ -71,7 +71,7 @@ class StreamControl:
 
     async def rewind(
         self,
-        positions: Mapping[str | int, Position | None],
+        positions: Mapping[str, Position | None] | Mapping[int, Position | None],
         *,
         identity: str | None = None,
         request_id: str | None = None,

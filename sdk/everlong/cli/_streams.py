@@ -1,0 +1,182 @@
+"""`everlong stream …`: what an operator does with a flow that reads a stream."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from everlong.cli._documents import document
+from everlong.cli._exits import ExitCode, Mistake
+from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
+from everlong.cli._pausing import RequestId
+from everlong.cli._screen import out, write
+from everlong.streams import Cursor, DeadLetter, Position, StreamControl
+
+__all__ = ["dead_letters", "drain", "position", "redrive", "rewind"]
+
+T = TypeVar("T")
+
+Name = Annotated[str, typer.Argument(metavar="STREAM", help="The stream's name in the code.")]
+
+
+def position(
+    workflow_id: WorkflowId,
+    stream: Name,
+    db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """Tell how far an execution has read: the last position of each partition."""
+    found = _asked(db, namespace, codecs, workflow_id, stream, lambda it: it.position())
+    if as_json:
+        write(document({"position": None if found is None else _facts(found)}))
+    elif found is None:
+        out().say("nothing was read so far")
+    else:
+        screen = out()
+        screen.say((found.identity, "dim"))
+        for partition, at in sorted(found.after.items()):
+            screen.say(f"{partition:>6}  {at}")
+    return ExitCode.OK
+
+
+def rewind(
+    workflow_id: WorkflowId,
+    stream: Name,
+    positions: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PARTITION=POSITION…",
+            help="Behind what to go on, such as 0=41; 0=beginning reads all of it again.",
+        ),
+    ],
+    identity: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Of what is to be read, where it was made anew."),
+    ] = None,
+    request_id: RequestId = None,
+    db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """Go on behind other positions; partitions that are not named stay where they are."""
+    to = dict(_position_of(one) for one in positions)
+
+    def act(control: StreamControl) -> Awaitable[None]:
+        return control.rewind(to, identity=identity, request_id=request_id)
+
+    _asked(db, namespace, codecs, workflow_id, stream, act)
+    return _told("rewound", workflow_id, stream, as_json=as_json)
+
+
+def drain(
+    workflow_id: WorkflowId,
+    stream: Name,
+    request_id: RequestId = None,
+    db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """End the loop behind the batch in work; the workflow goes on behind the loop."""
+
+    def act(control: StreamControl) -> Awaitable[None]:
+        return control.drain(request_id=request_id)
+
+    _asked(db, namespace, codecs, workflow_id, stream, act)
+    return _told("draining", workflow_id, stream, as_json=as_json)
+
+
+def dead_letters(
+    workflow_id: WorkflowId,
+    stream: Name,
+    db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """List the messages that did not fit, with the reason of each."""
+    found = _asked(db, namespace, codecs, workflow_id, stream, lambda it: it.dead_letters())
+    if as_json:
+        write(document({"items": found}))
+        return ExitCode.OK
+    screen = out()
+    for one in found:
+        _show(one)
+    if not found:
+        screen.say("there are no dead letters")
+    return ExitCode.OK
+
+
+def redrive(
+    workflow_id: WorkflowId,
+    stream: Name,
+    numbers: Annotated[
+        list[int] | None,
+        typer.Argument(metavar="[NUMBER…]", help="Of dead letters; all unless given."),
+    ] = None,
+    request_id: RequestId = None,
+    db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """Give dead letters to the loop once more, with code that takes them by now."""
+
+    def act(control: StreamControl) -> Awaitable[int]:
+        return control.redrive(*(numbers or ()), request_id=request_id)
+
+    count = _asked(db, namespace, codecs, workflow_id, stream, act)
+    if as_json:
+        write(document({"workflow_id": workflow_id, "stream": stream, "redriven": count}))
+    else:
+        screen = out()
+        screen.say(("✓ ", "green"), f"redriven {count} of ", (workflow_id, "bold"))
+    return ExitCode.OK
+
+
+def _asked(
+    db: str,
+    namespace: str,
+    codecs: str | None,
+    workflow_id: str,
+    stream: str,
+    act: Callable[[StreamControl], Awaitable[T]],
+) -> T:
+    async def ask() -> T:
+        async with connect(db, namespace, codecs) as client:
+            return await act(StreamControl(client.get_handle(workflow_id), stream))
+
+    return asyncio.run(ask())
+
+
+def _position_of(given: str) -> tuple[str, Position | None]:
+    partition, equals, at = given.rpartition("=")
+    if not (partition and equals and at):
+        raise Mistake(f"{given}: write PARTITION=POSITION, such as 0=41 or 0=beginning")
+    if at == "beginning":
+        return partition, None
+    return partition, int(at) if at.removeprefix("-").isdecimal() else at
+
+
+def _facts(cursor: Cursor) -> dict[str, Any]:
+    return {"identity": cursor.identity, "after": dict(cursor.after)}
+
+
+def _told(what: str, workflow_id: str, stream: str, *, as_json: bool) -> int:
+    if as_json:
+        write(document({"workflow_id": workflow_id, "stream": stream, "told": what}))
+    else:
+        out().say(("✓ ", "green"), f"{what} ", (workflow_id, "bold"))
+    return ExitCode.OK
+
+
+def _show(one: DeadLetter) -> None:
+    screen = out()
+    cut = " (its beginning)" if one.cut else ""
+    screen.say((f"{one.number:>6}  ", "bold"), (f"{one.partition}/{one.position}{cut}", "dim"))
+    screen.say(one.value.decode(errors="backslashreplace"), indent=8)
+    screen.say((one.error, "red"), indent=8)

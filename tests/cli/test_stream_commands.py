@@ -1,0 +1,83 @@
+"""`everlong stream …`, beside a worker that reads a file."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.cli.conftest import Here
+from tests.support.command_line import Done, begin, worker_ready
+
+FLOW: Final = """
+from everlong import checkpoint, workflow
+from everlong.streams import Lines, Stream
+
+readings = Stream("readings", Lines("readings.txt", int, poll=0.01))
+
+@workflow
+async def adds(total: int = 0) -> int:
+    async for batch in readings.batches(on_poison="dead_letter"):
+        total += sum(batch.values)
+        await checkpoint(total=total)
+    return total
+"""
+
+
+def read_up_to(here: Here, position: int) -> None:
+    while f"  {position}\n" not in here("stream", "position", "r", "readings").out:
+        pass
+
+
+def test_an_operator_looks_after_a_flow(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(FLOW)
+    (tmp_path / "readings.txt").write_text("1\ntwo\n3\n")
+    assert here("start", "adds", "--id", "r").code == 0
+    assert here("stream", "position", "r", "readings").out == "nothing was read so far\n"
+    assert here("stream", "dead-letters", "r", "readings").out == "there are no dead letters\n"
+    worker = begin("worker", "flow.py", "--json", folder=tmp_path)
+    try:
+        worker_ready(worker)
+        read_up_to(here, 8)
+        told = here("stream", "position", "r", "readings", "--json").document["position"]
+        assert told["after"] == {"0": 8}
+        assert told["identity"].startswith("inode ")
+        letters = here("stream", "dead-letters", "r", "readings")
+        assert "0  0/6\n" in letters.out
+        assert "        two\n" in letters.out
+        (letter,) = here("stream", "dead-letters", "r", "readings", "--json").document["items"]
+        assert (letter["number"], letter["position"]) == (0, 6)
+        again = ("stream", "redrive", "r", "readings", "0", "--request-id", "once")
+        assert here(*again).out == "✓ redriven 1 of r\n"
+        assert here(*again, "--json").document["redriven"] == 1
+        rewind = ("stream", "rewind", "r", "readings", "0=beginning", "--request-id", "back")
+        assert here(*rewind).out == "✓ rewound r\n"
+        assert here(*rewind, "--json").document["told"] == "rewound"
+        with (tmp_path / "readings.txt").open("a") as file:
+            file.write("100\n")
+        read_up_to(here, 12)
+        assert here("stream", "drain", "r", "readings").out == "✓ draining r\n"
+        while (shown := here("show", "r", "--json").document)["status"] == "running":
+            pass
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert (shown["status"], shown["result"]) == ("completed", 108)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("rewind", "r", "readings", "41"), "write PARTITION=POSITION"),
+        (("rewind", "r", "readings", "0="), "write PARTITION=POSITION"),
+        (("rewind", "r", "readings", "0=1"), "nothing to rewind"),
+        (("redrive", "r", "readings", "7"), "no dead letters [7]"),
+        (("position", "nobody", "readings"), "nobody"),
+        (("drain", "nobody", "readings"), "nobody"),
+        (("rewind", "r"), "Missing argument"),
+    ],
+)
+def test_what_makes_no_sense_is_told(here: Here, arguments: tuple[str, ...], words: str) -> None:
+    assert here("start", "adds", "--id", "r").code == 0
+    done: Done = here("stream", *arguments)
+    assert done.code in (2, 4)
+    assert words in done.err
