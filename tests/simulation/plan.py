@@ -185,6 +185,9 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         more = _chance(seed, f"last words of {name}")
         if more.random() < 0.6:
             programs[name] = with_last_words(programs[name], more, name)
+    brief = _brief(_chance(seed, "brief"), names)
+    if brief is not None:
+        programs[brief] = ()
     workers = shape.choice((1, 1, 2))
     clients = shape.choice((0, 1, 1, 2))
     senders = max(clients, 1) + shape.randrange(2)
@@ -210,7 +213,9 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         fresh=bool(needs_new_code) or steal or later.random() < 0.4,
         rates=_rates(_chance(seed, "rates")),
         programs=programs,
-        errands=tuple(_all_errands(seed, names, n, features, hurry=hurry) for n in range(senders)),
+        errands=tuple(
+            _all_errands(seed, names, n, features, hurry=hurry, brief=brief) for n in range(senders)
+        ),
         mishaps=mishaps,
         bombs=bombs,
         mistakes=mistakes,
@@ -218,6 +223,11 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         versioning=versioning,
         hurry=hurry,
     )
+
+
+def _brief(chance: Random, names: list[str]) -> str | None:
+    """The one that is over with its first drive, so that nobody else ever sees it open."""
+    return chance.choice(names) if chance.random() < 0.15 else None
 
 
 def _features(chance: Random) -> tuple[Feature, ...]:
@@ -274,9 +284,17 @@ def _hand_overs(chance: Random) -> list[Mishap]:
 
 
 def _all_errands(
-    seed: int, names: list[str], sender: int, features: tuple[Feature, ...], *, hurry: bool
+    seed: int,
+    names: list[str],
+    sender: int,
+    features: tuple[Feature, ...],
+    *,
+    hurry: bool,
+    brief: str | None,
 ) -> tuple[Errand, ...]:
     made = list(_errands(_chance(seed, f"sender {sender}"), names, sender))
+    if brief is not None:  # At once, as the other senders do, and without a request id.
+        made[:0] = [Errand(0.0, "start", brief, named=False)] * 4
     if _chance(seed, "wishes").random() < 0.5:
         chance = _chance(seed, f"wishes of {sender}")
         for number in range(chance.randrange(6)):
