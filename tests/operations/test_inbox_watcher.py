@@ -73,7 +73,7 @@ async def test_what_others_do_among_themselves_is_looked_at_ever_more_rarely(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine: Any = SimpleNamespace(store=Busy(), hosts=[Host()], shared=True)
-    pauses = await pauses_of(InboxWatcher(engine), 12, monkeypatch)
+    pauses = await pauses_of(InboxWatcher(engine), 20, monkeypatch)
     assert pauses == sorted(pauses)
     assert pauses[-1] == IDLE_S
 
@@ -113,9 +113,10 @@ async def test_who_waits_for_others_hears_of_them_soon(monkeypatch: pytest.Monke
     engine: Any = SimpleNamespace(store=Busy(), hosts=[], shared=True)
     watcher = InboxWatcher(engine)
     waiting = watcher.changed()
-    pauses = await pauses_of(watcher, 2, monkeypatch)
+    pauses = await pauses_of(watcher, 7, monkeypatch)
     assert waiting.done()
-    assert pauses[0] == BUSY_S < pauses[1]
+    assert pauses[:6] == [BUSY_S] * 6  # Who has asked once may ask again.
+    assert pauses[6] > BUSY_S
 
 
 async def test_a_hint_that_comes_during_a_look_leads_to_another() -> None:
