@@ -87,6 +87,7 @@ MUST_BE_REACHED: Final = (
     "request applied, and its answer lost",
     "request late",
     "request lost before it was applied",
+    "process killed with writes on their way",
     "request of a killed process dropped",
     "request of a partitioned process",
     "request refused: no room",

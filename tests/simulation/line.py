@@ -85,6 +85,8 @@ class Rates:
     late: float = 0.0
     full: float = 0.0
     broken: float = 0.0
+    dies: float = 0.0
+    """How often a process is killed while a group of writes is on its way."""
 
 
 class FaultyStore:
@@ -125,6 +127,10 @@ class FaultyStore:
             if process.loop.dead:
                 world.reached("request of a killed process dropped")
                 return
+            if verb == "submit" and self._dies():
+                world.reached("process killed with writes on their way")
+                process.kill()
+                return
             outcome = self._apply(verb, fate, work, writes)
             world.later(self._latency_us(), lambda: self._reply(answer, outcome))
 
@@ -150,6 +156,11 @@ class FaultyStore:
                 return fate
             draw -= rate
         return Fate.WELL
+
+    def _dies(self) -> bool:
+        """What it did ahead of the commit was in vain: nobody may have seen it."""
+        rate = self._world.rates.dies
+        return rate > 0 and self._chance.random() < rate
 
     def _latency_us(self) -> int:
         chance = self._chance

@@ -252,6 +252,7 @@ def _rates(chance: Random) -> Rates:
         late=rate(0.1),
         full=0.0,
         broken=rate(0.004),
+        dies=rate(0.03),
     )
 
 
