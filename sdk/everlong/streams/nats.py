@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, overload
 
 import nats as library
-from nats.errors import Error as NatsError, TimeoutError as NoneCame
+from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy
 
 from everlong.exceptions import InvalidArguments, StreamRewound
@@ -167,7 +167,7 @@ class _JetStreamReader(Reader):
                 return []
             try:
                 found = await self._asked.fetch(wanted, timeout=left_s)
-            except NoneCame:
+            except TimeoutError:  # The library's own, or asyncio's, by where it comes from.
                 if until is None:
                     await self._asked.consumer_info()  # Raises if the server knows nothing of it.
                 continue
