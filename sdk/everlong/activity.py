@@ -32,7 +32,7 @@ from everlong._context import (
     current_run,
     source_line,
 )
-from everlong._definitions import ActivityDefinition
+from everlong._definitions import OWN, ActivityDefinition
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value, resolve_hints
 from everlong.exceptions import DefinitionError, EverlongError
@@ -362,16 +362,17 @@ def _define(
     if transactional:
         _check_transactional(function, options, process=process)
     chosen = function.__name__ if name is None else name
+    owner, own = f"activity {chosen}", str(chosen).startswith(OWN)
+    hints = resolve_hints(function, owner=owner)
     exceptions = ExceptionRegistry(raises)
     exceptions.register_visible(sys.modules[function.__module__])
     definition = ActivityDefinition(
         name=chosen,
         function=function,
-        parameters=Parameters(function, owner=f"activity {chosen}", given=int(transactional)),
-        result=Value(
-            resolve_hints(function, owner=f"activity {chosen}").get("return", Any),
-            owner=f"the result of activity {chosen}",
+        parameters=Parameters(
+            function, owner=owner, hints=hints, given=int(transactional), deferred=own
         ),
+        result=Value(hints.get("return", Any), owner=f"the result of {owner}", deferred=own),
         options=options,
         exceptions=exceptions,
         is_async=is_async,

@@ -15,7 +15,13 @@ from uuid import UUID
 
 from everlong import registry
 from everlong._context import RunPort, activity_context, calling_frame, current_run, source_line
-from everlong._definitions import Versioning, WorkflowDefinition, check_versioning, run_policy
+from everlong._definitions import (
+    OWN,
+    Versioning,
+    WorkflowDefinition,
+    check_versioning,
+    run_policy,
+)
 from everlong._failures import ExceptionRegistry
 from everlong._info import ActivityInfo, WorkflowInfo
 from everlong._purity import check_definition
@@ -220,17 +226,16 @@ def _define(
     chosen = function.__name__ if name is None else name
     if versioning is not None:
         check_versioning(versioning, f"workflow {chosen}")
-    check_definition(function, what=f"workflow {chosen}")
+    owner, own = f"workflow {chosen}", str(chosen).startswith(OWN)
+    check_definition(function, what=owner)
+    hints = resolve_hints(function, owner=owner)
     exceptions = ExceptionRegistry(raises)
     exceptions.register_visible(sys.modules[function.__module__])
     definition = WorkflowDefinition(
         name=chosen,
         function=function,
-        parameters=Parameters(function, owner=f"workflow {chosen}"),
-        result=Value(
-            resolve_hints(function, owner=f"workflow {chosen}").get("return", Any),
-            owner=f"the result of workflow {chosen}",
-        ),
+        parameters=Parameters(function, owner=owner, hints=hints, deferred=own),
+        result=Value(hints.get("return", Any), owner=f"the result of {owner}", deferred=own),
         exceptions=exceptions,
         versioning=versioning,
         signals=registry.tables().signals,
