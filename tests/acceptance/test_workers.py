@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from everlong import (
     checkpoint,
     workflow,
 )
+from everlong_engine import limits
 from tests.support.hosting import described, hosting
 from tests.support.other_process import hosted_elsewhere, other_process, release
 
@@ -353,3 +354,39 @@ async def test_a_run_that_has_ended_leaves_nothing_to_the_garbage_collector(path
             assert gc.collect() < 50
         finally:
             gc.enable()
+
+
+@pytest.mark.file
+async def test_what_a_dead_process_left_is_at_work_before_the_last_of_it_is_judged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "CLAIM_RUNS_MAX", 2)
+    names = [f"left-{number}" for number in range(5)]
+    async with Client.connect(path) as client:
+        async with other_process(path) as other:
+            await other.do("serve")
+            for name in names:
+                await other.do("start", workflow="hosted_elsewhere", id=name, name=name)
+            other.kill()
+            await other.ended()
+        handles = [client.get_handle(name, hosted_elsewhere) for name in names]
+        for handle in handles:
+            await handle.signal(release, "released")
+
+        judged, go_on = client.engine.store.take_over, asyncio.Event()
+        batches: list[int] = []
+
+        async def held_behind_the_first(alive: Sequence[bytes], now_us: int, limit: int) -> int:
+            if batches:
+                await go_on.wait()
+            batches.append(await judged(alive, now_us, limit))
+            return batches[-1]
+
+        monkeypatch.setattr(client.engine.store, "take_over", held_behind_the_first)
+        async with Worker(client, workflows=[hosted_elsewhere]):
+            results = [asyncio.create_task(handle.result()) for handle in handles]
+            done, _ = await asyncio.wait(results, return_when=asyncio.FIRST_COMPLETED)
+            assert 1 <= len(done) <= batches[0] == 2
+            go_on.set()
+            assert await asyncio.gather(*results) == [f"{name} released" for name in names]
+        assert sum(batches) == 5

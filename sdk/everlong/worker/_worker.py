@@ -159,6 +159,7 @@ class Worker(Answering):
         self._next_look_us: int | None = 0
         """When the next look into the store is due; None when nothing there is asleep."""
         self._versions_changed = False
+        self._has_orphans = False
         self._full = False
         """The last look found no room: a run that leaves is news."""
         self._claims: asyncio.Task[None] | None = None
@@ -190,16 +191,14 @@ class Worker(Answering):
         asyncio_adapter.install_as_completed()
         anyio_adapter.install()
         engine = self._held = self._client.engine
-        now_us = self._started_us = engine.clock.now_us()
-        self._worker_id = engine.ids.next(now_us)
+        self._started_us = engine.clock.now_us()
+        self._worker_id = engine.ids.next(self._started_us)
         self._fleet = FleetView(engine)
         self._failed = asyncio.get_running_loop().create_future()
         await attach(engine, self, self._wait_s)
         engine.share()
         try:
-            alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
-            while await engine.store.take_over(alive, now_us, limits.CLAIM_RUNS_MAX):
-                pass
+            await self._free_orphans(engine)
             await self._begin(engine)
         except BaseException:
             await self._leave(engine)
@@ -224,6 +223,17 @@ class Worker(Answering):
         self._keeper.on_asleep = self._fell_asleep
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
         engine.versions_changed()  # Older ones let go of what follows.
+
+    async def _free_orphans(self, engine: Engine, *, leaving: bool = False) -> None:
+        """Judge and free a batch of what is owned by workers that are gone.
+
+        A worker that dies leaves thousands: the first of them are driven before the last is judged.
+        """
+        alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
+        if leaving:
+            alive.remove(self._worker_id)
+        now_us, most = engine.clock.now_us(), limits.CLAIM_RUNS_MAX
+        self._has_orphans = await engine.store.take_over(alive, now_us, most) == most
 
     def _is_newest(self, kind: str) -> bool:
         """Whether no worker that came later has another version of a workflow."""
@@ -265,10 +275,9 @@ class Worker(Answering):
         await keeper.release_all()
         await engine.store.bury(self._worker_id)
         # A claim that was cut off, or a suspect that waited for its turn, is freed for others.
-        alive = [host.worker_id for host in engine.hosts if isinstance(host, Worker)]
-        alive.remove(self._worker_id)
-        while await engine.store.take_over(alive, engine.clock.now_us(), limits.CLAIM_RUNS_MAX):
-            pass
+        self._has_orphans = True
+        while self._has_orphans:
+            await self._free_orphans(engine, leaving=True)
 
     async def _leave(self, engine: Engine) -> None:
         try:
@@ -421,7 +430,11 @@ class Worker(Answering):
                     self._versions_changed = False
                     left = await hand_over(self._keeper)
                     self._versions_changed = self._versions_changed or left
-                if await self._claim(wants):
+                claimed = await self._claim(wants)
+                if self._has_orphans:
+                    await self._free_orphans(self._engine)
+                    continue
+                if claimed:
                     await asyncio.sleep(0)
                     continue
                 if not self._full:
