@@ -42,6 +42,8 @@ __all__ = [
     "grown",
     "in_a_hurry",
     "random_program",
+    "with_last_words",
+    "with_rivals",
 ]
 
 Feature: TypeAlias = Literal["children", "approvals", "tokens", "outputs", "on_cancel"]
@@ -155,6 +157,13 @@ def in_a_hurry(program: Program, chance: Random, name: str) -> Program:
     if chance.random() < 0.5:
         return (*program, First(((Receive(), child), (Receive(),))))
     return (*program, First(((Act(f"{label}a"), child), (Act(f"{label}b"),))))
+
+
+def with_rivals(program: Program, name: str) -> Program:
+    """With an end for which two activities contend, one of which is begun only once: if their
+    worker dies, whoever takes over finds its loss, which ends the other, before that is in hand."""
+    lost, other = Act(f"{name}%a", 1.0, how="once"), Act(f"{name}%b", 1.0)
+    return (*program, First(((lost,), (other,))))
 
 
 def with_last_words(program: Program, chance: Random, name: str) -> Program:

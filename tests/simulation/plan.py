@@ -18,6 +18,7 @@ from tests.simulation.drawing import (
     in_a_hurry,
     random_program,
     with_last_words,
+    with_rivals,
 )
 from tests.simulation.language import Program
 from tests.simulation.line import Rates
@@ -181,6 +182,10 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         more = _chance(seed, f"hurry of {name}")
         if more.random() < 0.6:
             programs[name] = in_a_hurry(programs[name], more, name)
+    rivals = _chance(seed, "rivals")
+    for name in names if rivals.random() < 0.3 else ():
+        if rivals.random() < 0.6:
+            programs[name] = with_rivals(programs[name], name)
     for name in names if "outputs" in features else ():
         more = _chance(seed, f"last words of {name}")
         if more.random() < 0.6:
