@@ -141,6 +141,8 @@ class Plan:
     """What becomes of runs when the code changes; None if workers have no versions."""
     hurry: bool = False
     """Whether executions may end with two things that happen at once."""
+    batch: int = 100
+    """How many runs are claimed at a time, or judged whose worker is dead."""
 
     def options(self) -> str:
         """The swarm options, for people."""
@@ -152,7 +154,7 @@ class Plan:
         kinds = sorted({one.kind for one in self.mishaps})
         return (
             f"store={self.store} workers={self.workers} clients={self.clients} slots={self.slots} "
-            f"cache={self.cache_size} checkpoint={self.checkpoint_events} steal={self.steal} "
+            f"cache={self.cache_size} batch={self.batch} checkpoint={self.checkpoint_events} steal={self.steal} "
             f"skew={self.skew_s} fresh={self.fresh} "
             f"features={','.join(self.features) or 'none'} hurry={self.hurry} "
             f"versioning={self.versioning or 'none'} "
@@ -227,6 +229,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         features=features,
         versioning=versioning,
         hurry=hurry,
+        batch=_chance(seed, "batch").choice((1, 2, 100, 100)),
     )
 
 

@@ -93,6 +93,7 @@ def _prepared(plan: Plan) -> Generator[None, None, None]:
     anyio_adapter.install()
     settings: list[tuple[Any, str, Any]] = [
         (limits, "CHECKPOINT_EVENTS", plan.checkpoint_events),
+        (limits, "CLAIM_RUNS_MAX", plan.batch),
         # Idle polls are simulated one by one; these cost nothing but time.
         (SqliteStore, "look_s", (0.02, 0.4)),
         (MemoryStore, "look_s", (0.02, 0.4)),
