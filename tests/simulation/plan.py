@@ -154,8 +154,8 @@ class Plan:
         kinds = sorted({one.kind for one in self.mishaps})
         return (
             f"store={self.store} workers={self.workers} clients={self.clients} slots={self.slots} "
-            f"cache={self.cache_size} batch={self.batch} checkpoint={self.checkpoint_events} steal={self.steal} "
-            f"skew={self.skew_s} fresh={self.fresh} "
+            f"cache={self.cache_size} batch={self.batch} checkpoint={self.checkpoint_events} "
+            f"steal={self.steal} skew={self.skew_s} fresh={self.fresh} "
             f"features={','.join(self.features) or 'none'} hurry={self.hurry} "
             f"versioning={self.versioning or 'none'} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
