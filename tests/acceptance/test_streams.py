@@ -24,6 +24,8 @@ from everlong.streams import (
     StreamControl,
 )
 from everlong.testing import amnesia
+from everlong_engine import LoadedRun, RunStarted, Wants, decode_event
+from everlong_engine.model.payload import unpack
 from tests.support.hosting import AT_ONCE, described, hosting, kinds, of_kind, until
 
 enough: Signal[bool] = Signal("streams-enough", bool)
@@ -485,6 +487,85 @@ async def test_how_far_it_has_read_is_sealed_and_told_right_behind_a_checkpoint(
             await control.drain()
             assert await handle.result() == 3
     assert all(b"the canary" not in one.read_bytes() for one in path.parent.iterdir())
+
+
+async def test_how_far_it_has_read_is_known_before_the_run_behind_a_checkpoint_begins(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = Stream("numbers", source := Memory(int))
+
+    @workflow
+    async def reads(total: int = 0) -> int:
+        async for batch in stream.batches():
+            total += sum(batch.values)
+            await checkpoint(total=total)
+        return total
+
+    waits_behind: list[bytes] = []
+    may_begin = asyncio.Event()
+
+    def worker(version: str) -> Worker:
+        return Worker(client, workflows=[reads], version=version, versioning="pinned_run")
+
+    async def on_its_way() -> bool:
+        source.put(1)
+        return bool(waits_behind)
+
+    async with Client.connect(path) as client, worker("1"):
+        claim = client.engine.store.claim
+
+        async def hold_back(wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
+            found = await claim(wants, now_us, limit)
+            waits_behind.extend(cursor for one in found for cursor in cursors_to_begin_with(one))
+            if waits_behind:
+                await may_begin.wait()
+            return found
+
+        monkeypatch.setattr(client.engine.store, "claim", hold_back)
+        handle = await client.start(reads)
+        async with worker("2"):  # With a checkpoint the execution goes there.
+            await until(on_its_way)
+            assert await kinds(handle) == []
+            control = stream.control(handle)
+            cursor = await control.position()
+            assert cursor is not None
+            assert cursor.to_wire() == unpack(waits_behind[0])
+            await control.drain()
+            may_begin.set()
+            assert await handle.result() == int(cursor.after["0"]) + 1
+
+
+def cursors_to_begin_with(run: LoadedRun) -> list[bytes]:
+    """Of a run that has not begun, and whose predecessor has read."""
+    starts = [decode_event(one.kind, one.body, run.blobs) for one in run.mail]
+    begins = [one for one in starts if isinstance(one, RunStarted) and not run.history]
+    return [cursor for one in begins for _, cursor in one.cursors]
+
+
+async def test_a_position_that_is_none_stops_the_flow_until_it_is_rewound(path: Path) -> None:
+    stream = Stream("numbers", source := Memory(int))
+    source.put(1, 2)
+
+    @workflow
+    async def reads(total: int = 0) -> int:
+        async for batch in stream.batches():
+            total += sum(batch.values)
+            await checkpoint(total=total)
+        return total
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        control = stream.control(handle)
+        await until(lambda: reached(control, 1))
+        await control.rewind({0: "yesterday"})
+        paused = await described(handle, lambda it: it.paused)
+        assert paused.paused is not None
+        assert "'yesterday' is none: rewind the flow" in paused.paused.reason
+        await control.rewind({0: 0})
+        await handle.resume()
+        await until(lambda: reached(control, 1))
+        await control.drain()
+        assert await handle.result() == 5
 
 
 NONSENSE: list[Any] = [

@@ -3,14 +3,16 @@
 from typing import Final
 
 from everlong import Retry
-from everlong.exceptions import PoisonMessage, StreamRewound
+from everlong.exceptions import InvalidArguments, PoisonMessage, StreamRewound
 from everlong.streams import Position, StreamControl
 from tests.support.hosting import until
 
 __all__ = ["SOON", "has_read"]
 
 SOON: Final = Retry(
-    delay=0.01, non_retryable=(StreamRewound, PoisonMessage), on_exhausted="pause"
+    delay=0.01,
+    non_retryable=(StreamRewound, PoisonMessage, InvalidArguments),
+    on_exhausted="pause",
 ).options
 """As a stream's own, but it does not wait for half a second."""
 

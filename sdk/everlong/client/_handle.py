@@ -47,6 +47,7 @@ from everlong_engine import (
     RunContinuedAsNew,
     RunFailed,
     RunRow,
+    RunStarted,
     RunTerminated,
     RunTimedOut,
     SignalReceived,
@@ -522,6 +523,12 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
             start=records.start_of(loaded),
             now_us=self._engine.clock.now_us(),
         )
+
+    async def waiting_start(self) -> RunStarted | None:
+        """Not public: with what the current run is to begin, as long as it has not."""
+        row = await self._row()
+        loaded = await self._engine.store.load(row.shard, row.run_id)
+        return None if loaded is None else self._client.records.start_of(loaded)
 
     async def history(self, run_id: str | None = None) -> list[HistoryEvent]:
         """The events of the current run (or of an earlier one), with the attempts of activities."""

@@ -8,6 +8,7 @@ from typing import Any
 from everlong.exceptions import InvalidArguments
 from everlong.streams._names import activity_of, control_of, dead_letters_of
 from everlong.streams._source import Cursor, Position
+from everlong_engine.model.payload import unpack
 
 __all__ = ["DeadLetter", "StreamControl"]
 
@@ -53,6 +54,10 @@ class StreamControl:
 
     async def position(self) -> Cursor | None:
         """How far the execution has read; None before its first batch."""
+        waiting = await self._handle.waiting_start()
+        if waiting is not None:  # Between a checkpoint and the run behind it.
+            stored = dict(waiting.cursors).get(self._name)
+            return None if stored is None else Cursor.from_wire(unpack(stored))
         activity, cursor, reads = activity_of(self._name), None, set[int]()
         for event in await self._handle.history():
             fields = event.fields

@@ -8,7 +8,7 @@ from typing import Final
 import anyio.to_thread
 
 from everlong.exceptions import InvalidArguments
-from everlong.streams._source import Cursor, Reader, Record
+from everlong.streams._source import Cursor, Reader, Record, number_in
 
 __all__ = ["PARTITION", "PolledReader", "check_poll", "position_in"]
 
@@ -24,10 +24,10 @@ def check_poll(poll_s: float) -> float:
 def position_in(
     after: Cursor | None, partitions: Sequence[str] | None, beginning: int, what: object
 ) -> int:
-    """Behind what to read. Raises InvalidArguments: of another partition than there is."""
+    """Behind what to read. Raises InvalidArguments: no number; no partition that there is."""
     if partitions is not None and tuple(partitions) != (PARTITION,):
         raise InvalidArguments(f"{what!r} has one partition, {PARTITION!r}, not {partitions}")
-    return beginning if after is None else int(after.after.get(PARTITION, beginning))
+    return number_in(beginning if after is None else after.after.get(PARTITION, beginning), what)
 
 
 class PolledReader(Reader):

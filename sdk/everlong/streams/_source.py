@@ -8,9 +8,9 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 from pydantic import StrictInt, StrictStr, TypeAdapter
 
 from everlong._hints import adapter_for
-from everlong.exceptions import StreamRewound
+from everlong.exceptions import InvalidArguments, StreamRewound
 
-__all__ = ["Cursor", "Position", "Reader", "Record", "Source"]
+__all__ = ["Cursor", "Position", "Reader", "Record", "Source", "number_in"]
 
 T = TypeVar("T")
 
@@ -122,6 +122,17 @@ class Source(ABC, Generic[T]):
             decoded: T = self._adapter.validate_json(data)
             return decoded
         return data if self.value is bytes else data.decode()  # type: ignore[return-value]
+
+
+def number_in(position: Position, what: object) -> int:
+    """A position where they are numbers. Raises InvalidArguments: it is none."""
+    try:
+        return int(position)
+    except ValueError:
+        raise InvalidArguments(
+            f"the positions of {what!r} are numbers, and {position!r} is none: rewind the flow to "
+            "where it is to go on"
+        ) from None
 
 
 def require_same(identity: str, cursor: Cursor | None, what: str) -> None:

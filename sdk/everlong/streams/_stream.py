@@ -50,7 +50,9 @@ _BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 2
 _RECORD_BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 4
 _TOO_LARGE: Final = f"it has more than {_RECORD_BYTES_MAX:,} bytes, and only its beginning is kept"
 _ERROR_CHARS_MAX: Final = 500
-_RETRY: Final = Retry(delay=0.5, non_retryable=(StreamRewound, PoisonMessage), on_exhausted="pause")
+_RETRY: Final = Retry(
+    delay=0.5, non_retryable=(StreamRewound, PoisonMessage, InvalidArguments), on_exhausted="pause"
+)
 
 
 class Stream(Generic[T]):

@@ -9,7 +9,15 @@ from aiokafka.errors import KafkaError  # pyright: ignore[reportMissingTypeStubs
 from aiokafka.structs import OffsetAndMetadata, TopicPartition  # pyright: ignore[reportMissingTypeStubs]
 
 from everlong.exceptions import InvalidArguments, StreamRewound
-from everlong.streams._source import Cursor, Position, Reader, Record, Source, require_same
+from everlong.streams._source import (
+    Cursor,
+    Position,
+    Reader,
+    Record,
+    Source,
+    number_in,
+    require_same,
+)
 
 __all__ = ["Kafka"]
 
@@ -110,12 +118,13 @@ class Kafka(Source[T], Generic[T]):
         there: set[int] | None = consumer.partitions_for_topic(self.topic)
         if not there:
             raise KafkaError(f"there is no topic {self.topic!r} at {self.servers}")
-        wanted = there if partitions is None else {int(one) for one in partitions}
-        if missing := wanted - there:
+        names = {str(one): one for one in sorted(there)}
+        wanted = names.keys() if partitions is None else set(partitions)
+        if missing := wanted - names.keys():
             raise InvalidArguments(
                 f"topic {self.topic!r} has the partitions {sorted(there)}, not {sorted(missing)}"
             )
-        return [TopicPartition(self.topic, one) for one in sorted(wanted)]
+        return [TopicPartition(self.topic, one) for name, one in names.items() if name in wanted]
 
     def __repr__(self) -> str:
         return f"Kafka({self.servers!r}, {self.topic!r})"
@@ -129,7 +138,7 @@ class _KafkaReader(Reader):
         self.identity = f"kafka {source.topic}"
 
     async def seek(self, after: Cursor | None) -> None:
-        """Where the flow goes on. Raises StreamRewound."""
+        """Where the flow goes on. Raises StreamRewound, and InvalidArguments: it is no offset."""
         consumer, partitions = self._consumer, self._partitions
         consumer.assign(partitions)
         first = await consumer.beginning_offsets(partitions)
@@ -137,7 +146,7 @@ class _KafkaReader(Reader):
         read: Mapping[str, Position] = {} if after is None else after.after
         for one in partitions:
             at = read.get(str(one.partition))
-            to = first[one] if at is None else int(at) + 1
+            to = first[one] if at is None else number_in(at, self._source) + 1
             if not first[one] <= to <= last[one]:
                 raise StreamRewound(
                     f"partition {one.partition} of topic {one.topic!r} holds the offsets "

@@ -2,10 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from everlong.streams._source import Cursor, Reader, Record, Source, require_same
+from everlong.streams._source import (
+    Cursor,
+    Position,
+    Reader,
+    Record,
+    Source,
+    number_in,
+    require_same,
+)
 
 __all__ = ["Memory"]
 
@@ -87,7 +95,8 @@ class _MemoryReader(Reader):
         self.identity = source.identity
         self._source = source
         self._partitions = partitions
-        self._at = {} if after is None else {name: int(at) for name, at in after.after.items()}
+        read: Mapping[str, Position] = {} if after is None else after.after
+        self._at = {name: number_in(at, source) for name, at in read.items()}
 
     async def fetch(
         self, max_messages: int, max_bytes: int, wait_s: float | None
