@@ -7,7 +7,7 @@
 
 BIN := .venv/bin
 EVERLONG_SOAK_SEEDS ?= 20000
-BENCHMARKS ?= throughput sequential fanout roundtrip sleepers recovery replay
+BENCHMARKS ?= throughput sequential fanout roundtrip sleepers recovery replay streams
 export PYTHON EVERLONG_SOAK_SEEDS
 # Tests and benchmarks start hundreds of processes: each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE

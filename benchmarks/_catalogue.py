@@ -143,6 +143,21 @@ _ALL = (
             Figure("tool_events_per_s", Better.MORE, goal=50_000),
         ),
     ),
+    Benchmark(
+        name="streams",
+        story="a topic of 100-byte messages into SQL rows, or into activities; by size of a batch",
+        unit="messages",
+        size=50_000,
+        size_quick=2_000,
+        figures=(
+            Figure("transactional_1_per_s", Better.MORE, goal=1_000),
+            Figure("transactional_100_per_s", Better.MORE, Against.ROWS, goal=40_000),
+            Figure("transactional_1000_per_s", Better.MORE, Against.ROWS, goal=100_000),
+            Figure("activity_1_per_s", Better.MORE, goal=300),
+            Figure("activity_100_per_s", Better.MORE, Against.ROWS, goal=15_000),
+            Figure("activity_1000_per_s", Better.MORE, Against.ROWS, goal=60_000),
+        ),
+    ),
 )
 
 BENCHMARKS = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})

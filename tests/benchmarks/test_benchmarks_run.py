@@ -13,6 +13,7 @@ from typing import cast
 import pytest
 
 from benchmarks._catalogue import BENCHMARKS
+from benchmarks.streams import BATCHES
 from tests.support.postgres_server import shared_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,10 @@ PROMISED: dict[str, tuple[int, set[str]]] = {
     "sleepers": (20, {"starts_per_s", "kb_per_sleeper", "bytes_per_sleeper"}),
     "recovery": (10, {"recover_s", "recover_all_s", "lost", "repeated_attempts"}),
     "replay": (20, {"events_per_s", "events_per_s_10x", "flatness"}),
+    "streams": (
+        200,
+        {f"{body}_{most}_per_s" for body in ("transactional", "activity") for most in BATCHES},
+    ),
 }
 
 

@@ -6,6 +6,8 @@ added up first wherever that could matter. Small payloads and ordinary ones pass
 """
 
 import re
+from collections.abc import Iterable
+from itertools import chain
 from typing import Final, cast
 
 from everlong_engine.model.errors import UndecodablePayload
@@ -54,16 +56,17 @@ def too_deep(value: object) -> bool:
     """Whether decoded containers lie deeper than the limit. Looks at one level after the other."""
     level: list[object] = [value] if type(value) in _NESTING else []
     for _ in range(DEPTH_MAX):
-        below: list[object] = []
-        for outer in level:
-            if type(outer) is dict:
-                below += cast("dict[object, object]", outer).values()
-            else:
-                below += cast("list[object]", outer)
-        level = [item for item in below if type(item) in _NESTING]
-        if not level:
+        below = list(chain.from_iterable(map(_inside, level)))
+        if _NESTING.isdisjoint(set(map(type, below))):
             return False
+        level = [item for item in below if type(item) in _NESTING]
     return True
+
+
+def _inside(outer: object) -> Iterable[object]:
+    if type(outer) is dict:
+        return cast("dict[object, object]", outer).values()
+    return cast("list[object]", outer)
 
 
 def refuse_bombs(data: bytes) -> None:
