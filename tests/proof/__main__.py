@@ -82,7 +82,8 @@ def _run(part: Part, *, quick: bool) -> list[Line]:
         trouble = f"a line that it recorded cannot be read: {error}"
     if not lines and not trouble:
         trouble = "it recorded nothing"
-    if trouble:
+    told = status == 1 and any(line.broken for line in lines)
+    if trouble and not told:  # Else what it found is recorded, and why it failed.
         lines.append(_failed(part, stamp, trouble, seconds, reproduce))
     _say(f"      {len(lines)} lines in {seconds:.0f} s{f'; {trouble}' if trouble else ''}")
     return lines

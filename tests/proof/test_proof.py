@@ -377,6 +377,17 @@ def test_a_part_that_fails_leaves_a_line_that_says_so_and_the_rest_runs(
     assert (code, [one.part for one in lines]) == (0, ["one", "two"])
 
 
+def test_a_part_that_fails_for_what_it_has_recorded_is_counted_once(
+    table: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table["first"] = "one 1 4 1"
+    code, lines = prove(monkeypatch, "--only", "first")
+    assert (code, [(one.part, one.broken) for one in lines]) == (1, [("one", 4)])
+    table["first"] = "one 1 4 2"
+    _, lines = prove(monkeypatch, "--only", "first")
+    assert [(one.part, one.broken) for one in lines] == [("one", 4), ("first (failed)", 1)]
+
+
 def test_a_part_that_records_nothing_has_failed(
     table: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
