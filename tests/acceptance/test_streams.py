@@ -14,6 +14,7 @@ from everlong.codec import Encrypt
 from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments
 from everlong.streams import (
     Cursor,
+    Lag,
     Lines,
     Memory,
     Reader,
@@ -22,6 +23,7 @@ from everlong.streams import (
     Source,
     Stream,
     StreamControl,
+    _control,
 )
 from everlong.testing import amnesia
 from everlong_engine import LoadedRun, RunStarted, Wants, decode_event
@@ -540,6 +542,57 @@ def cursors_to_begin_with(run: LoadedRun) -> list[bytes]:
     starts = [decode_event(one.kind, one.body, run.blobs) for one in run.mail]
     begins = [one for one in starts if isinstance(one, RunStarted) and not run.history]
     return [cursor for one in begins for _, cursor in one.cursors]
+
+
+async def test_how_far_a_flow_is_behind_is_counted(path: Path) -> None:
+    stream = Stream("numbers", source := Memory(int))
+    source.put(*numbers(3))
+
+    @workflow
+    async def reads(count: int = 0) -> int:
+        async for batch in stream.batches(max_messages=3):
+            count += len(batch)
+            await enough.receive()
+            await checkpoint(count=count)
+        return count
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        control = stream.control(handle)
+        await until(lambda: reached(control, 2))
+        assert await control.lag(wait=0.05) == Lag(0, more=False, seconds=None)
+        source.put(*numbers(5))
+        source.put(*numbers(5), partition="1")
+        assert await control.lag(wait=0.05) == Lag(10, more=False, seconds=None)
+        assert await control.lag(wait=0.05, partitions=[1]) == Lag(5, more=False, seconds=None)
+        assert await control.lag(wait=0.05, at_most=10) == Lag(10, more=False, seconds=None)
+        assert await control.lag(wait=0.05, at_most=9) == Lag(9, more=True, seconds=None)
+        await control.drain()
+        await handle.signal(enough, True)
+        assert await handle.result() == 3
+        with pytest.raises(InvalidArguments, match="give 1 or more"):
+            await control.lag(at_most=0)
+        with pytest.raises(InvalidArguments, match="more than 0 seconds"):
+            await control.lag(wait=0)
+        with pytest.raises(InvalidArguments, match="only its declaration says"):
+            await StreamControl(handle, "numbers").lag()
+
+
+async def test_of_a_source_that_is_not_there_no_lag_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_control, "_OPEN_S", 0.05)
+    stream = Stream("lines", Lines(path.with_name("none.txt"), poll=0.01))
+
+    @workflow
+    async def reads() -> None:
+        async for _ in stream.batches():
+            await checkpoint()
+
+    async with hosting(path, workflows=[reads]) as client:
+        handle = await client.start(reads)
+        with pytest.raises(EverlongError, match=r"none\.txt'\) cannot be read: it is not there"):
+            await stream.control(handle).lag()
 
 
 async def test_a_position_that_is_none_stops_the_flow_until_it_is_rewound(path: Path) -> None:

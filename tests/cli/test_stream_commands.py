@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from tests.cli.conftest import Here
-from tests.support.command_line import Done, begin, worker_ready
+from tests.support.command_line import Done, begin, everlong, worker_ready
 
 FLOW: Final = """
 from everlong import checkpoint, workflow
@@ -55,6 +55,10 @@ def test_an_operator_looks_after_a_flow(here: Here, tmp_path: Path) -> None:
         with (tmp_path / "readings.txt").open("a") as file:
             file.write("100\n")
         read_up_to(here, 12)
+        lag = ("stream", "lag", "r", "flow.py:readings", "--wait", "0.1")
+        assert everlong(*lag, folder=tmp_path).out == "0 behind\n"
+        found = {"messages": 0, "more": False, "seconds": None}
+        assert everlong(*lag, "--json", folder=tmp_path).document["lag"] == found
         assert here("stream", "drain", "r", "readings").out == "✓ draining r\n"
         while (shown := here("show", "r", "--json").document)["status"] == "running":
             pass
@@ -62,6 +66,19 @@ def test_an_operator_looks_after_a_flow(here: Here, tmp_path: Path) -> None:
         worker.kill()
         worker.communicate()
     assert (shown["status"], shown["result"]) == ("completed", 108)
+
+
+def test_what_a_flow_has_not_read_is_counted(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(FLOW)
+    (tmp_path / "readings.txt").write_text("1\n2\n3\n")
+    assert here("start", "adds", "--id", "r").code == 0
+    lag = ("stream", "lag", "r", "flow.py:readings", "--wait", "0.1")
+    assert everlong(*lag, folder=tmp_path).out == "3 behind\n"
+    told = everlong(*lag, "--at-most", "2", folder=tmp_path)
+    assert told.out == "more than 2 behind\n"
+    assert "there is flow.py:readings" in everlong(*lag[:3], "flow.py:adds", folder=tmp_path).err
+    other = everlong(*lag, "--partition", "7", folder=tmp_path)
+    assert (other.code, "has one partition" in other.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ OPTIONS: Final = {
     "update": ("--arg", "--json-args", "--update-id", "--timeout"),
     "subscribe": ("--start", "--no-follow"),
     "stream position": (),
+    "stream lag": ("--at-most", "--partition", "--wait"),
     "stream rewind": ("--identity", "--request-id"),
     "stream drain": ("--request-id",),
     "stream dead-letters": (),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from everlong import checkpoint, workflow
+from everlong import Client, checkpoint, workflow
 from everlong.streams import Stream
 from everlong.streams.kafka import Kafka
 from tests.support.hosting import described, hosting
@@ -27,8 +27,13 @@ async def test_a_topic_is_read_from_where_the_flow_stands(tmp_path: Path) -> Non
             for partition in (0, 1):
                 await broker.send("numbers", [b"%d" % n for n in range(20)], partition)
             await has_read(stream.control(handle), {"0": 19, "1": 19})
+        await broker.send("numbers", [b"100"], 1)
+        async with Client.connect(tmp_path / "db") as client:
+            behind = await stream.control(client.get_handle("adds", adds)).lag()
+            assert (behind.messages, behind.more) == (1, False)
+            assert behind.seconds is not None
+            assert 0 <= behind.seconds < 60
         async with hosting(tmp_path / "db", workflows=[adds]) as client:
-            await broker.send("numbers", [b"100"], 1)
             handle, other = client.get_handle("adds", adds), await client.start(adds, id="other")
             await has_read(stream.control(handle), {"0": 19, "1": 20})
             await stream.control(handle).drain()

@@ -12,7 +12,7 @@ from nats.js.api import RetentionPolicy, StreamConfig
 
 from everlong import checkpoint, workflow
 from everlong.exceptions import InvalidArguments
-from everlong.streams import Stream
+from everlong.streams import Lag, Stream
 from everlong.streams.nats import JetStream
 from tests.support.broker_process import BrokerProcess, broker_process
 from tests.support.hosting import described, hosting
@@ -58,6 +58,9 @@ async def test_a_stream_is_read_from_where_the_flow_stands(
                 for number in range(20):
                     await js.publish("numbers.a", b"%d" % number)
                 await has_read(stream.control(handle), {"0": 20})
+                assert await stream.control(handle).lag(wait=0.2) == Lag(
+                    0, more=False, seconds=None
+                )
                 server.kill()
                 await server.start()  # The flow finds out by itself, and goes on.
                 await js.publish("numbers.a", b"100")

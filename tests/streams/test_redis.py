@@ -12,7 +12,7 @@ from redis import asyncio as redis
 
 from everlong import checkpoint, workflow
 from everlong.exceptions import InvalidArguments
-from everlong.streams import Cursor, Stream
+from everlong.streams import Cursor, Lag, Stream
 from everlong.streams.redis import RedisStream
 from tests.support.broker_process import BrokerProcess, broker_process
 from tests.support.hosting import described, hosting
@@ -68,6 +68,9 @@ async def test_a_stream_is_read_from_where_the_flow_stands(
                         "orders", {"number": number, "item": "chair"}, id=f"{number}-0"
                     )
                 await has_read(stream.control(handle), {"0": "20-0"})
+                assert await stream.control(handle).lag(wait=0.1) == Lag(
+                    0, more=False, seconds=None
+                )
                 server.kill()
                 await server.start()  # The flow finds out by itself, and goes on.
                 await client.xadd("orders", {"number": 100, "item": "chair"}, id="21-0")

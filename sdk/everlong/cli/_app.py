@@ -26,7 +26,7 @@ from everlong.cli._run import run
 from everlong.cli._screen import out
 from everlong.cli._show import show
 from everlong.cli._start import start
-from everlong.cli._streams import dead_letters, drain, position, redrive, rewind
+from everlong.cli._streams import dead_letters, drain, lag, position, redrive, rewind
 from everlong.cli._subscribe import subscribe
 from everlong.cli._transfers import export, import_
 from everlong.cli._verify import verify
@@ -66,6 +66,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "pause": (pause, _TALK),
     "resume": (resume, _TALK),
     "stream position": (position, _TALK),
+    "stream lag": (lag, _TALK),
     "stream rewind": (rewind, _TALK),
     "stream drain": (drain, _TALK),
     "stream dead-letters": (dead_letters, _TALK),

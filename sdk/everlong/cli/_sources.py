@@ -15,9 +15,10 @@ from typing import Any, cast
 from everlong.cli._exits import Mistake
 from everlong.exceptions import EverlongError
 from everlong.interceptors import Interceptor
+from everlong.streams import Stream
 from everlong.workflow import Workflow
 
-__all__ = ["load", "load_interceptors", "load_workflow", "names_a_source"]
+__all__ = ["load", "load_interceptors", "load_stream", "load_workflow", "names_a_source"]
 
 
 def names_a_source(target: str) -> bool:
@@ -61,6 +62,23 @@ def load_interceptors(target: str | None) -> tuple[Interceptor, ...]:
             "them"
         )
     return tuple(cast("list[Interceptor]", listed))
+
+
+def load_stream(target: str) -> Stream[Any]:
+    """That of FILE:NAME. Raises Mistake; the message names those that there are."""
+    source, name = _split(target)
+    module = load(source)
+    streams: dict[str, Any] = {
+        key: one for key, one in vars(module).items() if isinstance(one, Stream)
+    }
+    if name not in streams:
+        there = [f"{source}:{key}" for key in streams]
+        raise Mistake(
+            f"{target} is no stream: write FILE:NAME of a Stream that is declared there; "
+            f"{'there is ' + ', '.join(there) if there else f'{source} declares none'}"
+        )
+    found: Stream[Any] = streams[name]
+    return found
 
 
 def load(source: str) -> ModuleType:

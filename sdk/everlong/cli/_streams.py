@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -11,9 +12,10 @@ from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, WorkflowId, connect
 from everlong.cli._pausing import RequestId
 from everlong.cli._screen import out, write
-from everlong.streams import Cursor, DeadLetter, Position, StreamControl
+from everlong.cli._sources import load_stream
+from everlong.streams import Cursor, DeadLetter, Lag, Position, StreamControl
 
-__all__ = ["dead_letters", "drain", "position", "redrive", "rewind"]
+__all__ = ["dead_letters", "drain", "lag", "position", "redrive", "rewind"]
 
 T = TypeVar("T")
 
@@ -39,6 +41,44 @@ def position(
         screen.say((found.identity, "dim"))
         for partition, at in sorted(found.after.items()):
             screen.say(f"{partition:>6}  {at}")
+    return ExitCode.OK
+
+
+def lag(
+    workflow_id: WorkflowId,
+    declaration: Annotated[
+        str,
+        typer.Argument(metavar="FILE:NAME", help="Where the stream is declared: orders.py:orders."),
+    ],
+    at_most: Annotated[int, typer.Option(metavar="N", min=1, help="Stop counting there.")] = 10_000,
+    partition: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PARTITION", help="That the execution reads; repeat it. Else all."),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Without a message, that mean there is none."),
+    ] = 1.0,
+    db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """Count the messages that an execution has not read, and tell how old the first of them is."""
+    stream = load_stream(declaration)
+
+    async def ask() -> Lag:
+        async with connect(db, namespace, codecs) as client:
+            control = stream.control(client.get_handle(workflow_id))
+            return await control.lag(at_most=at_most, partitions=partition or None, wait=wait)
+
+    found = asyncio.run(ask())
+    if as_json:
+        write(document({"stream": stream.name, "lag": asdict(found)}))
+        return ExitCode.OK
+    count = f"{'more than ' if found.more else ''}{found.messages:,} behind"
+    age = "" if found.seconds is None else f", the oldest for {found.seconds:,.1f} s"
+    out().say(count + age)
     return ExitCode.OK
 
 

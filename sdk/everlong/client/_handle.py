@@ -524,6 +524,10 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
             now_us=self._engine.clock.now_us(),
         )
 
+    def now_us(self) -> int:
+        """Not public: what the clock of its store says."""
+        return self._engine.clock.now_us()
+
     async def waiting_start(self) -> RunStarted | None:
         """Not public: with what the current run is to begin, as long as it has not."""
         row = await self._row()

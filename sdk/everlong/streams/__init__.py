@@ -5,7 +5,7 @@ of the core are here; those of brokers are modules of their own, each with an ex
 """
 
 from everlong.streams._batch import Batch, Message
-from everlong.streams._control import DeadLetter, StreamControl
+from everlong.streams._control import DeadLetter, Lag, StreamControl
 from everlong.streams._source import Cursor, Position, Reader, Record, Source
 from everlong.streams._stream import OnPoison, Stream
 from everlong.streams.files import Lines
@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "Cursor",
     "DeadLetter",
+    "Lag",
     "Lines",
     "Memory",
     "Message",

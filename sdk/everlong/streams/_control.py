@@ -1,16 +1,23 @@
 """What an operator does with a flow that reads a stream, from any process."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
-from everlong.exceptions import InvalidArguments
+from everlong.exceptions import EverlongError, InvalidArguments
 from everlong.streams._names import activity_of, control_of, dead_letters_of
-from everlong.streams._source import Cursor, Position
+from everlong.streams._source import Cursor, Position, Source
+from everlong_engine import seconds_us
 from everlong_engine.model.payload import unpack
 
-__all__ = ["DeadLetter", "StreamControl"]
+__all__ = ["DeadLetter", "Lag", "StreamControl"]
+
+_COUNTED_MAX: Final = 10_000
+_BYTES_AT_ONCE: Final = 1_000_000
+_OPEN_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,18 @@ class DeadLetter:
     """Of what it was read from."""
     cut: bool
     """It was too large for a history: `value` is its beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a flow is behind its source."""
+
+    messages: int
+    """That lie behind what it has read, or as many of them as were counted."""
+    more: bool
+    """Whether there were more than were counted."""
+    seconds: float | None
+    """Since the oldest of them was written; None if there is none, or the source does not say."""
 
 
 def _rewound(told: Any, cursor: Any) -> Any:
@@ -48,9 +67,10 @@ class StreamControl:
     it reads on, also if the execution is paused, or its worker is down.
     """
 
-    def __init__(self, handle: Any, name: str) -> None:
+    def __init__(self, handle: Any, name: str, source: Source[Any] | None = None) -> None:
         self._handle = handle
         self._name = name
+        self._source = source
 
     async def position(self) -> Cursor | None:
         """How far the execution has read; None before its first batch."""
@@ -73,6 +93,59 @@ class StreamControl:
                 case _:
                     pass
         return None if cursor is None else Cursor.from_wire(cursor)
+
+    async def lag(
+        self,
+        *,
+        at_most: int = _COUNTED_MAX,
+        partitions: Sequence[str | int] | None = None,
+        wait: float | timedelta = 1.0,
+    ) -> Lag:
+        """How many messages the execution has not read, and how old the first of them is.
+
+        They are read and counted as a second flow would, and nothing is told to the broker; so any
+        source can say it, and what is counted is what the execution will get.
+
+        Args:
+            at_most: stop counting there.
+            partitions: those that the execution reads, if not all.
+            wait: seconds (or timedelta) without a message that mean that there is none.
+
+        Raises:
+            InvalidArguments: made without the source, as `everlong stream` does without the code.
+            StreamRewound: what the execution goes on at is not there any more.
+            EverlongError: the source has not answered for ten seconds.
+        """
+        if self._source is None:
+            raise InvalidArguments(
+                f"stream {self._name!r}: only its declaration says what it reads. Ask it: "
+                "stream.control(handle)"
+            )
+        if at_most < 1:
+            raise InvalidArguments(f"at_most={at_most}: give 1 or more")
+        wait_s = seconds_us(wait, "wait") / 1e6
+        if wait_s <= 0:
+            raise InvalidArguments(f"wait={wait}: give more than 0 seconds")
+        chosen = None if partitions is None else tuple(map(str, partitions))
+        cursor = await self.position()
+        try:
+            async with asyncio.timeout(_OPEN_S):
+                reader = await self._source.open(cursor, chosen)
+        except TimeoutError:
+            raise EverlongError(f"{self._source!r} cannot be read: it is not there") from None
+        count = 0
+        written_us: list[int] = []
+        try:
+            while count <= at_most and (
+                found := await reader.fetch(at_most + 1 - count, _BYTES_AT_ONCE, wait_s)
+            ):
+                count += len(found)
+                written_us += [one.at_us for one in found if one.at_us is not None]
+        finally:
+            await reader.close()
+        age_us = max(0, self._handle.now_us() - min(written_us)) if written_us else None
+        age_s = None if age_us is None else age_us / 1e6
+        return Lag(min(count, at_most), count > at_most, age_s)
 
     async def rewind(
         self,

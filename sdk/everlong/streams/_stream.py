@@ -176,7 +176,7 @@ class Stream(Generic[T]):
 
     def control(self, handle: Any) -> StreamControl:
         """What an operator does with it in one execution, given a `WorkflowHandle` of it."""
-        return StreamControl(handle, self.name)
+        return StreamControl(handle, self.name, self.source)
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r}, {self.source!r})"
