@@ -80,6 +80,7 @@ async def act(label: str, seconds: float, fails: int, how: str) -> str:
     try:
         return await _attempt(about, label, seconds, fails, how)
     except asyncio.CancelledError:
+        stage[-1].attempt_is_told(about)
         if how == "stubborn":
             await asyncio.sleep(1.0)
             stage[-1].attempt_ends(about, label)

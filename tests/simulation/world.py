@@ -333,8 +333,8 @@ class World:
     def attempt_ends(self, about: ActivityInfo, label: str) -> None:
         self.ledger.ends(about, label)
 
-    def attempt_stops(self, about: ActivityInfo) -> None:
-        """Of its own, or because it was told to: what was abandoned is told nothing."""
+    def attempt_is_told(self, about: ActivityInfo) -> None:
+        """To stop: what was abandoned by then is told nothing."""
         process = self.running
         book = self.journal.runs[id_from_text(about.run_id)]
         stopping = process.worker is None or process.worker._keeper is None or process.stopping  # pyright: ignore[reportPrivateUsage]
@@ -342,8 +342,11 @@ class World:
             began_here = self.ledger.at_work.get((about.run_id, about.activity_id)) == process.name
             self.journal.must(
                 not began_here,
-                f"{book.workflow_id}: activity {about.activity_id} was abandoned, and stopped",
+                f"{book.workflow_id}: activity {about.activity_id} was abandoned, and is stopped",
             )
+
+    def attempt_stops(self, about: ActivityInfo) -> None:
+        """Of its own, or because it was told to, perhaps long ago."""
         self.ledger.stops(about)
 
     def hand_out(self, about: ActivityInfo, label: str, limit_s: float | None) -> None:
