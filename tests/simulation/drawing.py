@@ -160,10 +160,10 @@ def in_a_hurry(program: Program, chance: Random, name: str) -> Program:
 
 
 def with_rivals(program: Program, name: str) -> Program:
-    """With an end for which two activities contend, one of which is begun only once: if their
+    """With a beginning for which two activities contend, one of which is begun only once: if their
     worker dies, whoever takes over finds its loss, which ends the other, before that is in hand."""
-    lost, other = Act(f"{name}%a", 1.0, how="once"), Act(f"{name}%b", 1.0)
-    return (*program, First(((lost,), (other,))))
+    lost, other = Act(f"{name}%a", 6.0, how="once"), Act(f"{name}%b", 6.0)
+    return (First(((lost,), (other,))), *program)
 
 
 def with_last_words(program: Program, chance: Random, name: str) -> Program:
