@@ -95,18 +95,11 @@ class Transaction:
             raise InvalidArguments(
                 f'values={values!r:.60}: name them, as {{"id": 17}} for a statement with :id'
             )
-        row: dict[str, SqlValue] = {}
-        for name, value in values.items():  # pyright: ignore[reportUnknownVariableType]
-            if not isinstance(name, str):
-                raise InvalidArguments(f"{name!r:.60} is no parameter's name: give a text")
-            if type(value) is bytes:  # pyright: ignore[reportUnknownArgumentType]
-                self._bytes += len(value)
-                row[name] = value
-            else:
-                row[name] = self._value(name, value)
-        return row
+        return {str(name): self._value(name, value) for name, value in values.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
-    def _value(self, name: str, value: Any) -> SqlValue:
+    def _value(self, name: object, value: Any) -> SqlValue:
+        if not isinstance(name, str):
+            raise InvalidArguments(f"{name!r:.60} is no parameter's name: give a text")
         match value:
             case None | bool():
                 return value

@@ -11,7 +11,7 @@ import pytest
 
 from everlong import Client, Replayer, Signal, Transaction, Worker, activity, checkpoint, workflow
 from everlong.codec import Encrypt
-from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments
+from everlong.exceptions import DefinitionError, EverlongError, InvalidArguments, UndecodablePayload
 from everlong.streams import (
     Cursor,
     Lag,
@@ -486,6 +486,9 @@ async def test_how_far_it_has_read_is_sealed_and_told_right_behind_a_checkpoint(
                 return told == [[["numbers", ["the canary", {"0": 2}]]]]
 
             await until(begun)
+            async with Client.connect(path) as keyless:
+                with pytest.raises(UndecodablePayload, match="Connect with the codecs"):
+                    await stream.control(keyless.get_handle(handle.workflow_id)).position()
             await control.drain()
             assert await handle.result() == 3
     assert all(b"the canary" not in one.read_bytes() for one in path.parent.iterdir())

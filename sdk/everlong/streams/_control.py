@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from everlong.exceptions import EverlongError, InvalidArguments
+from everlong.exceptions import EverlongError, InvalidArguments, UndecodablePayload
 from everlong.streams._names import activity_of, control_of, dead_letters_of
 from everlong.streams._source import Cursor, Position, Source
 from everlong_engine import seconds_us
@@ -73,11 +73,15 @@ class StreamControl:
         self._source = source
 
     async def position(self) -> Cursor | None:
-        """How far the execution has read; None before its first batch."""
+        """How far the execution has read; None before its first batch.
+
+        Raises:
+            UndecodablePayload: it is sealed, and this client has no key.
+        """
         waiting = await self._handle.waiting_start()
         if waiting is not None:  # Between a checkpoint and the run behind it.
             stored = dict(waiting.cursors).get(self._name)
-            return None if stored is None else Cursor.from_wire(unpack(stored))
+            return None if stored is None else self._cursor(unpack(stored))
         activity, cursor, reads = activity_of(self._name), None, set[int]()
         for event in await self._handle.history():
             fields = event.fields
@@ -92,7 +96,17 @@ class StreamControl:
                     cursor = _rewound(fields["payload"], cursor)
                 case _:
                     pass
-        return None if cursor is None else Cursor.from_wire(cursor)
+        return None if cursor is None else self._cursor(cursor)
+
+    def _cursor(self, wire: Any) -> Cursor:
+        try:
+            return Cursor.from_wire(wire)
+        except ValueError as error:  # A note stands where something is sealed.
+            raise UndecodablePayload(
+                f"how far {self._handle.workflow_id} has read {self._name!r} cannot be read here. "
+                "Connect with the codecs that its workers have (`codecs=`, `--codecs`)",
+                reason="it is sealed, or is no position",
+            ) from error
 
     async def lag(
         self,
