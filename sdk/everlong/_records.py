@@ -8,8 +8,10 @@ here it is sealed and opened by the client's codecs (`_sealing` says what of it)
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from everlong._sealing import MESSAGES, Place, Sealing, is_sealed, note_of, place_of
 from everlong.codec import ENCRYPTED, Codec
@@ -82,8 +84,7 @@ class Run(Execution, Protocol):
     def type(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Elsewhere:
+class _Elsewhere(Struct, frozen=True):
     """A run of another execution."""
 
     namespace: str

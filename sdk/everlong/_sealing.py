@@ -23,8 +23,10 @@ and no digest of anything secret is stored.
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar, assert_never, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from everlong.codec import COMPRESSED, ENCRYPTED, Codec, decompress, in_order, split_header
 from everlong.exceptions import (
@@ -110,8 +112,7 @@ _WITH_TEXT: Final = (
 """Hold words that may be sealed, and that people without a key see a note for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Where sealed bytes belong. `owner` is a run's id, or a workflow id for messages."""
 
     namespace: str
@@ -294,8 +295,7 @@ class _Change(Protocol):
     def failure(self, failure: Failure) -> Failure: ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Seal:
+class _Seal(Struct, frozen=True):
     by: Sealing
     place: Place
 
@@ -309,8 +309,7 @@ class _Seal:
         return self.by.seal_failure(failure, self.place)
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
+class _Open(Struct, frozen=True):
     by: Sealing
     place: Place
     plain_text: bool
@@ -325,8 +324,7 @@ class _Open:
         return self.by.open_failure(failure, self.place)
 
 
-@dataclass(frozen=True, slots=True)
-class _Show:
+class _Show(Struct, frozen=True):
     by: Sealing
     place: Place
 

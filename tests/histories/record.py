@@ -9,7 +9,6 @@ import base64
 import json
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from importlib.metadata import version
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 from zlib import compress
+
+from msgspec.structs import replace
 
 from everlong._failures import encode_exception
 from everlong_engine import (

@@ -6,13 +6,14 @@ what kills it from outside, and `judge` says what that means for each flow.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from math import inf
 from random import Random
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from msgspec.structs import replace
 
 from everlong_engine.machine.probation import hold_us, is_suspect, trial_us, watch_us
 from everlong_engine.machine.takeover import judge

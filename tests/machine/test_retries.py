@@ -1,9 +1,8 @@
 """When an attempt is tried again: never earlier than the policy says, never once too often."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import example, given, strategies as st
+from msgspec.structs import replace
 
 from everlong_engine.machine.retries import (
     exhausted_at,

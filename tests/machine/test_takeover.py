@@ -1,9 +1,8 @@
 """What a worker's death means for a run: attempts that may have begun, guilt, and when to look."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, strategies as st
+from msgspec.structs import replace
 
 from everlong_engine.machine.state import fold
 from everlong_engine.machine.takeover import Verdict, judge, latest_attempts, next_deadline_us

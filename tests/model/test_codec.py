@@ -1,12 +1,12 @@
 """Stored events: what goes in comes out, for every kind, and what is damaged is said to be."""
 
-import dataclasses
 import tracemalloc
 from typing import Any, get_args, get_origin, get_type_hints
 
 import msgpack
 import pytest
 from hypothesis import given, settings, strategies as st
+from msgspec import NODEFAULT, structs
 
 from everlong_engine.model.codec import (
     blob_references,
@@ -78,21 +78,21 @@ def test_a_body_says_its_version_and_then_the_fields_in_their_order(kind: type[E
     assert wire[0] == 1
     left_out = [
         one
-        for one in dataclasses.fields(kind)
-        if one.name in NOT_WRITTEN_WHEN_ABSENT and one.default is not dataclasses.MISSING
+        for one in structs.fields(kind)
+        if one.name in NOT_WRITTEN_WHEN_ABSENT and one.default is not NODEFAULT
     ]
-    assert len(wire) == 1 + len(dataclasses.fields(kind)) - len(left_out)
+    assert len(wire) == 1 + len(structs.fields(kind)) - len(left_out)
 
 
 def test_what_a_start_has_learned_later_leaves_the_earlier_fields_where_they_are() -> None:
     policy = ActivityOptions(max_attempts=3).run_policy
     plain = RunStarted("w", b"", "id", 1, "", "")
     for event, length in (
-        (dataclasses.replace(plain, begins_us=5), 19),
-        (dataclasses.replace(plain, headers=b"h"), 20),
-        (dataclasses.replace(plain, retry=policy), 22),
-        (dataclasses.replace(plain, attempt=2), 22),
-        (dataclasses.replace(plain, headers=b"h", begins_us=5, retry=policy, attempt=2), 22),
+        (structs.replace(plain, begins_us=5), 19),
+        (structs.replace(plain, headers=b"h"), 20),
+        (structs.replace(plain, retry=policy), 22),
+        (structs.replace(plain, attempt=2), 22),
+        (structs.replace(plain, headers=b"h", begins_us=5, retry=policy, attempt=2), 22),
     ):
         code, body = encode_event(event, {})
         wire = fields_of(body)
@@ -105,9 +105,9 @@ def test_what_a_child_has_learned_later_leaves_the_earlier_fields_where_they_are
     policy = ActivityOptions(max_attempts=3).run_policy
     plain = ChildScheduled(1, "w", "id", b"", "")
     for event, length in (
-        (dataclasses.replace(plain, headers=b"h"), 16),
-        (dataclasses.replace(plain, retry=policy), 17),
-        (dataclasses.replace(plain, headers=b"h", retry=policy), 17),
+        (structs.replace(plain, headers=b"h"), 16),
+        (structs.replace(plain, retry=policy), 17),
+        (structs.replace(plain, headers=b"h", retry=policy), 17),
     ):
         code, body = encode_event(event, {})
         assert len(fields_of(body)) == length
@@ -131,7 +131,7 @@ def simplest(kind: type[Event]) -> Event:
     }
     ids: dict[str, Any] = {"run": b"r" * 16, "execution": b"e" * 16}
     hints = get_type_hints(kind)
-    required = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    required = [f.name for f in structs.fields(kind) if f.default is NODEFAULT]
     return kind(
         **{
             name: ids[name] if name in ids and hints[name] is bytes else samples[hints[name]]
@@ -144,7 +144,7 @@ def simplest(kind: type[Event]) -> Event:
 def test_a_body_from_before_a_field_with_a_default_still_decodes(kind: type[Event]) -> None:
     event = simplest(kind)
     code, body = encode_event(event, {})
-    required = [f for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    required = [f for f in structs.fields(kind) if f.default is NODEFAULT]
     for length in range(1 + len(required), len(fields_of(body)) + 1):
         assert decode_event(code, packed(*fields_of(body)[:length]), {}) == event
 
@@ -162,7 +162,7 @@ def test_options_are_written_only_where_they_are_not_the_defaults() -> None:
     plain = ActivityScheduled(1, "charge", b"", ActivityOptions(), "orders.py:1")
     _, body = encode_event(plain, {})
     assert fields_of(body)[4] is None
-    strict = dataclasses.replace(plain, options=ActivityOptions(max_attempts=3))
+    strict = structs.replace(plain, options=ActivityOptions(max_attempts=3))
     code, body = encode_event(strict, {})
     assert decode_event(code, body, {}) == strict
 
@@ -373,7 +373,7 @@ def test_a_field_of_another_type_is_named(kind: type[Event], data: st.DataObject
     except UndecodablePayload:
         return
     hints = get_type_hints(kind)
-    for one in dataclasses.fields(kind):
+    for one in structs.fields(kind):
         value = getattr(event, one.name)
         hint = hints[one.name]
         origins = [get_origin(each) or each for each in get_args(hint) or (hint,)]

@@ -4,13 +4,13 @@ import json
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from zlib import crc32
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from msgspec.structs import replace
 
 from everlong_engine.model.codec import checksum, encode_event
 from everlong_engine.model.errors import UnreadableExport

@@ -2,12 +2,12 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from everlong import Signal, WorkflowInfo, activity, info, wait_condition, workflow
 from everlong_engine import (

@@ -8,11 +8,11 @@ replay. `EVERLONG_CODE_CHANGES=1000` is the full length; `make soak` and `make p
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from random import Random
 from typing import Final
 
 import pytest
+from msgspec.structs import replace
 
 from everlong import NondeterminismError, WorkflowFault
 from everlong._replay.history import replay

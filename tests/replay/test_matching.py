@@ -7,10 +7,11 @@ Then the same through whole runs: workflows whose code has changed meet a histor
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from everlong import (
     NondeterminismError,

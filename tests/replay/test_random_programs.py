@@ -14,7 +14,6 @@ For each history that a program writes:
 import itertools
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -22,6 +21,7 @@ from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from msgspec.structs import replace
 
 from everlong import EverlongError, NondeterminismError, QueryFailed, WorkflowFault
 from everlong._failures import ExceptionRegistry, encode_exception

@@ -6,8 +6,10 @@ to what the run decides about an earlier answer.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec.structs import replace
 
 from everlong_engine.model.codec import decode_event
 from everlong_engine.model.events import (

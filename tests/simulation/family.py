@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from msgspec import structs
+
 from everlong_engine.model.events import (
     ChildCancelRequested,
     ChildClosed,
@@ -301,7 +303,7 @@ class Family:
         if key[0] in waiting and key not in told and (waiting[key[0]] or not key[1]):
             told.add(key)
             self._reached(f"told again: {type(event).__name__}")
-            self._owe(book, replace(event, run=book.run_id))
+            self._owe(book, structs.replace(event, run=book.run_id))
 
     def _forget_asked(self, book: "RunBook", *, is_fork: bool) -> None:
         """A reset run is not cancelled, unless it was before the point."""
@@ -407,7 +409,7 @@ class Family:
         self._told.add(key)
         self._must(owed is not None, f"{name}: was told {what}, which did not happen")
         if isinstance(event, ChildStartFailed) and event.status == "blocked":
-            event = replace(event, status="running")  # It is open, and that is what counts.
+            event = structs.replace(event, status="running")  # It is open, and that is what counts.
         if owed is not None:
             self._must(owed.event == event, f"{name}: was told {event}, and true is {owed.event}")
         self._reached(f"told: {type(event).__name__}")

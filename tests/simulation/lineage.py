@@ -8,8 +8,10 @@ as well: that is in `family`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from msgspec.structs import replace
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.events import (

@@ -2,12 +2,12 @@
 
 import asyncio
 import sqlite3
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from msgspec.structs import replace
 
 from everlong_engine.model.events import RunCompleted, RunFailed
 from everlong_engine.model.failure import Failure

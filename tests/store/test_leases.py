@@ -1,8 +1,7 @@
 """Claims, hand-backs and attempts: what an owner does beside appending."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from everlong_engine.model.codec import encode_event
 from everlong_engine.model.events import ActivityCompleted, CancelRequested
@@ -22,7 +21,7 @@ from tests.support.store_rig import SECOND_US, Rig, refusal
 def attempt(number: int, state: AttemptState = AttemptState.FAILED, **other: object) -> AttemptRow:
     return replace(
         AttemptRow(activity_id=1, attempt=number, state=state, started_us=number, error="no"),
-        **other,  # type: ignore[arg-type]
+        **other,
     )
 
 

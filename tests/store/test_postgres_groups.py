@@ -2,10 +2,10 @@
 
 from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from everlong_engine.model.events import ItemPublished, RunCompleted
 from everlong_engine.model.runs import AttemptRow, AttemptState

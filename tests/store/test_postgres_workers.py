@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from everlong_engine.model.codec import checksum, encode_event
 from everlong_engine.model.events import RunCompleted

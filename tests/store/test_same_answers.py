@@ -7,12 +7,12 @@ is told by the tests of each verb, and by `test_random_operations`; here the two
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
 
 from everlong_engine.machine.elsewhere import UNWANTED
 from everlong_engine.model.events import (

@@ -1,9 +1,9 @@
 """Resets in each store: what one transaction closes, copies, moves and leaves to be fed."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from everlong_engine.model.codec import Blobs, encode_event
 from everlong_engine.model.events import (

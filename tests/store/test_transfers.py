@@ -1,9 +1,9 @@
 """Whole executions out of one store and into another, of any kind."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from everlong_engine.machine.arrivals import arriving, closed_on_arrival, renamed
 from everlong_engine.model.errors import ImportRefused, WorkflowAlreadyStarted
@@ -94,8 +94,7 @@ def bare(executions: Sequence[ExportedExecution]) -> list[ExportedExecution]:
         replace(
             one,
             runs=tuple(
-                replace(run, row=replace(run.row, **dict.fromkeys(rows, 0)))  # type: ignore[arg-type]
-                for run in one.runs
+                replace(run, row=replace(run.row, **dict.fromkeys(rows, 0))) for run in one.runs
             ),
         )
         for one in executions

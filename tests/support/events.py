@@ -3,11 +3,11 @@
 A field of a type that is not listed here fails at import, so a new kind cannot be forgotten.
 """
 
-from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, Final, get_type_hints
 
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from everlong_engine.model.events import KINDS, Carried, Event, Numbers
 from everlong_engine.model.failure import Failure

@@ -5,9 +5,10 @@ that every implementation can pass them.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from everlong_engine.model.codec import Blobs, checksum, encode_event
 from everlong_engine.model.events import (

@@ -7,8 +7,9 @@ executions and senders knew of the old one stays behind.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from everlong_engine.machine.state import fold
 from everlong_engine.machine.tagging import tags_in

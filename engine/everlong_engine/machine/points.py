@@ -6,8 +6,9 @@ what came is kept, and what is to be done about it is decided anew, by today's c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from everlong_engine.model.events import (
     CLOSING,
@@ -50,16 +51,14 @@ class NoSuchPoint(ValueError):
     """A history has no such point, or no run can begin there; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(Struct, frozen=True):
     copied: int
     """The number of the last event that the new run repeats; 0 for none."""
     kept: int | None
     """The input behind it that is kept, and about which is decided anew."""
 
 
-@dataclass(slots=True)
-class Waiting:
+class Waiting(Struct):
     """What the code waits for at a point, and another execution has to tell."""
 
     number: int

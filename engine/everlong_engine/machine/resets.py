@@ -1,8 +1,9 @@
 """What a store completes of a reset in its transaction, on bytes: no key is needed for it. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from everlong_engine.model.codec import Blobs, checksum, decode_event, encode_event
 from everlong_engine.model.events import (

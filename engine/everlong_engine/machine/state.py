@@ -5,7 +5,8 @@ person looks; both see the same. Pure: no I/O, no clock.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from everlong_engine.model.events import (
     CLOSING,
@@ -42,8 +43,7 @@ from everlong_engine.model.tags import Tags, changed_tags
 __all__ = ["OpenActivity", "OpenChild", "RunState", "fold", "tags_behind"]
 
 
-@dataclass(slots=True)
-class OpenActivity:
+class OpenActivity(Struct):
     """An activity whose outcome is not recorded yet."""
 
     scheduled: ActivityScheduled
@@ -54,16 +54,14 @@ class OpenActivity:
     """Its end is waited for."""
 
 
-@dataclass(slots=True)
-class OpenChild:
+class OpenChild(Struct):
     """A child whose end is not recorded yet."""
 
     scheduled: ChildScheduled
     at_us: int
 
 
-@dataclass(slots=True)
-class RunState:
+class RunState(Struct):
     started: RunStarted | None = None
     started_us: int = 0
     last_us: int = 0

@@ -10,8 +10,9 @@ a death while all suspects were held back clears them. So a worker that is kille
 outside condemns nobody, and a run that kills its worker condemns only itself.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from everlong_engine.machine.elsewhere import elsewhere_limit
 from everlong_engine.machine.probation import is_suspect
@@ -55,8 +56,7 @@ _OUTCOMES: Final = (
 _OUTCOME_CODES: Final = frozenset(CODES[kind] for kind in _OUTCOMES)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(Struct, frozen=True):
     status: RunStatus
     wake_us: int | None
     """When somebody should look at the run; None for a blocked one."""

@@ -12,7 +12,6 @@ memory out of proportion is refused before it is built, and every field must hav
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
@@ -117,7 +116,7 @@ def _scheduled(event: Any) -> tuple[Any, ...]:
 
 
 def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
-    names = [field.name for field in fields(kind)]
+    names = kind.__struct_fields__
     if kind is ActivityScheduled:
         return _scheduled
     if kind in (ActivityFailed, RunFailed, UpdateFailed, ChildClosed):
@@ -131,12 +130,12 @@ def _getter(kind: type[Event]) -> Callable[[Event], tuple[Any, ...]]:
     return _child(every) if kind is ChildScheduled else every
 
 
-_STARTED: Final = [field.name for field in fields(RunStarted)]
+_STARTED: Final = RunStarted.__struct_fields__
 _RESET: Final = _STARTED.index("reset")
 _BEGINS: Final = _STARTED.index("begins_us")
 _HEADERS: Final = _STARTED.index("headers")
 _RETRY: Final = _STARTED.index("retry")
-_PLAIN: Final = tuple(field.default for field in fields(RunStarted)[_BEGINS:])
+_PLAIN: Final = RunStarted.__struct_defaults__[_BEGINS - len(_STARTED) :]
 _ONCE: Final = _PLAIN[_RETRY - _BEGINS :]
 _CURSORS: Final = _STARTED.index("cursors")
 
@@ -508,7 +507,7 @@ a field."""
 
 def _checked(code: int, kind: type[Event], build: _Builder) -> _Builder:
     shapes = frozenset(shapes_of(code))
-    is_numbered = fields(kind)[0].name in NUMBERED
+    is_numbered = kind.__struct_fields__[0] in NUMBERED
 
     def checked(*wire: Any) -> Event:
         if tuple(map(type, wire)) not in shapes or wire[0] != SCHEMA_VERSION:

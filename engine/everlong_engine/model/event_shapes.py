@@ -7,7 +7,6 @@ one look-up when an event is decoded, and whatever is built from it can rely on 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
 from itertools import product
 from typing import Any, Final, get_type_hints
 
@@ -66,29 +65,29 @@ def shapes_of(code: int) -> list[Shape]:
     """Every shape that an event of a kind may have. Fields with defaults may be missing at the
     end: an earlier version did not know them."""
     kind = KINDS[code]
-    names = fields(kind)
+    names = kind.__struct_fields__
     hints = get_type_hints(kind)
-    fewest = sum(one.default is MISSING for one in names)
+    fewest = len(names) - len(kind.__struct_defaults__)
     return [
         (int, *types)
         for count in range(fewest, len(names) + 1)
-        for types in product(*(_WRITTEN[hints[one.name]] for one in names[:count]))
+        for types in product(*(_WRITTEN[hints[one]] for one in names[:count]))
     ]
 
 
 def explain(kind: type[Event], wire: list[Any]) -> UndecodablePayload:
     """The error for fields that fit no shape: the first one that is wrong."""
-    known, hints = fields(kind), get_type_hints(kind)
+    known, hints = kind.__struct_fields__, get_type_hints(kind)
     found = wire[1:]
     what = f"it has {len(found)} of them"
     for one, value in zip(known, found, strict=False):
-        expected = _WRITTEN[hints[one.name]]
+        expected = _WRITTEN[hints[one]]
         if type(value) not in expected:
             names = " or ".join(each.__name__ for each in expected)
-            what = f"{one.name} holds a {type(value).__name__}, not {names}"
+            what = f"{one} holds a {type(value).__name__}, not {names}"
             break
-        if one.name in (*NUMBERED, "number") and not 0 <= value <= NUMBER_MAX:
-            what = f"{one.name} holds the number {value}"
+        if one in (*NUMBERED, "number") and not 0 <= value <= NUMBER_MAX:
+            what = f"{one} holds the number {value}"
             break
     return UndecodablePayload(
         reason=f"an event of kind {kind.__name__} does not have its fields: {what}"

@@ -12,8 +12,9 @@ Codes in `KINDS` and the order of fields are for ever: they are what is stored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
+
+from msgspec import Struct
 
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.lineage import Numbers, Reset
@@ -81,8 +82,7 @@ Carried: TypeAlias = tuple[tuple[str, bytes], ...]
 # ---------------------------------------------------------------------------------- inputs
 
 
-@dataclass(frozen=True, slots=True)
-class RunStarted:
+class RunStarted(Struct, frozen=True):
     """The first event of every run: everything that the code may know from the start."""
 
     workflow: str
@@ -122,8 +122,7 @@ class RunStarted:
     """How far the execution had read its streams: (name, payload)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityCompleted:
+class ActivityCompleted(Struct, frozen=True):
     activity_id: int
     result: bytes
     run: bytes | None = None
@@ -131,8 +130,7 @@ class ActivityCompleted:
     history."""
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityFailed:
+class ActivityFailed(Struct, frozen=True):
     """The last allowed attempt failed."""
 
     activity_id: int
@@ -142,8 +140,7 @@ class ActivityFailed:
     """As in `ActivityCompleted`."""
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityTimedOut:
+class ActivityTimedOut(Struct, frozen=True):
     """`timeout` is start_to_close, schedule_to_close, schedule_to_start or heartbeat."""
 
     activity_id: int
@@ -151,16 +148,14 @@ class ActivityTimedOut:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityLost:
+class ActivityLost(Struct, frozen=True):
     """The worker died with the last allowed attempt; whether it took effect is unknown."""
 
     activity_id: int
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityCancelled:
+class ActivityCancelled(Struct, frozen=True):
     """The end of a cancelled activity that the code waits for (`on_cancel="wait"`).
 
     `outcome` tells people what came of it: stopped, not_begun, completed, failed, timed_out or
@@ -172,19 +167,16 @@ class ActivityCancelled:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class TimerFired:
+class TimerFired(Struct, frozen=True):
     timer_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class SignalReceived:
+class SignalReceived(Struct, frozen=True):
     signal: str
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SignalRejected:
+class SignalRejected(Struct, frozen=True):
     """A signal whose value did not fit its declared type: recorded, never delivered."""
 
     signal: str
@@ -192,13 +184,11 @@ class SignalRejected:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
+class CancelRequested(Struct, frozen=True):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateReceived:
+class UpdateReceived(Struct, frozen=True):
     """A request that wants an answer. It has passed its validator, which is not asked again."""
 
     update_id: str
@@ -209,8 +199,7 @@ class UpdateReceived:
 # What comes back from other executions names the run that asked: the next one counts anew.
 
 
-@dataclass(frozen=True, slots=True)
-class ChildStarted:
+class ChildStarted(Struct, frozen=True):
     """A child is there. Recorded where the code waits for just that."""
 
     child_id: int
@@ -218,8 +207,7 @@ class ChildStarted:
     execution: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ChildStartFailed:
+class ChildStartFailed(Struct, frozen=True):
     """Its workflow id is taken; `status` tells how the execution that has it stands."""
 
     child_id: int
@@ -227,8 +215,7 @@ class ChildStartFailed:
     status: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChildClosed:
+class ChildClosed(Struct, frozen=True):
     """A child, or another execution that was waited for, has ended: for good, not just a run of it.
 
     `reason` is why it was cancelled or terminated, or which timeout it exceeded.
@@ -244,8 +231,7 @@ class ChildClosed:
     """In the inbox all that there is: where the end stands, and its event as it is stored there."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalAnswered:
+class ExternalAnswered(Struct, frozen=True):
     """What came of something sent to another execution: "" when it was accepted, else "not_found"
     or how that execution has closed."""
 
@@ -254,8 +240,7 @@ class ExternalAnswered:
     problem: str
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalAnswered:
+class ApprovalAnswered(Struct, frozen=True):
     """Addressed to a run: the numbers of another one mean other approvals."""
 
     approval_id: int
@@ -269,8 +254,7 @@ class ApprovalAnswered:
 # ------------------------------------------------------------------------------- decisions
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityScheduled:
+class ActivityScheduled(Struct, frozen=True):
     activity_id: int
     activity: str
     arguments: bytes
@@ -281,53 +265,45 @@ class ActivityScheduled:
     headers: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityCancelRequested:
+class ActivityCancelRequested(Struct, frozen=True):
     """Closes the activity: no outcome of it is recorded any more. One with `on_cancel="wait"` stays
     open until `ActivityCancelled`."""
 
     activity_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class TimerStarted:
+class TimerStarted(Struct, frozen=True):
     timer_id: int
     due_us: int
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class TimerCancelled:
+class TimerCancelled(Struct, frozen=True):
     timer_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class SideEffectRecorded:
+class SideEffectRecorded(Struct, frozen=True):
     value: bytes
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class PatchMarked:
+class PatchMarked(Struct, frozen=True):
     patch: str
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateCompleted:
+class UpdateCompleted(Struct, frozen=True):
     update_id: str
     result: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateFailed:
+class UpdateFailed(Struct, frozen=True):
     """An exception left the handler. The run goes on."""
 
     update_id: str
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class ItemPublished:
+class ItemPublished(Struct, frozen=True):
     """The numbers of a channel count from 0 through all runs of the execution."""
 
     channel: str
@@ -336,22 +312,19 @@ class ItemPublished:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class TagsSet:
+class TagsSet(Struct, frozen=True):
     """Only what changes; None takes a tag away."""
 
     tags: TagChanges
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class MemoSet:
+class MemoSet(Struct, frozen=True):
     memo: bytes
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChildScheduled:
+class ChildScheduled(Struct, frozen=True):
     """`target` is the child's workflow id."""
 
     child_id: int
@@ -375,8 +348,7 @@ class ChildScheduled:
     """As in `RunStarted`; None: as the child's workflow says."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChildCancelRequested:
+class ChildCancelRequested(Struct, frozen=True):
     """The child is asked to stop. Nobody waits for it any more, and no outcome is recorded, unless
     its `on_cancel` is "wait"."""
 
@@ -385,8 +357,7 @@ class ChildCancelRequested:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalSignalSent:
+class ExternalSignalSent(Struct, frozen=True):
     """`execution` is the one that is meant; None for whichever has the workflow id."""
 
     call_id: int
@@ -397,8 +368,7 @@ class ExternalSignalSent:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalRequested:
+class ApprovalRequested(Struct, frozen=True):
     """Whoever may answer: one of `approvers`, or anybody if there are none."""
 
     approval_id: int
@@ -409,8 +379,7 @@ class ApprovalRequested:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalCancelSent:
+class ExternalCancelSent(Struct, frozen=True):
     call_id: int
     target: str
     execution: bytes | None
@@ -418,8 +387,7 @@ class ExternalCancelSent:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalAwaited:
+class ExternalAwaited(Struct, frozen=True):
     """The code began to wait for the end of another execution."""
 
     call_id: int
@@ -427,36 +395,31 @@ class ExternalAwaited:
     where: str
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalWithdrawn:
+class ApprovalWithdrawn(Struct, frozen=True):
     """Closes the approval: the code does not wait for it any more."""
 
     approval_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class RunCompleted:
+class RunCompleted(Struct, frozen=True):
     result: bytes
     unread: tuple[str, ...] = ()
     """Names of signals that were accepted and that the code never received."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunFailed:
+class RunFailed(Struct, frozen=True):
     failure: Failure
     unread: tuple[str, ...] = ()
     due_us: int | None = None
     """When the next attempt, a run of its own, begins; None: it has failed for good."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunCancelled:
+class RunCancelled(Struct, frozen=True):
     reason: str
     unread: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RunContinuedAsNew:
+class RunContinuedAsNew(Struct, frozen=True):
     """`checkpoints` tells which call of `checkpoint` did it, so that replay repeats just that one;
     0 is `continue_as_new`."""
 
@@ -465,15 +428,13 @@ class RunContinuedAsNew:
     checkpoints: int
 
 
-@dataclass(frozen=True, slots=True)
-class RunTerminated:
+class RunTerminated(Struct, frozen=True):
     """Closed from outside at once. Needs no worker and no code; stands behind complete pairs."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RunTimedOut:
+class RunTimedOut(Struct, frozen=True):
     """`timeout` is run or execution. Like a termination, by the run's own deadline."""
 
     timeout: str
@@ -571,8 +532,7 @@ DECISIONS: Final = frozenset(kind for code, kind in KINDS.items() if code >= 64)
 CLOSING: Final = frozenset(kind for code, kind in KINDS.items() if code >= 96)
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(Struct, frozen=True):
     """An event in its place. `at_us` is the time of the input that it belongs to."""
 
     seq: int

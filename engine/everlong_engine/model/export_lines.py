@@ -12,10 +12,11 @@ import json
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, NoReturn, TypeVar, cast
 from zlib import crc32
+
+from msgspec import Struct, field
 
 from everlong_engine.model.codec import checksum, decode_event
 from everlong_engine.model.errors import UndecodablePayload, UnreadableExport
@@ -207,8 +208,7 @@ def read_export(lines: Iterable[str]) -> list[ExportedExecution]:
     return reader.end()
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     row: RunRow
     line: int
     history: list[tuple[int, int, int, bytes, int]] = field(default_factory=list[Any])
@@ -217,8 +217,7 @@ class _Run:
     closed: bool = False
 
 
-@dataclass(slots=True)
-class _Execution:
+class _Execution(Struct):
     line: int
     namespace: str
     workflow_id: str

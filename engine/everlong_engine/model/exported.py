@@ -7,8 +7,9 @@ owned is told, since whatever its worker had begun may have happened.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from msgspec import Struct, field
 
 from everlong_engine.model.codec import decode_event
 from everlong_engine.model.events import Recorded
@@ -35,16 +36,14 @@ class ExportedMail(NamedTuple):
     checksum: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportedRun:
+class ExportedRun(Struct, frozen=True, kw_only=True):
     row: RunRow
     history: tuple[HistoryRow, ...]
     attempts: tuple[AttemptRow, ...] = ()
     approvals: tuple[ExportedApproval, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportedExecution:
+class ExportedExecution(Struct, frozen=True, kw_only=True):
     runs: tuple[ExportedRun, ...]
     """The oldest first. Those before may have gone with their retention."""
     blobs: Mapping[bytes, bytes] = field(default_factory=dict[bytes, bytes])

@@ -4,8 +4,9 @@ The engine never rebuilds exceptions: to it a failure is a type name and texts f
 for the retry policy, and opaque bytes from which the SDK may rebuild the exception.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.limits import INSTANT_US_MAX
@@ -30,8 +31,7 @@ def bounded(text: str, chars_max: int = TRACEBACK_CHARS_MAX) -> str:
     return text[:head] + note + text[head - room :]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class Failure(Struct, frozen=True, kw_only=True):
     """What went wrong, as data. `type` is the qualified name, `module.QualName`."""
 
     type: str

@@ -20,10 +20,11 @@ descent, as in any book on compilers; the depth and the number of comparisons ar
 """
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from typing import Final
+
+from msgspec import Struct
 
 from everlong_engine.model.errors import InvalidFilter
 from everlong_engine.model.filters import (
@@ -66,8 +67,7 @@ _DIGITS_MAX: Final = 100
 _INT_MAX: Final = (1 << 63) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+class _Token(Struct, frozen=True):
     kind: str
     text: str
     at: int

@@ -10,10 +10,11 @@ opposite, so `not tag.a = 1` is also true of what has no tag `a`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
+
+from msgspec import Struct
 
 from everlong_engine.model.runs import RunRow, RunStatus
 from everlong_engine.model.tags import TagKind, TagValue, kind_of, read_instant, utc
@@ -51,15 +52,13 @@ class Op(StrEnum):
     GE = ">="
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """status, type, id, queue, started, closed or begins."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class TagField:
+class TagField(Struct, frozen=True):
     name: str
 
 
@@ -77,45 +76,38 @@ FIELDS: Final[Mapping[str, TagKind]] = {
 """What a run has, and what it is compared as."""
 
 
-@dataclass(frozen=True, slots=True)
-class Compare:
+class Compare(Struct, frozen=True):
     field: AnyField
     op: Op
     value: TagValue
 
 
-@dataclass(frozen=True, slots=True)
-class Among:
+class Among(Struct, frozen=True):
     field: AnyField
     values: tuple[TagValue, ...]
     negated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Begins:
+class Begins(Struct, frozen=True):
     field: AnyField
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
-class IsSet:
+class IsSet(Struct, frozen=True):
     field: AnyField
 
 
-@dataclass(frozen=True, slots=True)
-class Not:
+class Not(Struct, frozen=True):
     of: "Filter"
 
 
-@dataclass(frozen=True, slots=True)
-class And:
+class And(Struct, frozen=True):
     """Of two or more."""
 
     of: "tuple[Filter, ...]"
 
 
-@dataclass(frozen=True, slots=True)
-class Or:
+class Or(Struct, frozen=True):
     """Of two or more."""
 
     of: "tuple[Filter, ...]"

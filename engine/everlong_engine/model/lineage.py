@@ -5,8 +5,9 @@ there (its workflow id, its run) must be the same on replay, so each part of the
 that recorded it first.
 """
 
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.ids import ID_BYTES
@@ -20,8 +21,7 @@ Numbers = tuple[tuple[str, int], ...]
 _SEQ_MAX = 1 << 53
 
 
-@dataclass(frozen=True, slots=True)
-class CopiedPart:
+class CopiedPart(Struct, frozen=True):
     """A part of the copy, behind the parts before it."""
 
     run: bytes
@@ -34,8 +34,7 @@ class CopiedPart:
     """How far the output channels had come when the next part began: items stay published."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reset:
+class Reset(Struct, frozen=True):
     """What a run repeats, oldest part first, and why."""
 
     copied: tuple[CopiedPart, ...]

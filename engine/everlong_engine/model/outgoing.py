@@ -1,7 +1,8 @@
 """What an append sends to other executions, and how they are named."""
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from everlong_engine.model.codec import Blobs
 from everlong_engine.model.policies import IfClosed, IfOpen, OnParentClose
@@ -10,8 +11,7 @@ from everlong_engine.model.runs import NewRun
 __all__ = ["AwaitEnd", "CancelChild", "Outgoing", "SendTo", "StartChild", "Target"]
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """An execution by workflow id; a given `execution_id` must be the one that has it now."""
 
     shard: int
@@ -20,8 +20,7 @@ class Target:
     execution_id: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StartChild:
+class StartChild(Struct, frozen=True):
     """A child, as a start that is left as mail. Its request id is made of the parent's run and the
     number, so that one decision never begins two."""
 
@@ -37,8 +36,7 @@ class StartChild:
     wake_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelChild:
+class CancelChild(Struct, frozen=True):
     """A request to cancel, for the child with this number."""
 
     number: int
@@ -47,8 +45,7 @@ class CancelChild:
     now_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class SendTo:
+class SendTo(Struct, frozen=True):
     """A message to any execution; the sender is told what came of it."""
 
     number: int
@@ -59,8 +56,7 @@ class SendTo:
     now_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class AwaitEnd:
+class AwaitEnd(Struct, frozen=True):
     """Tell the sender when an execution has ended, at once if it has already."""
 
     number: int

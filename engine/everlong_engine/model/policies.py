@@ -6,9 +6,12 @@ activity, so that a policy in force survives a restart with other code. Duration
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, cast, get_args
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.limits import INSTANT_US_MAX
@@ -139,8 +142,7 @@ class Retry:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityOptions:
+class ActivityOptions(Struct, frozen=True):
     """What was in force when an activity was scheduled. Recorded with it; microseconds."""
 
     max_attempts: int | None = None
@@ -165,7 +167,7 @@ class ActivityOptions:
         """
         if self is _DEFAULT or self == _DEFAULT:
             return None
-        wire = [getattr(self, name) for name in self.__slots__]
+        wire = [getattr(self, name) for name in self.__struct_fields__]
         return wire if self.on_exhausted != _DEFAULT.on_exhausted else wire[:-1]
 
     @classmethod

@@ -19,8 +19,9 @@ No user's id begins like the last ones, nor like the request id of a child's sta
 characters are refused.
 """
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 __all__ = [
     "SENDERS",
@@ -109,8 +110,7 @@ def name_of_pin(request_id: str) -> str:
     return _PIN + request_id
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """Who sent a message without a request id, and as which: so that it is known again when its
     commit succeeded, its answer was lost, and the group is repeated.
 

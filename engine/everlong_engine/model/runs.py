@@ -5,9 +5,10 @@ The `runs` row is an index over a history; what it says could be derived, except
 runs that share an `execution_id`, the id of the first of them.
 """
 
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+from msgspec import Struct, field
 
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.tags import Tags
@@ -70,8 +71,7 @@ class RunStatus(IntEnum):
 _FOLLOWED: Final = (RunStatus.CONTINUED_AS_NEW, RunStatus.RESET, RunStatus.RETRIED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PauseRow:
+class PauseRow(Struct, frozen=True, kw_only=True):
     """Who holds what, since when, and why. Without a workflow id it is a whole type of workflow,
     and with neither everything in the namespace."""
 
@@ -119,8 +119,7 @@ class Probation(IntEnum):
         return self in (Probation.ON_TRIAL, Probation.OUTLIVED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
+class NewRun(Struct, frozen=True, kw_only=True):
     shard: int
     run_id: bytes
     execution_id: bytes
@@ -135,8 +134,7 @@ class NewRun:
     """The one version that may drive it: it is pinned. None: it follows."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunRow:
+class RunRow(Struct, frozen=True, kw_only=True):
     shard: int
     run_id: bytes
     execution_id: bytes
@@ -166,8 +164,7 @@ class RunRow:
         return self.wake_us if waits and (self.wake_us or 0) > now_us else None
 
 
-@dataclass(frozen=True, slots=True)
-class MailRow:
+class MailRow(Struct, frozen=True):
     """A message in the inbox: an input of the execution that is not yet fed."""
 
     position: int
@@ -197,8 +194,7 @@ class Trim(NamedTuple):
     """So many of them at most, the oldest: the rest goes with the next trims."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """Who waits for the end of an execution. A parent's link also says what its own end means for
     the child. It belongs to the waiting execution and lasts until one of both has ended; only the
     run that asked is told."""
@@ -219,8 +215,7 @@ class Link:
     """terminate, cancel or abandon; "" for one that is no parent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRow:
+class AttemptRow(Struct, frozen=True, kw_only=True):
     """One attempt that failed, was lost, or has a started mark."""
 
     activity_id: int
@@ -238,8 +233,7 @@ class AttemptRow:
     """The last heartbeat details."""
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedRun:
+class LoadedRun(Struct, frozen=True):
     """Everything that a worker needs to stand where the run stood."""
 
     row: RunRow
@@ -251,8 +245,7 @@ class LoadedRun:
     """Spilled payloads of the history and of the mail."""
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalRow:
+class ApprovalRow(Struct, frozen=True):
     """An approval that a run has requested, and who was the first to answer it."""
 
     run: RunRow
@@ -266,8 +259,7 @@ class ApprovalRow:
     """The request that gave it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerRow:
+class WorkerRow(Struct, frozen=True, kw_only=True):
     worker_id: bytes
     name: str
     pid: int
@@ -276,8 +268,8 @@ class WorkerRow:
     beat_us: int
     dead: bool
     """Buried: stopped in order, or taken over from."""
-    types: tuple[str, ...] = field(default=())
-    versions: tuple[str, ...] = field(default=())
+    types: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
     """Of its types, in their order; none for a worker of before there were versions."""
     gone: bool = False
     """Its process is not there any more, and nobody has buried it yet."""
@@ -295,8 +287,7 @@ class WorkerRow:
         return kind in self.types and version in (None, self.version_of(kind))
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """A worker, as others of its store judge which version is the newest."""
 
     process: tuple[str, int]
@@ -308,8 +299,7 @@ class Member:
     """Until its lease ends; below 0: for how long it has been silent. None: it stopped in order."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(Struct, frozen=True):
     """All workers of a store, the longest there first."""
 
     number: int = 0
@@ -317,8 +307,7 @@ class Fleet:
     members: tuple[Member, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class VersionCount:
+class VersionCount(Struct, frozen=True):
     """How many open runs of a type are pinned to a version, or to none."""
 
     type: str

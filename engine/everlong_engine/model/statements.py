@@ -1,8 +1,9 @@
 """SQL that a user wants stored with an event, or not at all."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 __all__ = ["SqlValue", "Statement"]
 
@@ -10,8 +11,7 @@ SqlValue: TypeAlias = bool | int | float | str | bytes | None
 """What every store keeps alike."""
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(Struct, frozen=True):
     """One statement, and the rows of named parameters that it runs with, one after the other."""
 
     sql: str

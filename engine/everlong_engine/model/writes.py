@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from everlong_engine.model.codec import Blobs
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.outgoing import Outgoing, Target
@@ -71,8 +73,7 @@ class Refusal(Enum):
     STATEMENTS = "a statement that was to be stored with it failed"
 
 
-@dataclass(slots=True)
-class Append:
+class Append(Struct):
     """A run's next events, under its lease. Mutable only while it is built."""
 
     shard: int
@@ -112,8 +113,7 @@ class Append:
     """Of activities whose tokens somebody may have: (request name, what has become of it)."""
 
 
-@dataclass(frozen=True, slots=True)
-class NextRun:
+class NextRun(Struct, frozen=True):
     """The successor after a roll-over: its row and the mail that starts it."""
 
     run: NewRun
@@ -123,8 +123,7 @@ class NextRun:
     blobs: Blobs
 
 
-@dataclass(frozen=True, slots=True)
-class Approvals:
+class Approvals(Struct, frozen=True):
     """What becomes of the approvals of a run with an append.
 
     An answer that was accepted must be fed before the run may stop waiting for it: unless `forced`,
@@ -138,6 +137,7 @@ class Approvals:
     """The run is closed whatever it waits for, or an earlier answer led to this."""
 
 
+# Dataclasses, where a field is left out of comparisons: a struct has no word for that.
 @dataclass(frozen=True, slots=True)
 class AppendResult:
     refusal: Refusal | None = None
@@ -151,8 +151,7 @@ class AppendResult:
     """Of a statement, where that is the refusal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(Struct, frozen=True):
     """A message that comes with a start, for whichever execution the start means. Under its request
     name it is accepted once."""
 
@@ -162,8 +161,7 @@ class Attached:
     blobs: Blobs | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StartRun:
+class StartRun(Struct, frozen=True):
     """A new execution, either driven already by its owner (`first`) or left as mail.
 
     A request id that found an open execution and uses it is remembered with it. One that only looks
@@ -201,8 +199,7 @@ class StartResult:
     repeated: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """`request_id` is the user's; without one, `sent` knows it again."""
 
     target: Target
@@ -214,8 +211,7 @@ class Message:
     sent: Sent | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MessageResult:
+class MessageResult(Struct, frozen=True):
     """`status` None: there is no such execution. Accepted only where `position` is set or
     `duplicate` says that the same request was accepted before."""
 
@@ -229,8 +225,7 @@ class MessageResult:
     """What was wrong with its row, which could not be read until now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terminate:
+class Terminate(Struct, frozen=True):
     """Close at once: bumps the token and appends, in one transaction; needs no worker."""
 
     target: Target
@@ -244,8 +239,7 @@ class Terminate:
     """The name under which it is known again, also when the workflow id has gone to another."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerApproval:
+class AnswerApproval(Struct, frozen=True):
     """The answer to an open approval, as mail for its run. `request` is the user's request id, or a
     name of this very write."""
 
@@ -258,16 +252,14 @@ class AnswerApproval:
     request: str
 
 
-@dataclass(frozen=True, slots=True)
-class ApprovalResult:
+class ApprovalResult(Struct, frozen=True):
     """`answer` is the one that stands, if it is another; neither: there is no such approval."""
 
     accepted: bool
     answer: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(Struct, frozen=True):
     """Hold an execution: nothing is appended behind this, no attempt begins. The first counts."""
 
     target: Target
@@ -278,8 +270,7 @@ class Pause:
     sent: Sent | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Resume:
+class Resume(Struct, frozen=True):
     """Take an execution's own pause away, and let a blocked run be tried again, unsuspected."""
 
     target: Target
@@ -288,8 +279,7 @@ class Resume:
     sent: Sent | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PauseMany:
+class PauseMany(Struct, frozen=True):
     """Hold all executions of a type, or of the namespace (type ""), also those to come."""
 
     namespace: str
@@ -300,8 +290,7 @@ class PauseMany:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ResumeMany:
+class ResumeMany(Struct, frozen=True):
     """Take such a pause away; with `blocked`, also let blocked runs be tried again."""
 
     namespace: str
@@ -311,8 +300,7 @@ class ResumeMany:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ManyResult:
+class ManyResult(Struct, frozen=True):
     """How many executions were held, or go on. `owned` are those that somebody has in hand."""
 
     executions: int
@@ -322,8 +310,7 @@ class ManyResult:
     duplicate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Reunion:
+class Reunion(Struct, frozen=True):
     """What the new run waits for from another execution, if no answer is at hand."""
 
     number: int
@@ -337,8 +324,7 @@ class Reunion:
     wants_start: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ResetRun:
+class ResetRun(Struct, frozen=True):
     """A new run with the beginning of another one's history; of the same execution, or (a fork) of
     a new one. Closes the other run if it is open, needs no lease, and begins no code.
 
@@ -400,8 +386,7 @@ class ResetResult:
     repeated: bool = field(default=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Pin:
+class Pin(Struct, frozen=True):
     """Say which version may drive an open run; None: whichever is here. Whoever has it in hand
     notices, and hands it back when nothing goes on in it."""
 
@@ -410,8 +395,7 @@ class Pin:
     request_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """Hand a run back: owner none, and either asleep until `wake_us` or blocked with a reason."""
 
     shard: int
@@ -432,8 +416,7 @@ class Release:
     waits with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(Struct, frozen=True):
     """The execution is paused with what is written down of an exhausted attempt; unless that was
     written down before, for it may have gone on since."""
 
@@ -442,8 +425,7 @@ class Halt:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class MarkAttempts:
+class MarkAttempts(Struct, frozen=True):
     """Attempts that may begin now, failed, or were lost. `probation` sets the mark."""
 
     shard: int
@@ -459,8 +441,7 @@ class MarkAttempts:
     halt: Halt | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """An attempt's outcome, from whoever completes it elsewhere. The first of an activity wins."""
 
     shard: int
@@ -476,8 +457,7 @@ class Report:
     blobs: Blobs | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(Struct, frozen=True):
     """A sign of life of an attempt that is completed elsewhere."""
 
     shard: int
@@ -501,16 +481,14 @@ class NotTaken(Enum):
     GONE = "it has timed out, or was lost with its worker"
 
 
-@dataclass(frozen=True, slots=True)
-class ReportResult:
+class ReportResult(Struct, frozen=True):
     refusal: NotTaken | None = None
     duplicate: bool = False
     unwanted: bool = False
     """The workflow has cancelled it, and waits for its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """A query from a process that does not own the file; its answer is written beside it."""
 
     question_id: bytes
@@ -520,23 +498,20 @@ class Ask:
     now_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     question_id: bytes
     ok: bool
     answer: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetMail:
+class ForgetMail(Struct, frozen=True):
     """A notice that was read, such as that of a termination."""
 
     position: int
     execution_id: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerMail:
+class AnswerMail(Struct, frozen=True):
     """Take a message out unfed and answer its sender, as the owner of the run that refuses it.
 
     Nothing is done unless the message is still there and the lease is still held.

@@ -10,9 +10,10 @@ decided by whoever knows the group. Everything else raises StoreError.
 
 from asyncio import Future
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
@@ -72,8 +73,7 @@ class StatementsRefused(Exception):
         self.failure = failure
 
 
-@dataclass(frozen=True, slots=True)
-class Wants:
+class Wants(Struct, frozen=True):
     """What a worker hosts: a run of another type or queue stays where it is, visible."""
 
     worker_id: bytes
@@ -90,8 +90,7 @@ class Wants:
     pinned to no version. None: all workers are in this process."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(Struct, frozen=True):
     """What comes of a beat."""
 
     alive: frozenset[bytes]
@@ -101,8 +100,7 @@ class Heard:
     then; at most 0 where the dead have left something. None: there is nobody to be found."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunFilter:
+class RunFilter(Struct, frozen=True):
     namespace: str
     status: str | None = None
     type: str | None = None
@@ -118,8 +116,7 @@ Counted: TypeAlias = tuple[TagValue | None, int]
 """A value, and how many have it; None for those that have none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Struct, frozen=True):
     question_id: bytes
     shard: int
     namespace: str
@@ -128,16 +125,14 @@ class Question:
     arguments: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """Something that `verify` found."""
 
     run_id: bytes | None
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class StoreInfo:
+class StoreInfo(Struct, frozen=True):
     """What `doctor` shows."""
 
     location: str

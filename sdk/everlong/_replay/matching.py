@@ -7,8 +7,9 @@ Options, source lines and the wording of failures are not part of it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final, TypeAlias
+
+from msgspec.structs import replace
 
 from everlong.exceptions import EverlongError, NondeterminismError
 from everlong_engine import (

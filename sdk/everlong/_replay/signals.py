@@ -7,8 +7,9 @@ while it is being woken loses nothing.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from everlong_engine import unpack
 
@@ -17,8 +18,7 @@ __all__ = ["Signals"]
 Waiter = asyncio.Future[None]
 
 
-@dataclass(slots=True)
-class _Channel:
+class _Channel(Struct):
     values: deque[tuple[bytes, Any]] = field(default_factory=deque)
     waiters: deque[Waiter] = field(default_factory=deque)
 

@@ -13,6 +13,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import Enum
 from typing import Any, cast
 
+from msgspec import Struct
+
 __all__ = ["as_plain", "document", "document_line", "for_people", "named", "one_line"]
 
 
@@ -74,6 +76,8 @@ def _composed(value: Any) -> Any:
         return sorted((as_plain(one) for one in cast("set[object]", value)), key=repr)
     if is_dataclass(value) and not isinstance(value, type):
         return {one.name: as_plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, Struct):
+        return {name: as_plain(getattr(value, name)) for name in value.__struct_fields__}
     return str(value)
 
 

@@ -1,8 +1,10 @@
 """What is sent together with a start: a signal or an update, in the same transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, cast
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from everlong._records import Records
 from everlong._texts import check_request_id
@@ -27,8 +29,7 @@ from everlong_engine import (
 __all__ = ["Attachment"]
 
 
-@dataclass(frozen=True, slots=True)
-class Attachment:
+class Attachment(Struct, frozen=True):
     event: SignalReceived | UpdateReceived
     update: Update[Any] | str | None = None
 

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol, assert_never, cast
 
+from msgspec import structs
+
 from everlong._context import activity_context
 from everlong._definitions import OWN
 from everlong.activity import activity
@@ -228,7 +230,7 @@ async def candidates(
     wanted = _wanted(client, order)
     store, limit = client.engine.store, order.at_once
     if behind is not None:
-        wanted, limit = replace(wanted, behind=id_from_text(behind)), _LOOK_ROWS
+        wanted, limit = structs.replace(wanted, behind=id_from_text(behind)), _LOOK_ROWS
     at = None if after is None else id_from_text(after)
     while True:
         rows = await store.list_runs(wanted, limit, at)

@@ -1,8 +1,9 @@
 """How an execution's life is changed from outside: terminated, paused, let go on."""
 
 import logging
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from everlong._texts import check_request_id
 from everlong.client._addressed import Addressed

@@ -8,8 +8,10 @@ is begun anew: activities, approvals, what the code decided.
 import asyncio
 import platform
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
+
+from msgspec.structs import replace
 
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records

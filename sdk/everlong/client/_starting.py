@@ -10,7 +10,6 @@ import asyncio
 import platform
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import (
     TYPE_CHECKING,
@@ -25,6 +24,8 @@ from typing import (
     cast,
     overload,
 )
+
+from msgspec.structs import replace
 
 from everlong import registry
 from everlong._definitions import WorkflowDefinition, run_policy

@@ -4,9 +4,11 @@ Payloads are decoded to plain data here, without any user's types, so that every
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
 
 from everlong.exceptions import EverlongError
 from everlong_engine import (
@@ -496,38 +498,38 @@ _PAYLOADS = frozenset(
 )
 
 
-def _fields(event: Any) -> dict[str, Any]:
+def _fields(event: Struct) -> dict[str, Any]:
     shown: dict[str, Any] = {}
-    for one in fields(event):
-        value = getattr(event, one.name)
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
         if isinstance(value, Failure):
             shown["error_type"], shown["error"] = value.type, value.message
             shown["traceback"] = value.traceback
         elif isinstance(value, ActivityOptions):
             if value != ActivityOptions():
                 shown["options"] = {
-                    name: getattr(value, name)
-                    for name in value.__slots__
-                    if getattr(value, name) != getattr(ActivityOptions(), name)
+                    option: getattr(value, option)
+                    for option in value.__struct_fields__
+                    if getattr(value, option) != getattr(ActivityOptions(), option)
                 }
         elif isinstance(value, Reset):
             shown["reset"] = asdict(repeated(value))
-        elif one.name in ("result", "memo", "headers") and not value:
+        elif name in ("result", "memo", "headers") and not value:
             continue  # There are none.
-        elif one.name == "tags":
+        elif name == "tags":
             if value:
-                shown[one.name] = dict(value)
-        elif one.name in _PAYLOADS:
-            shown[one.name] = plain(value)
-        elif one.name.endswith("_us") and value is not None and one.name.startswith("due"):
+                shown[name] = dict(value)
+        elif name in _PAYLOADS:
+            shown[name] = plain(value)
+        elif name.endswith("_us") and value is not None and name.startswith("due"):
             shown["due_at"] = instant(value)
-        elif one.name in _IDS and value is not None:
-            shown[one.name] = id_text(value) if len(value) == _ID_BYTES else value.hex()
-        elif one.name in ("carried", "cursors"):
+        elif name in _IDS and value is not None:
+            shown[name] = id_text(value) if len(value) == _ID_BYTES else value.hex()
+        elif name in ("carried", "cursors"):
             if value:
-                shown[one.name] = [[name, plain(payload)] for name, payload in value]
+                shown[name] = [[one, plain(payload)] for one, payload in value]
         elif value not in (None, "", (), b""):
-            shown[one.name] = value
+            shown[name] = value
     return shown
 
 

@@ -10,9 +10,10 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from everlong._context import activity_context
 from everlong._definitions import ActivityDefinition

@@ -2,8 +2,9 @@
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from everlong._records import Records
 from everlong.worker._approvals import approvals_of, approvals_to_close

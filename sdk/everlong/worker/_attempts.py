@@ -9,8 +9,10 @@ import traceback
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import Context
-from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from everlong._context import CompletedElsewhere
 from everlong._definitions import ActivityDefinition
@@ -47,27 +49,23 @@ class Beats(Protocol):
     def expect_heartbeat(self, attempt: OpenAttempt) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(Struct, frozen=True):
     result: bytes
     statements: tuple[Statement, ...] = ()
     """To be stored with it, or not at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Raised:
+class Raised(Struct, frozen=True):
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(Struct, frozen=True):
     """Its process did. It is lost, as if its worker had died; other attempts are not concerned."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Later:
+class Later(Struct, frozen=True):
     """It has left; somebody else will tell its outcome."""
 
 

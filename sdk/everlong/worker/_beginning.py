@@ -5,8 +5,9 @@ transaction with its row. What has no room there is left in the store instead, a
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from everlong.exceptions import StoreError, WorkflowFault
 from everlong.worker._appends import may_be_followed

@@ -4,7 +4,7 @@ Whether it comes too late, whether its value fits, whether what it tells is stil
 once, here, and recorded. On replay the record answers.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from everlong._replay.run import WorkflowRun
 from everlong.exceptions import EverlongError

@@ -6,8 +6,9 @@ Plain state; `_keeper` moves runs, `_activities` runs attempts.
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
+
+from msgspec import Struct, field
 
 from everlong._definitions import ActivityDefinition
 from everlong._replay.run import WorkflowRun
@@ -52,8 +53,7 @@ class Answer(Protocol):
     def withdraw(self) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class Incoming:
+class Incoming(Struct, eq=False):
     """An input that waits to be fed."""
 
     event: Input
@@ -77,8 +77,7 @@ class Incoming:
         return self
 
 
-@dataclass(slots=True, eq=False)
-class Step:
+class Step(Struct, eq=False):
     """One input with its decisions, on its way into the history."""
 
     incoming: Incoming
@@ -92,8 +91,7 @@ class Step:
     """What senders hear with it: (name of the request, answer)."""
 
 
-@dataclass(slots=True, eq=False)
-class OpenAttempt:
+class OpenAttempt(Struct, eq=False):
     """An activity whose outcome is not recorded: waiting for a slot, running, or in back-off."""
 
     run: "OwnedRun"
@@ -139,8 +137,7 @@ class OpenAttempt:
         return self.attempt - self.set_began_behind
 
 
-@dataclass(slots=True, eq=False)
-class OwnedRun:
+class OwnedRun(Struct, eq=False):
     shard: int
     run_id: bytes
     execution_id: bytes

@@ -11,11 +11,12 @@ import signal
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
+
+from msgspec.structs import replace
 
 from everlong._definitions import (
     OWN,

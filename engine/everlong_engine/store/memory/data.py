@@ -6,8 +6,9 @@ key carries one.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.failure import Failure
@@ -35,28 +36,24 @@ __all__ = ["AskedQuestion", "HostingWorker", "MemoryData", "StoredApproval", "St
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(Struct, frozen=True):
     row: HistoryRow
     append_id: int | None
     """On the last row of an append."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredApproval:
+class StoredApproval(Struct, frozen=True):
     seq: int
     answer: bytes | None = None
     request: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HostingWorker:
+class HostingWorker(Struct, frozen=True):
     row: WorkerRow
     queue: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskedQuestion:
+class AskedQuestion(Struct, frozen=True):
     question: Question
     asked_us: int
     answer: tuple[bool, bytes] | None = None

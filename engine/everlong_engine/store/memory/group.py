@@ -6,8 +6,9 @@ conditions, the other starts, appends, the rest, releases), so that answers can 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import name_of_start

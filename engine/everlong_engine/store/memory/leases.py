@@ -1,8 +1,9 @@
 """What an owner does under its lease beside appending: claims, attempts, hand-backs, takeovers."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import cast
+
+from msgspec.structs import replace
 
 from everlong_engine.machine.retries import exhausted_at
 from everlong_engine.machine.takeover import judge

@@ -1,6 +1,6 @@
 """What the end of an execution means for others: who waits is told, children are dealt with."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from everlong_engine.machine import links
 from everlong_engine.model.codec import checksum

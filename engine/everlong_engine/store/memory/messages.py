@@ -1,7 +1,8 @@
 """What clients send: messages, terminations, questions. None of it needs a lease."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from everlong_engine.model.writes import (
     Answer,

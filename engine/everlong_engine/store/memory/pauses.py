@@ -1,7 +1,8 @@
 """Holding executions, and letting them go on: one, all of a type, or everything."""
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from everlong_engine.machine.pauses import NOTICE, PAUSED_ELSEWHERE, many_result, many_wire
 from everlong_engine.model.runs import PauseRow, Probation, RunRow, RunStatus

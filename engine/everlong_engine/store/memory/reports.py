@@ -1,6 +1,6 @@
 """What is said of an attempt by whoever completes it elsewhere."""
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from everlong_engine.machine.elsewhere import UNWANTED, told_by_mark
 from everlong_engine.model.requests import name_of_over, name_of_report

@@ -1,8 +1,10 @@
 """Where a PostgreSQL store is: a URL, with a few options of our own that the server never sees."""
 
-from dataclasses import dataclass, replace
 from typing import Final, Self
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from everlong_engine.model.errors import StoreError
 
@@ -18,8 +20,7 @@ def is_url(place: str) -> bool:
     return place.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(Struct, frozen=True, kw_only=True):
     dsn: str
     """For the driver."""
     shown: str

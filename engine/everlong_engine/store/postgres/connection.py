@@ -7,7 +7,6 @@ work connects anew; nobody has to mend anything by hand.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -77,12 +76,6 @@ def refused(address: Address, error: BaseException) -> StoreError:
             text = f"{shown} cannot be reached: {reason}. Is the server running?"
             return StoreFailed(text, path=shown, reason=reason)
     return StoreError(text, path=shown)
-
-
-@dataclass(slots=True)
-class _Open:
-    connection: Connection
-    shards: int
 
 
 class Line:

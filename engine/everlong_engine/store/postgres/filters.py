@@ -6,9 +6,10 @@ Otherwise the runs themselves do, from the newest on, or `runs_of_workflow` wher
 conjunct that says when runs began also bounds their ids.
 """
 
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, assert_never
+
+from msgspec import Struct, field
 
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.filters import (
@@ -112,8 +113,7 @@ def _shown(name: str, value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-@dataclass(slots=True)
-class _Query:
+class _Query(Struct):
     """Where rows come from, and which of them."""
 
     wanted: RunFilter

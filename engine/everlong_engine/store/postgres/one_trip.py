@@ -7,13 +7,14 @@ here, and there is one place that knows why something is.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
 from functools import cache
 from itertools import count
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 from asyncpg import exceptions as pg
+from msgspec import Struct
+from msgspec.structs import fields
 
 from everlong_engine.model.codec import Blobs, checksum
 from everlong_engine.model.events import CODES, CancelRequested
@@ -194,7 +195,7 @@ def _places(numbers: "count[int]", width: int) -> str:
 # --------------------------------------------------------------------------- what can be done here
 
 
-def _says_more(kind: type[Any], *handled: str) -> Callable[[Any], bool]:
+def _says_more(kind: type[Struct], *handled: str) -> Callable[[Any], bool]:
     """Whether a write says anything beside what is done here. Nobody does a field that is new."""
     others = [one for one in fields(kind) if one.name not in handled]
     look = attrgetter(*(one.name for one in others))

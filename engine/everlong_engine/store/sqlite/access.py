@@ -9,9 +9,10 @@ none of them.
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+from msgspec import Struct
 
 __all__ = ["Access", "Line", "Lock", "Watch"]
 
@@ -62,8 +63,7 @@ class Watch(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class Access(Struct, frozen=True, kw_only=True):
     path: Path
     """What errors name."""
     writer: Line

@@ -8,8 +8,9 @@ read with escapes instead: it then names nothing, and hides nobody else's row.
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import KINDS
@@ -45,8 +46,7 @@ POSITION_MAX: Final = _INT_MAX
 """Behind it the inbox has no place left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(Struct, frozen=True):
     """`least` and `most` bound a number, or the length of bytes and texts."""
 
     name: str

@@ -7,10 +7,11 @@ completed, or the runs themselves, from the newest on. A conjunct that says when
 bounds their ids.
 """
 
-from dataclasses import dataclass, field
 from datetime import datetime
 from sqlite3 import Connection
 from typing import Any, Final, assert_never
+
+from msgspec import Struct, field
 
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.filters import (
@@ -106,8 +107,7 @@ def _shown(name: str, value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-@dataclass(slots=True)
-class _Query:
+class _Query(Struct):
     """Where rows come from, and which of them."""
 
     wanted: RunFilter
