@@ -38,7 +38,9 @@ async def test_a_message_leaves_an_owned_run_to_its_owner(rig: Rig) -> None:
 
 async def test_messages_keep_their_order_and_positions_grow(rig: Rig) -> None:
     await rig.owned()
-    sent = await rig.group(*(rig.message(payload=b"%d" % number) for number in range(20)))
+    large = bytes(100_000)  # It lies beside its message.
+    payloads = [large if number == 7 else b"%d" % number for number in range(20)]
+    sent = await rig.group(*(rig.message(payload=payload) for payload in payloads))
     positions = [one.position for one in sent if isinstance(one, MessageResult)]
     assert positions == sorted(positions, key=lambda one: one or 0)
     assert [mail.position for mail in (await rig.load()).mail] == positions

@@ -1,16 +1,18 @@
 """The random operations of a store's own tests, on PostgreSQL: against the model, and beside the
 store in memory.
 
-A server gives no position twice, also not those of a group that failed; here it is asked to, so
-that both stores count alike. The notices that tell an owner of a termination are mail of its
-execution in one store and none in the other, so they are taken away at once.
+What a server does at once comes before what it judges behind that, so the store in memory is given
+a group as these two. A server gives no position twice, also not those of a group that failed; here
+it is asked to, so that both stores count alike. The notices that tell an owner of a termination are
+mail of its execution in one store and none in the other, so they are taken away at once.
 """
 
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 
@@ -18,6 +20,9 @@ from everlong_engine.model.writes import ForgetMail, Write, WriteResult
 from everlong_engine.store.interface import Store
 from everlong_engine.store.memory.data import MemoryData
 from everlong_engine.store.memory.store import MemoryStore
+from everlong_engine.store.postgres import group as group_of_server
+from everlong_engine.store.postgres.one_trip import OneTrip
+from everlong_engine.store.postgres.statements import Tx
 from everlong_engine.store.postgres.store import PostgresStore
 from tests.store.test_random_operations import StoreMachine
 from tests.store.test_same_answers import BothStores
@@ -53,11 +58,22 @@ _LAST = "SELECT last_value, is_called FROM everlong.inbox_position_seq"
 _BACK = "SELECT setval('everlong.inbox_position_seq', $1, $2)"
 
 
+class Watched(OneTrip):
+    """Tells which of the writes of a group were done at once."""
+
+    done: ClassVar[set[int]]
+
+    async def go(self, tx: Tx, results: list[WriteResult]) -> set[int]:
+        Watched.done = await super().go(tx, results)
+        return Watched.done
+
+
 class MemoryAndPostgres(BothStores):
     def __init__(self) -> None:
         super().__init__()
         self.lent = AsyncExitStack()
         url = self.look(self.lent.enter_async_context(lent_store()))
+        self.lent.enter_context(patch.object(group_of_server, "OneTrip", Watched))
         self.server: Store = self.look(CountingStore.open(url, lease_us=0))
         self.stores = (MemoryStore(MemoryData()), self.server)
         for rig in self.rigs:
@@ -73,11 +89,31 @@ class MemoryAndPostgres(BothStores):
             self.database.close()
             self.runner.close()
 
+    def submit(self, group: list[Write]) -> None:
+        Watched.done = set()
+        on_server = self.answer_of(self.server, lambda store: store.submit(group))
+        at_once = Watched.done
+
+        async def in_two_parts(store: Store) -> list[WriteResult]:
+            results: list[WriteResult] = [None] * len(group)
+            for places in (sorted(at_once), sorted(set(range(len(group))) - at_once)):
+                if places:
+                    found = await store.submit([group[at] for at in places])
+                    for at, result in zip(places, found, strict=True):
+                        results[at] = result
+            return results
+
+        assert self.answer_of(self.stores[0], in_two_parts) == on_server
+        self.forget_notices()
+
     def both(self, work: Callable[[Store], Awaitable[T]]) -> T | str:
         answer = super().both(work)
+        self.forget_notices()
+        return answer
+
+    def forget_notices(self) -> None:
         for store in self.stores:
             self.look(_forget_notices(store))
-        return answer
 
     async def noticed(self, store: Store) -> bool:
         """A server says too often that something was committed, and never too seldom."""

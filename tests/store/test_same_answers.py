@@ -92,9 +92,15 @@ class BothStores(RuleBasedStateMachine):
         return self.runner.run(work)
 
     def both(self, work: Callable[[Store], Awaitable[T]]) -> T | str:
-        """The answer of both; a failure is one of two kinds."""
+        """The answer of both."""
+        memory, sql = (self.answer_of(store, work) for store in self.stores)
+        assert memory == sql
+        return memory
 
-        async def ask(store: Store) -> T | str:
+    def answer_of(self, store: Store, work: Callable[[Store], Awaitable[T]]) -> T | str:
+        """The answer of one; a failure is one of two kinds."""
+
+        async def ask() -> T | str:
             try:
                 return await work(store)
             except MailGone:
@@ -102,9 +108,7 @@ class BothStores(RuleBasedStateMachine):
             except Exception as error:
                 return f"failed ({isinstance(error, AssertionError)})"
 
-        memory, sql = (self.look(ask(store)) for store in self.stores)
-        assert memory == sql
-        return memory
+        return self.look(ask())
 
     def row(self, name: str) -> RunRow | None:
         return self.look(self.stores[0].latest(self.rigs[0].target(name)))
@@ -553,7 +557,10 @@ class BothStores(RuleBasedStateMachine):
         if self.group:
             group, self.group = self.group, []
             for _ in range(1 + self.lossy):
-                self.both(lambda store: store.submit(group))
+                self.submit(group)
+
+    def submit(self, group: list[Write]) -> None:
+        self.both(lambda store: store.submit(group))
 
     @rule(seconds=st.integers(0, 3))
     def time_passes(self, seconds: int) -> None:

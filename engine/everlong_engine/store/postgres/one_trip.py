@@ -19,6 +19,7 @@ from msgspec.structs import fields
 from everlong_engine.model.codec import Blobs, checksum
 from everlong_engine.model.events import CODES, CancelRequested
 from everlong_engine.model.limits import ATTEMPTS_KEPT
+from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import RunStatus
 from everlong_engine.model.writes import (
     Append,
@@ -66,6 +67,7 @@ class OneTrip:
         attempts: set[tuple[bytes, int, int]] = set()
         judged: set[bytes] = set()
         released: set[bytes] = set()
+        behind: set[Target] = set()
         for at, write in enumerate(writes):
             match write:
                 case Append() if not _append_says_more(write):
@@ -83,7 +85,9 @@ class OneTrip:
                     else:
                         attempts |= rows
                         self._marks.append((at, write))
-                case Message() if not write.blobs:
+                case Message() if write.blobs or write.target in behind:
+                    behind.add(write.target)  # And so are those behind it, in their order.
+                case Message():
                     self._messages.append((at, write))
                 case Release():
                     if _falls_asleep(write) and write.run_id not in released:

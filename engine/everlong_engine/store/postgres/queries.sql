@@ -532,7 +532,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING;
 -- Queries that nobody has answered yet, oldest first.
 SELECT question_id, shard, namespace, workflow_id, query, arguments FROM everlong.questions
 WHERE answered IS NULL
-ORDER BY asked_us LIMIT $1;
+ORDER BY asked_us, question_id LIMIT $1;
 
 -- name: put_answer
 -- The answer to one.

@@ -652,7 +652,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
 -- Queries that nobody has answered yet, oldest first.
 SELECT question_id, shard, namespace, workflow_id, query, arguments FROM questions
 WHERE answered IS NULL AND typeof(question_id) = 'blob' AND typeof(arguments) = 'blob'
-ORDER BY asked_us LIMIT ?;
+ORDER BY asked_us, question_id LIMIT ?;
 
 -- name: all_questions
 -- Which there are, for when one of them is too large to be read.
