@@ -1,6 +1,7 @@
 """The file beneath a SQLite store: whose it is, what it must be, and what its errors mean."""
 
 import sqlite3
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from everlong_engine.model.errors import (
 )
 from everlong_engine.store.interface import Trouble
 from everlong_engine.store.sqlite import files
-from everlong_engine.store.sqlite.connection import classify
+from everlong_engine.store.sqlite.connection import classify, connect_writer
 from everlong_engine.store.sqlite.store import SqliteStore
 from tests.support.store_rig import Rig
 
@@ -29,6 +30,31 @@ async def opened(path: Path, **options: object) -> AsyncGenerator[SqliteStore]:
         yield store
     finally:
         await store.close()
+
+
+def test_many_make_the_same_store_in_the_same_moment(tmp_path: Path) -> None:
+    """A round in some dozens failed before SQLite was asked again."""
+    failed: list[Exception] = []
+    for number in range(60):
+        path = tmp_path / f"{number}.db"
+        together = threading.Barrier(12)
+
+        def make(path: Path = path, together: threading.Barrier = together) -> None:
+            together.wait()
+            try:
+                with closing(
+                    connect_writer(path, "relaxed", owner=False, may_create=True)
+                ) as connection:
+                    files.prepare_schema(connection, path)
+            except Exception as error:
+                failed.append(error)
+
+        makers = [threading.Thread(target=make) for _ in range(together.parties)]
+        for one in makers:
+            one.start()
+        for one in makers:
+            one.join()
+    assert failed == []
 
 
 async def test_a_store_outlives_its_process(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ function into the queue that its thread reads. This is the only place that knows
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -41,6 +42,7 @@ Durability = str
 """full: every commit is synced before it is acknowledged. relaxed: not; a power cut loses some."""
 
 BUSY_TIMEOUT_S: Final = 10.0
+_AGAIN_S: Final = 0.005
 _WAL_BYTES_KEPT: Final = 64 * 1024 * 1024
 STATEMENTS_CACHED: Final = 256
 _FATAL: Final = frozenset(
@@ -210,7 +212,7 @@ def connect_writer(
     except BaseException:
         connection.close()
         raise
-    connection.execute("PRAGMA journal_mode = WAL")
+    _keep_a_log(connection)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA fullfsync = ON")  # macOS: a plain fsync does not reach the disk.
     connection.execute("PRAGMA checkpoint_fullfsync = ON")
@@ -220,6 +222,21 @@ def connect_writer(
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.reserve(COLUMNS)
     return connection
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """SQLite does not wait where two turn a new file to this mode in the same moment: one of them
+    hears at once that it is locked."""
+    until = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() > until:
+                raise
+            time.sleep(_AGAIN_S)
+        else:
+            return
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

@@ -285,10 +285,13 @@ def refuse_foreign(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def _identity(connection: sqlite3.Connection) -> tuple[int, int, int]:
-    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    return int(application_id), int(version), int(tables)
+    # One statement: somebody may be making the tables in this moment.
+    found = connection.execute(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master) "
+        "FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
+    application_id, version, tables = map(int, found)
+    return application_id, version, tables
 
 
 def _statements(name: str) -> list[str]:
