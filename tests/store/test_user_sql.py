@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from everlong_engine.model.writes import AppendResult
 from everlong_engine.store import user_sql
 from everlong_engine.store.interface import StatementsRefused
 from everlong_engine.store.sqlite.columns import COLUMNS
@@ -140,15 +139,3 @@ async def test_a_text_that_the_engine_has_prepared_is_denied_all_the_same() -> N
         connection.execute(f"{text} where 1 = 0")
         assert "must not use" in said(await put(rig, one(f"{text} where 1 = 0")))
     assert await rig.problems() == []
-
-
-@pytest.mark.parametrize("pair", ["postgres"], indirect=True)
-async def test_a_store_that_cannot_run_them_says_so(rig: Rig) -> None:
-    await rig.owned()
-    before = (await rig.load()).history
-    result = await put(rig, one(SCHEMA))
-    assert "need a SQLite store" in said(result)
-    assert isinstance(result, AppendResult)
-    assert result.failure is not None
-    assert not result.failure.retryable
-    assert (await rig.load()).history == before

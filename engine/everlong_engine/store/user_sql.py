@@ -17,19 +17,15 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Final
 
-from everlong_engine.model.failure import Failure, bounded
-from everlong_engine.model.statements import Statement
+from everlong_engine.model.failure import Failure
+from everlong_engine.model.statements import STATEMENTS_S_MAX, Statement, refusal_of
 from everlong_engine.store.interface import StatementsRefused
 
 __all__ = ["UserConnection", "ask", "run_statements"]
 
-STATEMENTS_S_MAX: Final = 2.0
-"""How long the statements of one activity may keep everybody else waiting."""
-
 _MARK: Final = "/* of a user */ "
 _LOOK_EVERY: Final = 20_000
 """Instructions of SQLite's machine between two looks at the clock: well under a millisecond."""
-_SHOWN_CHARS: Final = 200
 _OURS: Final = "everlong_"
 
 _ERRORS: Final = (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError)
@@ -135,7 +131,7 @@ def run_statements(tx: UserConnection, statements: Sequence[Statement]) -> Failu
         else:
             if tx.in_transaction:
                 continue
-            failure = _failure("it has ended the transaction", statement, number, len(statements))
+            failure = refusal_of("it has ended the transaction", statement, number, len(statements))
         if not tx.in_transaction:
             raise StatementsRefused(failure)
         return failure
@@ -171,20 +167,8 @@ def _failure_of(
     """An error of SQLite's in words; none of the values that were bound."""
     if denied is not None:
         text = f"a transactional activity must not use {denied}"
-        return _failure(text, statement, number, of, retryable=False)
+        return refusal_of(text, statement, number, of, retryable=False)
     if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
         text = f"it took longer than {STATEMENTS_S_MAX:g} s, and everybody else waits meanwhile"
-        return _failure(text, statement, number, of)
-    return _failure(str(error), statement, number, of)
-
-
-def _failure(
-    text: str, statement: Statement, number: int, of: int, *, retryable: bool = True
-) -> Failure:
-    sql = " ".join(statement.sql.split())
-    shown = sql if len(sql) <= _SHOWN_CHARS else f"{sql[:_SHOWN_CHARS]}…"
-    return Failure(
-        type="everlong.exceptions.StatementFailed",
-        message=bounded(f"{text} (statement {number} of {of}: {shown})"),
-        retryable=retryable,
-    )
+        return refusal_of(text, statement, number, of)
+    return refusal_of(str(error), statement, number, of)

@@ -9,6 +9,7 @@ from everlong_engine.store.interface import MailGone
 from everlong_engine.store.postgres.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.postgres.statements import Tx
 from everlong_engine.store.postgres.tags import change_tags, tag_values
+from everlong_engine.store.postgres.user_sql import run_statements
 
 __all__ = [
     "ACCEPTED",
@@ -16,6 +17,7 @@ __all__ = [
     "MAIL",
     "Chain",
     "append_all",
+    "append_with_statements",
     "chains_of",
     "history_values",
     "item_values",
@@ -77,6 +79,36 @@ async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None
     for at, append in appends:
         if results[at] is not ACCEPTED and await _was_done(tx, append, results[at]):
             results[at] = DONE
+
+
+async def append_with_statements(tx: Tx, appends: Chain, results: list[WriteResult]) -> None:
+    """A group in which some bring statements of users: their runs go one append after the other,
+    each with its statements or not at all."""
+    apart = {append.run_id for _, append in appends if append.statements}
+    plain = [(at, append) for at, append in appends if append.run_id not in apart]
+    # All at first, so that two groups never wait for each other.
+    await tx.rows("lock_runs", sorted({(append.shard, append.run_id) for _, append in appends}))
+    if plain:
+        await append_all(tx, plain, results)
+    for at, append in appends:
+        if append.run_id in apart:
+            await tx.plain("SAVEPOINT one")
+            result = results[at] = await _append_one(tx, append)
+            if result.refusal is not None:
+                await tx.plain("ROLLBACK TO one")
+            await tx.plain("RELEASE one")
+
+
+async def _append_one(tx: Tx, append: Append) -> AppendResult:
+    found: list[WriteResult] = [None]
+    await append_all(tx, [(0, append)], found)
+    result = found[0]
+    assert isinstance(result, AppendResult)
+    if result.refusal is None and append.statements and not result.repeated:
+        failure = await run_statements(tx, append.statements)
+        if failure is not None:
+            return AppendResult(Refusal.STATEMENTS, failure=failure)
+    return result
 
 
 async def _was_done(tx: Tx, append: Append, result: WriteResult) -> bool:

@@ -6,9 +6,7 @@ rows, and what is rare is done one by one.
 """
 
 from collections.abc import Sequence, Set
-from typing import Final
 
-from everlong_engine.model.failure import Failure
 from everlong_engine.model.writes import (
     Answer,
     AnswerApproval,
@@ -24,7 +22,6 @@ from everlong_engine.model.writes import (
     Pause,
     PauseMany,
     Pin,
-    Refusal,
     Release,
     Report,
     ResetRun,
@@ -36,7 +33,7 @@ from everlong_engine.model.writes import (
     Write,
     WriteResult,
 )
-from everlong_engine.store.postgres.appends import append_all
+from everlong_engine.store.postgres.appends import append_all, append_with_statements
 from everlong_engine.store.postgres.connection import Line
 from everlong_engine.store.postgres.leases import mark_attempts, release_all
 from everlong_engine.store.postgres.messages import (
@@ -57,16 +54,6 @@ from everlong_engine.store.postgres.starts import start_runs
 from everlong_engine.store.postgres.statements import Tx
 
 __all__ = ["commit_group", "is_for_others"]
-
-_NO_STATEMENTS: Final = AppendResult(
-    Refusal.STATEMENTS,
-    failure=Failure(
-        type="everlong.exceptions.StatementFailed",
-        message="transactional activities need a SQLite store; on PostgreSQL, write through a "
-        "connection of your own, under info(ActivityInfo).idempotency_key",
-        retryable=False,
-    ),
-)
 
 
 async def commit_group(line: Line, writes: Sequence[Write]) -> list[WriteResult]:
@@ -113,11 +100,11 @@ async def _apply(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
     results: list[WriteResult] = [None] * len(writes)
     starts: list[tuple[int, StartRun]] = []
     appends: list[tuple[int, Append]] = []
+    with_statements = False
     for at, write in enumerate(writes):
         match write:
-            case Append() if write.statements:
-                results[at] = _NO_STATEMENTS
             case Append():
+                with_statements = with_statements or bool(write.statements)
                 appends.append((at, write))
             case StartRun():
                 starts.append((at, write))
@@ -126,7 +113,8 @@ async def _apply(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
     if starts:
         await start_runs(tx, starts, results)
     if appends:
-        await append_all(tx, appends, results)
+        append = append_with_statements if with_statements else append_all
+        await append(tx, appends, results)
     await send_all(tx, writes, results)
     if len(starts) + len(appends) < len(writes):
         releases: list[tuple[int, Release]] = []

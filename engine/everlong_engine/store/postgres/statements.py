@@ -56,6 +56,14 @@ class Tx:
         """Run a statement over all rows."""
         return await self.all(name, [list(column) for column in zip(*rows, strict=True)])
 
+    async def plain(self, text: str) -> None:
+        """Words of our own without parameters, and without an answer."""
+        await self._connection.execute(text)
+
+    async def many(self, text: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """One text, once for each row, without waiting in between."""
+        await self._connection.executemany(text, rows)
+
     async def text(self, text: str, values: Sequence[Any]) -> list[Any]:
-        """A text that was put together, as filters are: of our own words, with parameters."""
+        """A text that was put together, as filters are, or that a user wrote."""
         return await self._connection.fetch(text, *values)
