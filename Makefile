@@ -22,8 +22,8 @@ setup: .venv/.ready-dev ## Make .venv with everything that work on Everlong need
 demo: .venv/.ready-samples ## Run an order stream and kill its worker, again and again (under two minutes)
 	$(BIN)/python -m samples.order_stream_demo $(ARGS)
 
-test: .venv/.ready-test ## Run the tests, two at a time; ARGS="-k lease" and the like go to pytest
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 $(ARGS)
+test: .venv/.ready-test ## Run the tests, three at a time; ARGS="-k lease" and the like go to pytest
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal --durations=10 $(ARGS)
 
 check: .venv/.ready-dev ## Lint, check the format, the types (two checkers) and the import contracts
 	$(BIN)/ruff check
