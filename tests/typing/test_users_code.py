@@ -21,10 +21,12 @@ from everlong import (
     WorkflowHandle,
     activity,
     approval,
+    checkpoint,
     get_handle,
     publish,
     workflow,
 )
+from everlong.streams import Batch, Memory, Stream, Tick, every, merge
 from everlong.testing import ActivityCall, Environment
 
 
@@ -132,6 +134,30 @@ async def test_fakes_are_typed_like_their_activities() -> None:
         env.fail(double, ValueError, times=2)
         assert_type(await env.client.run(simple, 2), int)
         assert_type(env.calls(double), list[ActivityCall])
+
+
+numbers = Stream("typed-numbers", Memory(int))
+
+
+@workflow
+async def merged(verdicts: int = 0) -> int:
+    async for batch in numbers.batches():
+        assert_type(batch, Batch[int])
+        assert_type(batch.values, list[int])
+    async for tick in every(60):
+        assert_type(tick, Tick)
+    async for either in merge(numbers.batches(), verdict):
+        assert_type(either, Batch[int] | Verdict)
+    async for found in merge(numbers.batches(), verdict, every(60)):
+        assert_type(found, Batch[int] | Verdict | Tick)
+        match found:
+            case Batch():
+                assert_type(found, Batch[int])
+            case Verdict():
+                verdicts += found.ok
+            case Tick():
+                await checkpoint(verdicts=verdicts)
+    return verdicts
 
 
 async def test_types_are_inferred_from_plain_functions(tmp_path: Path) -> None:

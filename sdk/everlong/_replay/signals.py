@@ -102,6 +102,25 @@ class Signals:
                 channel.waiters.remove(either)
         return other.done()
 
+    def has_come(self, name: str) -> bool:
+        """Whether there is a value to take."""
+        return bool(self._channel(name).values)
+
+    async def come(self, name: str, create_future: Callable[[], Waiter]) -> None:
+        """Wait for a value, and leave it to whoever receives it."""
+        channel = self._channel(name)
+        if channel.values:
+            return
+        waiter = create_future()
+        channel.waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in channel.waiters:
+                channel.waiters.remove(waiter)
+            if channel.values:
+                channel.wake_next()  # It has stood in a receiver's place.
+
     def unread(self) -> tuple[str, ...]:
         """A name for every value that was accepted and never received."""
         return tuple(name for name, one in self._channels.items() for _ in one.values)

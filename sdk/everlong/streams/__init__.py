@@ -6,6 +6,7 @@ of the core are here; those of brokers are modules of their own, each with an ex
 
 from everlong.streams._batch import Batch, Message
 from everlong.streams._control import DeadLetter, Lag, StreamControl
+from everlong.streams._merge import Tick, every, merge
 from everlong.streams._source import Cursor, Position, Reader, Record, Source
 from everlong.streams._stream import OnPoison, Stream
 from everlong.streams.files import Lines
@@ -28,4 +29,7 @@ __all__ = [
     "Source",
     "Stream",
     "StreamControl",
+    "Tick",
+    "every",
+    "merge",
 ]

@@ -56,6 +56,7 @@ class Pump:
         self._source = source
         self._forget = forget
         self._ahead: Fetched | None = None
+        self._given: tuple[Cursor | None, Fetched] | None = None
         self._may_take, self._may_put = asyncio.Event(), asyncio.Event()
         self._may_put.set()
         self._reader: Reader | None = None
@@ -66,12 +67,19 @@ class Pump:
         self._idle = loop.call_later(_IDLE_S, self.close)
 
     def continues(self, after: Cursor | None, sizes: Sizes) -> bool:
-        """Whether what comes next is what follows this cursor."""
+        """Whether it can give what follows this cursor: what comes next, or what it gave last."""
         broken = self._task.done() and self._ahead is None
-        return self.cursor == after and self.sizes == sizes and not (self.asked or broken)
+        stands = self.cursor == after or self._gave_behind(after)
+        return stands and self.sizes == sizes and not (self.asked or broken)
 
-    async def next(self) -> Fetched:
-        """The next batch; raises what the source has raised."""
+    def _gave_behind(self, after: Cursor | None) -> bool:
+        return self._given is not None and self._given[0] == after
+
+    async def next(self, after: Cursor | None) -> Fetched:
+        """The next batch, or the last one again if something else came before it was taken; raises
+        what the source has raised."""
+        if self._given is not None and self.cursor != after:
+            return self._given[1]
         self._idle.cancel()
         self.asked = True
         try:
@@ -79,6 +87,7 @@ class Pump:
         finally:
             self.asked = False
             self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.close)
+        self._given = after, fetched
         self.cursor = fetched.cursor
         return fetched
 

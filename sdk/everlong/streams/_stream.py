@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 
 from pydantic import StrictInt, StrictStr, TypeAdapter
 
-from everlong._context import RunPort, activity_context, current_run, user_line
+from everlong._context import RunPort, activity_context, user_line
 from everlong._definitions import ActivityDefinition
 from everlong._failures import ExceptionRegistry
 from everlong._texts import fault_of_name, shown
@@ -31,12 +31,13 @@ from everlong.exceptions import (
 )
 from everlong.streams._batch import Batch, records_of
 from everlong.streams._control import StreamControl
+from everlong.streams._loops import cursors_of, run_here
 from everlong.streams._names import activity_of, control_of, dead_letters_of
 from everlong.streams._pump import Pump, Sizes, weight
 from everlong.streams._source import Cursor, Record, Source
 from everlong_engine import Retry, limits, pack, seconds_us, unpack
 
-__all__ = ["OnPoison", "Stream"]
+__all__ = ["Batches", "OnPoison", "Stream"]
 
 T = TypeVar("T")
 
@@ -119,7 +120,7 @@ class Stream(Generic[T]):
             InvalidArguments: an option out of its range.
         """
         sizes = _sizes(max_messages, max_bytes, linger, on_poison, partitions)
-        return _Batches(self, sizes, on_poison)
+        return Batches(self, sizes, on_poison)
 
     async def _read(self, after: Any, sizes: Any, on_poison: str) -> Any:
         context: Any = activity_context.get()
@@ -137,8 +138,10 @@ class Stream(Generic[T]):
                 pump.close()
             pump = shelf[key] = Pump(self.source, cursor, wanted, lambda: shelf.pop(key, None))
         try:
-            fetched = await pump.next()
+            fetched = await pump.next(cursor)
             good, dead = self._sorted(fetched.records, on_poison)
+        except asyncio.CancelledError:
+            raise  # Nothing was taken: another loop of the flow may go on with it.
         except BaseException:
             pump.close()  # What comes next begins at the cursor that is stored.
             raise
@@ -182,8 +185,8 @@ class Stream(Generic[T]):
         return f"Stream({self.name!r}, {self.source!r})"
 
 
-class _Batches(AsyncIterator[Batch[T]]):
-    """A loop over a stream. It has no state: that is the run's."""
+class Batches(AsyncIterator[Batch[T]]):
+    """Not for flows: a loop over a stream. It has no state: that is the run's."""
 
     def __init__(self, stream: Stream[T], sizes: Sizes, on_poison: OnPoison) -> None:
         self._stream = stream
@@ -191,23 +194,22 @@ class _Batches(AsyncIterator[Batch[T]]):
         self._on_poison = on_poison
 
     async def __anext__(self) -> Batch[T]:
-        stream = self._stream
-        run = current_run()
-        if run is None:
-            raise EverlongError(f"stream {stream.name!r} is read inside a workflow")
-        cursors = run.cursors = {} if run.cursors is None else run.cursors
+        run, where = run_here(f"stream {self._stream.name!r} is read"), user_line()
         while True:
-            told = await self._come(run, cursors)
-            if told is None:
-                raise StopAsyncIteration
-            if len(told):
-                return told
+            (found,) = await self.take(run, await self.look(run, where))
+            if found is not None:
+                return found
 
-    async def _come(self, run: RunPort, cursors: dict[str, bytes]) -> Batch[T] | None:
-        """The next batch, an empty one if something else came first, None to end."""
+    @property
+    def key(self) -> object:
+        """Not for flows: what is read."""
+        return Stream, self._stream.name
+
+    async def look(self, run: RunPort, where: str) -> Any:
+        """Not for flows: wait until there is something, and take nothing yet."""
         stream = self._stream
         control, definition = control_of(stream.name), stream.definition
-        after = cursors.get(stream.name)
+        after = cursors_of(run).get(stream.name)
         values = (None if after is None else unpack(after), self._sizes, self._on_poison)
         arguments = definition.parameters.encode(values, {})
         if stream.name in run.reading:
@@ -218,23 +220,35 @@ class _Batches(AsyncIterator[Batch[T]]):
         run.reading |= {stream.name}
         try:
             reading: asyncio.Future[Any] = asyncio.ensure_future(
-                run.call_activity(definition, definition.options, arguments, user_line())
+                run.call_activity(definition, definition.options, arguments, where)
             )
             if not await run.signals.before(control, reading, run.loop.create_future):
                 reading.cancel()
-                return await self._told(run, cursors, await run.receive_signal(control))
+                return None
         finally:
             run.reading -= {stream.name}
-        identity, positions, records, dead = reading.result()
-        cursors[stream.name] = pack([identity, positions])
-        return await self._batch(identity, records, dead)
+        return reading.result()
 
-    async def _told(self, run: RunPort, cursors: dict[str, bytes], told: Any) -> Batch[T] | None:
+    async def take(self, run: RunPort, found: Any) -> tuple[Batch[T] | None]:
+        """Not for flows: the batch that was found, if it has messages. The cursor moves here.
+
+        Raises:
+            StopAsyncIteration: somebody has asked for the end.
+        """
+        if found is None:
+            batch = await self._told(run, await run.receive_signal(control_of(self._stream.name)))
+        else:
+            identity, positions, records, dead = found
+            cursors_of(run)[self._stream.name] = pack([identity, positions])
+            batch = await self._batch(identity, records, dead)
+        return (batch if len(batch) else None,)
+
+    async def _told(self, run: RunPort, told: Any) -> Batch[T]:
         """What somebody outside asks for."""
-        stream = self._stream
+        stream, cursors = self._stream, cursors_of(run)
         match told:
             case {"do": "drain"}:
-                return None
+                raise StopAsyncIteration
             case {"do": "rewind", "cursor": cursor}:
                 with suppress(ValueError):  # Nonsense is on record too, and moves nothing.
                     cursors[stream.name] = pack(Cursor.from_wire(cursor).to_wire())

@@ -279,7 +279,11 @@ class Environment:
 
     def _is_working(self) -> bool:
         worker = self._worker
-        return worker is not None and sum(1 for _ in worker.at_work()) > len(self._asleep)
+        if worker is None:
+            return False
+        # Who reads a stream waits for others, like a workflow.
+        working = sum(not attempt.definition.waits for attempt in worker.at_work())
+        return working > len(self._asleep)
 
     def _on_rest(self) -> bool:
         if self._worker is not None:
