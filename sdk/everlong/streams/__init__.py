@@ -12,6 +12,7 @@ from everlong.streams._stream import OnPoison, Stream
 from everlong.streams.files import Lines
 from everlong.streams.memory import Memory
 from everlong.streams.tables import Rows
+from everlong.streams.windows import Session, Tumbling, Window, Windows
 
 __all__ = [
     "Batch",
@@ -26,10 +27,14 @@ __all__ = [
     "Reader",
     "Record",
     "Rows",
+    "Session",
     "Source",
     "Stream",
     "StreamControl",
     "Tick",
+    "Tumbling",
+    "Window",
+    "Windows",
     "every",
     "merge",
 ]
