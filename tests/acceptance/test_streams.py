@@ -460,6 +460,7 @@ async def test_a_rewind_reads_again_from_where_it_says(path: Path) -> None:
         assert await handle.result() == [1, 2, 3, 3]
 
 
+@pytest.mark.file  # Whose bytes are looked at.
 async def test_how_far_it_has_read_is_sealed_and_told_right_behind_a_checkpoint(path: Path) -> None:
     stream = Stream("numbers", source := Memory(int, identity="the canary"))
     source.put(*numbers(3))
@@ -537,7 +538,8 @@ async def test_how_far_it_has_read_is_known_before_the_run_behind_a_checkpoint_b
             assert cursor.to_wire() == unpack(waits_behind[0])
             await control.drain()
             may_begin.set()
-            assert await handle.result() == int(cursor.after["0"]) + 1
+            # What was put meanwhile may be read before the end is heard of.
+            assert await handle.result() >= int(cursor.after["0"]) + 1
 
 
 def cursors_to_begin_with(run: LoadedRun) -> list[bytes]:
@@ -582,10 +584,10 @@ async def test_how_far_a_flow_is_behind_is_counted(path: Path) -> None:
 
 
 async def test_of_a_source_that_is_not_there_no_lag_is_told(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_control, "_OPEN_S", 0.05)
-    stream = Stream("lines", Lines(path.with_name("none.txt"), poll=0.01))
+    stream = Stream("lines", Lines(tmp_path / "none.txt", poll=0.01))
 
     @workflow
     async def reads() -> None:
@@ -813,6 +815,7 @@ async def test_a_file_is_read_from_its_beginning_again(path: Path, tmp_path: Pat
         assert await handle.result() == ["one", "two"] * 2
 
 
+@pytest.mark.file  # Whose table is looked at.
 async def test_rows_of_a_table_become_rows_of_another(path: Path, tmp_path: Path) -> None:
     shop = tmp_path / "shop.db"
     with closing(sqlite3.connect(shop)) as db:

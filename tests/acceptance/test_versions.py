@@ -12,6 +12,7 @@ from everlong import (
     DefinitionError,
     Definitions,
     ExecutionDescription,
+    NoAnswer,
     Query,
     QueryFailed,
     Signal,
@@ -298,8 +299,9 @@ async def test_a_query_is_answered_by_the_version_of_its_run(path: Path) -> None
             async with worker(client, new, version="2"):
                 assert await handle.query(asked) == "old"
         async with worker(client, new, version="2"):
-            with pytest.raises(QueryFailed, match="waits for a worker of version 1"):
-                await handle.query(asked)
+            # On a server this worker keeps silent: the one that it waits for may be elsewhere.
+            with pytest.raises((QueryFailed, NoAnswer), match="version 1"):
+                await handle.query(asked, timeout=0.5)
 
 
 async def test_a_blocked_run_waits_for_a_fix_of_its_version(path: Path) -> None:

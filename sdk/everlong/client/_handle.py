@@ -422,7 +422,11 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
                         break
                     await changed
         except TimeoutError as error:
-            raise NoAnswer(workflow_id=self.workflow_id, timeout_s=timeout_s) from error
+            row = await engine.store.latest(target)
+            pinned = "" if row is None or row.version is None else f" in version {row.version}"
+            raise NoAnswer(
+                workflow_id=self.workflow_id, what=f"the workflow{pinned}", timeout_s=timeout_s
+            ) from error
         finally:
             with suppress(StoreError):  # Closed, say. Whoever sweeps the store forgets it too.
                 await engine.store.forget_question(question_id)
