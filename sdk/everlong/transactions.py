@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from everlong._texts import storable
 from everlong.exceptions import EverlongError, InvalidArguments
@@ -91,11 +91,23 @@ class Transaction:
         return storable(sql, "sql")
 
     def _row(self, values: Any) -> Mapping[str, SqlValue]:
-        if not isinstance(values, Mapping):
+        if type(values) is not dict and not isinstance(values, Mapping):
             raise InvalidArguments(
                 f'values={values!r:.60}: name them, as {{"id": 17}} for a statement with :id'
             )
-        return {str(name): self._value(name, value) for name, value in values.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        row: dict[str, SqlValue] = {}
+        for name, value in cast("Mapping[str, Any]", values).items():
+            kind = cast("type[object]", type(value))
+            if type(name) is not str:
+                row[str(name)] = self._value(name, value)
+            elif kind is bytes or (kind is str and value.isascii()):
+                self._bytes += len(value)
+                row[name] = value
+            elif value is None or kind is bool:
+                row[name] = value
+            else:
+                row[name] = self._value(name, value)
+        return row
 
     def _value(self, name: object, value: Any) -> SqlValue:
         if not isinstance(name, str):
