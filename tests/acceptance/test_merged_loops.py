@@ -215,6 +215,22 @@ async def test_nothing_is_in_flight_while_the_body_works(path: Path) -> None:
             assert (await handle.describe()).run_id != handle.run_id
 
 
+async def test_a_signal_may_say_nothing_but_that_it_is_there(path: Path) -> None:
+    stops: Signal[None] = Signal("merged-stops", type(None))
+    stream = Stream("numbers", Memory(int))
+
+    @workflow
+    async def waits() -> str:
+        async for found in merge(stream.batches(), stops):
+            return repr(found)
+        return "the loop has ended"
+
+    async with hosting(path, workflows=[waits]) as client:
+        handle = await client.start(waits)
+        await handle.signal(stops, None)
+        assert await handle.result() == "None"
+
+
 async def test_a_failure_of_one_arm_is_the_loops(path: Path) -> None:
     stream = Stream("numbers", Memory(int))
 

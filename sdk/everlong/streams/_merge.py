@@ -50,8 +50,8 @@ class _Arm(Protocol):
         """Wait until there is something, and take nothing."""
         ...
 
-    async def take(self, run: RunPort, found: Any) -> tuple[Any]:
-        """What was found, or None if it is gone. Raises StopAsyncIteration: nothing comes any
+    async def take(self, run: RunPort, found: Any) -> tuple[Any] | tuple[()]:
+        """What was found, or nothing if it is gone. Raises StopAsyncIteration: nothing comes any
         more."""
         ...
 
@@ -101,10 +101,10 @@ class _Received:
         del where
         await run.signals.come(self._name, run.loop.create_future)
 
-    async def take(self, run: RunPort, found: None) -> tuple[Any]:
+    async def take(self, run: RunPort, found: None) -> tuple[Any] | tuple[()]:
         del found
         if not run.signals.has_come(self._name):
-            return (None,)  # Another receiver of this run was first.
+            return ()  # Another receiver of this run was first.
         return (await run.receive_signal(self._name),)
 
 
@@ -188,14 +188,14 @@ class _Merged(AsyncIterator[Any]):
             arm, found = await self._first(run, where)
             self._arms.remove(arm)
             try:
-                (taken,) = await arm.take(run, found)
+                taken = await arm.take(run, found)
             except StopAsyncIteration:
                 if not any(isinstance(one, Batches) for one in self._arms):
                     break  # Signals and ticks alone would never end.
                 continue
             self._arms.append(arm)  # Behind the others, so that they take turns.
-            if taken is not None:
-                return taken
+            if taken:
+                return taken[0]
         self._arms = []
         raise StopAsyncIteration
 

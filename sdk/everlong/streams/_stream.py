@@ -196,9 +196,9 @@ class Batches(AsyncIterator[Batch[T]]):
     async def __anext__(self) -> Batch[T]:
         run, where = run_here(f"stream {self._stream.name!r} is read"), user_line()
         while True:
-            (found,) = await self.take(run, await self.look(run, where))
-            if found is not None:
-                return found
+            taken = await self.take(run, await self.look(run, where))
+            if taken:
+                return taken[0]
 
     @property
     def key(self) -> object:
@@ -229,7 +229,7 @@ class Batches(AsyncIterator[Batch[T]]):
             run.reading -= {stream.name}
         return reading.result()
 
-    async def take(self, run: RunPort, found: Any) -> tuple[Batch[T] | None]:
+    async def take(self, run: RunPort, found: Any) -> tuple[Batch[T]] | tuple[()]:
         """Not for flows: the batch that was found, if it has messages. The cursor moves here.
 
         Raises:
@@ -241,7 +241,7 @@ class Batches(AsyncIterator[Batch[T]]):
             identity, positions, records, dead = found
             cursors_of(run)[self._stream.name] = pack([identity, positions])
             batch = await self._batch(identity, records, dead)
-        return (batch if len(batch) else None,)
+        return (batch,) if len(batch) else ()
 
     async def _told(self, run: RunPort, told: Any) -> Batch[T]:
         """What somebody outside asks for."""
