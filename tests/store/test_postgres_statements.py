@@ -78,7 +78,7 @@ async def test_statements_are_stored_with_their_append(orders: Orders) -> None:
         (one(f"{INSERT} returning id", id=9, amount="x"), "it returns rows"),
         (one("delete from orders; delete from orders"), "cannot insert multiple commands"),
         (one("insert into orders values ($1, 'x')"), "a parameter has a name"),
-        (one("-- nothing"), "must not use"),
+        (one("-- nothing"), "there is no statement in it"),
     ],
 )
 async def test_one_that_fails_takes_back_its_append_and_those_before_it(

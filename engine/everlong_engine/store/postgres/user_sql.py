@@ -138,6 +138,8 @@ def _parsed(sql: str) -> _Parsed:
 
 
 def _judge(first: str, bare: str) -> None:
+    if not first:
+        raise _Refused("there is no statement in it")
     if first in _READING:
         raise _Refused(_ROWS)
     if first not in _ALLOWED:
