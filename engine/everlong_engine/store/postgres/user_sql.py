@@ -119,7 +119,6 @@ def _parsed(sql: str) -> _Parsed:
         _Refused: it is none that a transactional activity may want.
     """
     names: dict[str, int] = {}
-    bare: list[str] = []
 
     def numbered(token: re.Match[str]) -> str:
         if token["number"]:
