@@ -26,6 +26,7 @@ class Rule:
 
 rules = Signal("merged-rules", Rule)
 words: Signal[str] = Signal("merged-words", str)
+gate: Signal[bool] = Signal("merged-gate", bool)
 state: Query[list[int]] = Query("merged-state", list[int])
 
 
@@ -213,6 +214,38 @@ async def test_nothing_is_in_flight_while_the_body_works(path: Path) -> None:
             assert await handle.result() == 3
             assert "RunStarted" in await kinds(handle)
             assert (await handle.describe()).run_id != handle.run_id
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_what_has_come_together_is_taken_in_turns_and_none_is_lost(
+    path: Path, forgets: bool
+) -> None:
+    """What was found and not handed out is still there, also for the run behind a checkpoint."""
+
+    @workflow
+    async def gathers(seen: list[str] | None = None) -> list[str]:
+        if seen is None:
+            await gate.receive()
+        seen = [] if seen is None else seen
+        async for found in merge(words, rules, every(3600)):
+            seen.append(found if isinstance(found, str) else type(found).__name__)
+            if len(seen) == 6:
+                break
+            await checkpoint(seen=seen)
+        return seen
+
+    with amnesia() if forgets else nullcontext():
+        async with hosting(path, workflows=[gathers]) as client:
+            handle = await client.start(gathers)
+            for word in "abc":
+                await handle.signal(words, word)
+                await handle.signal(rules, Rule(1))
+            await handle.signal(gate, True)
+            async with asyncio.timeout(20):
+                found = await handle.result()
+    assert sorted(found) == ["Rule", "Rule", "Rule", "a", "b", "c"]
+    if not forgets:  # Each run begins with the first one again.
+        assert found == ["a", "Rule", "b", "Rule", "c", "Rule"]
 
 
 async def test_a_signal_may_say_nothing_but_that_it_is_there(path: Path) -> None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol, TypeAlias, TypeVar, overload
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast, overload
 
 from everlong._context import RunPort, user_line
 from everlong.channels import Signal
@@ -77,7 +77,7 @@ class Every(AsyncIterator[Tick]):
         known = cursors_of(run).get(self._name)
         if known is None:
             known = cursors_of(run)[self._name] = pack(run.now_us // self._period_us)
-        due_us = (int(str(unpack(known))) + 1) * self._period_us
+        due_us = (cast("int", unpack(known)) + 1) * self._period_us
         while run.now_us < due_us:  # noqa: ASYNC110 - the run's clock, which its timers move
             await asyncio.sleep((due_us - run.now_us) / 1e6)
         return run.now_us // self._period_us
@@ -122,6 +122,7 @@ def every(period: float | timedelta) -> AsyncIterator[Tick]:
 
     Raises:
         InvalidArguments: a period of less than a second.
+        ValueError: one below zero or beyond 100 years.
     """
     period_us = seconds_us(period, "every()")
     if period_us < _PERIOD_US_MIN:
@@ -151,7 +152,7 @@ def merge(*arms: Any) -> AsyncIterator[Any]:
 
     Where several have come, they take turns. Nothing is taken before it is handed out, so a
     checkpoint in the body, or a crash, loses none. The loop ends when each of its streams has been
-    drained, and nothing else is left that could come.
+    drained; one without streams never does.
 
     What people get wrong: tell the arms apart by type, so give each signal a type of its own.
 
