@@ -3,12 +3,7 @@ all, whichever worker is killed when."""
 
 # tidy: this file sleeps because a random moment of real time is what it tests
 import asyncio
-import os
 import random
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +20,7 @@ from everlong import (
     workflow,
 )
 from tests.support.postgres_server import fresh_database
+from tests.support.ready_process import ready
 
 LINES = 4_000
 KILLS = 3
@@ -113,22 +109,6 @@ asyncio.run(main())
 """
 
 
-@asynccontextmanager
-async def worker(program: Path) -> AsyncGenerator[Process]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(program), stdout=PIPE, env=environment
-    )
-    try:
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
 @pytest.mark.timeout(120)
 async def test_each_message_is_one_row_whichever_worker_is_killed(tmp_path: Path) -> None:
     """By plain INSERTs, which never meet a row of their own."""
@@ -146,7 +126,7 @@ async def test_each_message_is_one_row_whichever_worker_is_killed(tmp_path: Path
     async with Client.connect(url) as client:
         handle = await client.start("store_lines", id="flow")
         for kill in range(KILLS):
-            async with worker(program) as one:
+            async with ready(program) as one:
                 while await count() <= LINES * kill // (KILLS + 1):  # noqa: ASYNC110
                     await asyncio.sleep(0.002)
                 await asyncio.sleep(random.random() * 0.02)
@@ -154,7 +134,7 @@ async def test_each_message_is_one_row_whichever_worker_is_killed(tmp_path: Path
                 await one.wait()
             assert 0 < await count() < LINES
             assert await client.verify() == []
-        async with worker(program):
+        async with ready(program):
             assert await handle.result() == LINES
         assert await client.verify() == []
     assert await asked(url, "select number from sink order by 1") == [(n,) for n in range(LINES)]

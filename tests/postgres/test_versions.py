@@ -1,33 +1,21 @@
 """Two versions of the code in processes of their own: what follows goes forward, and never back."""
 
-import asyncio
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from asyncio.subprocess import Process
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from itertools import groupby
 
 from everlong import Client
 from tests.support.hosting import until
 from tests.support.postgres_server import fresh_database
+from tests.support.ready_process import ready
 from tests.support.versioned_worker import step, steps
 
 STEPS = 7
 
 
-@asynccontextmanager
-async def worker(url: str, version: str) -> AsyncGenerator[Process]:
+def worker(url: str, version: str) -> AbstractAsyncContextManager[Process]:
     """A worker that has begun to claim; gone when the block ends."""
-    program = ["-m", "tests.support.versioned_worker", url, version]
-    process = await asyncio.create_subprocess_exec(sys.executable, *program, stdout=PIPE)
-    try:
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    return ready("-m", "tests.support.versioned_worker", url, version)
 
 
 async def test_what_follows_goes_to_the_newer_version_and_never_back_whoever_is_killed() -> None:

@@ -2,10 +2,9 @@
 
 import asyncio
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import everlong
@@ -15,21 +14,12 @@ from everlong_engine import RunFilter
 from tests.support.hosting import until
 from tests.support.postgres_server import Server, fresh_database
 from tests.support.postgres_worker import count_slowly
+from tests.support.ready_process import ready
 
 
-@asynccontextmanager
-async def worker(url: str, *lease_s: str) -> AsyncGenerator[Process]:
+def worker(url: str, *lease_s: str) -> AbstractAsyncContextManager[Process]:
     """A worker that has begun to claim; gone when the block ends."""
-    program = ["-m", "tests.support.postgres_worker", url, *lease_s]
-    process = await asyncio.create_subprocess_exec(sys.executable, *program, stdout=PIPE)
-    try:
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    return ready("-m", "tests.support.postgres_worker", url, *lease_s)
 
 
 async def test_a_second_worker_finishes_what_the_killed_one_had() -> None:
