@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value
 from everlong.exceptions import DefinitionError
-from everlong_engine import ActivityOptions, Retry
+from everlong_engine import ActivityOptions, Retry, is_queue_name, limits
 
 __all__ = [
     "OWN",
@@ -25,6 +25,7 @@ __all__ = [
     "check_version",
     "check_versioning",
     "code_digest",
+    "queue_name",
     "run_policy",
 ]
 
@@ -46,6 +47,20 @@ def check_version(value: str, owner: str) -> None:
             f"{owner}: {value!r:.60} names no version: give 1 to {VERSION_CHARS_MAX} printable "
             'characters, such as "2026-11-21" or a commit'
         )
+
+
+def queue_name(value: object) -> str:
+    """A name for a task queue.
+
+    Raises:
+        ValueError: it is empty, too long, or not printable.
+    """
+    if not is_queue_name(value):
+        raise ValueError(
+            f"queue={value!r:.60} names no task queue: give 1 to {limits.QUEUE_CHARS_MAX} "
+            'printable characters, such as "gpu"'
+        )
+    return str(value)
 
 
 def check_versioning(value: str, owner: str) -> None:

@@ -161,6 +161,10 @@ class Records:
         place = _in_history(run, recorded.seq, event)
         return replace(recorded, event=self._sealing.show(event, place))
 
+    def event(self, run: Run, recorded: Recorded) -> Event:
+        """One event, as the code wrote it. Raises UndecodablePayload."""
+        return self._open_recorded(run, recorded).event
+
     def closing(self, run: Run, recorded: Recorded) -> Closing:
         """How a closed run closed. Of an end that is no result, what cannot be read says so.
 

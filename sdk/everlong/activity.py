@@ -32,7 +32,7 @@ from everlong._context import (
     current_run,
     source_line,
 )
-from everlong._definitions import OWN, ActivityDefinition
+from everlong._definitions import OWN, ActivityDefinition, queue_name
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value, resolve_hints
 from everlong.exceptions import DefinitionError, EverlongError
@@ -100,6 +100,7 @@ class Activity(Generic[P, R]):
         heartbeat_timeout: _Duration | None = None,
         at_most_once: bool | None = None,
         on_cancel: OnCancel | None = None,
+        queue: str | None = None,
     ) -> "Activity[P, R]":
         """The same activity with other options, for one call or many.
 
@@ -115,8 +116,12 @@ class Activity(Generic[P, R]):
             heartbeat_timeout,
             at_most_once,
             on_cancel,
+            queue,
         )
-        return Activity(self.function, self.definition, self._options.changed(changed))
+        options = self._options.changed(changed)
+        if self.definition.transactional:
+            _check_queue(f"activity {self.definition.name}", options)
+        return Activity(self.function, self.definition, options)
 
     def __repr__(self) -> str:
         return f"<activity {self.definition.name}>"
@@ -154,6 +159,7 @@ def options_of(
     heartbeat_timeout: _Duration | None = None,
     at_most_once: bool | None = None,
     on_cancel: OnCancel | None = None,
+    queue: str | None = None,
 ) -> dict[str, Any]:
     """Not public: options as `ActivityOptions.changed` takes them."""
     return _options(
@@ -164,6 +170,7 @@ def options_of(
         heartbeat_timeout,
         at_most_once,
         on_cancel,
+        queue,
     )
 
 
@@ -175,6 +182,7 @@ def _options(
     heartbeat_timeout: _Duration | None,
     at_most_once: bool | None,
     on_cancel: OnCancel | None,
+    queue: str | None,
 ) -> dict[str, Any]:
     """Only what was given, in microseconds."""
     changed: dict[str, Any] = {}
@@ -208,6 +216,8 @@ def _options(
         if on_cancel not in ON_CANCEL:
             raise ValueError(f"on_cancel={on_cancel!r}: give 'try', 'wait' or 'abandon'")
         changed["on_cancel"] = on_cancel
+    if queue is not None:
+        changed["queue"] = queue_name(queue)
     return changed
 
 
@@ -227,6 +237,7 @@ def activity(
     raises: Iterable[type[Exception]] = (),
     at_most_once: bool = False,
     on_cancel: OnCancel = "try",
+    queue: str | None = None,
     process: bool = False,
 ) -> "ActivityDecorator": ...
 @overload
@@ -255,6 +266,7 @@ def activity(
     raises: Iterable[type[Exception]] = (),
     at_most_once: bool = False,
     on_cancel: OnCancel = "try",
+    queue: str | None = None,
     process: bool = False,
     transactional: bool = False,
 ) -> Any:
@@ -282,6 +294,9 @@ def activity(
         on_cancel: what the workflow does when it cancels the call. "try" asks the attempt to end
             and goes on at once; "wait" asks, and goes on when the attempt has really ended;
             "abandon" asks nobody and leaves the attempt alone. CancelledError comes in each case.
+        queue: the task queue that it goes through: workers that take from it run it, wherever its
+            workflow is (a machine with a GPU, say). A worker takes from all queues unless its
+            `queues=` names some. "default" is where workflows are.
         process: run a plain function in a process pool (for work that holds the interpreter).
         transactional: its first parameter is a `Transaction`, whose SQL is stored with the
             activity's completion, or not at all.
@@ -303,6 +318,7 @@ def activity(
                     heartbeat_timeout,
                     at_most_once,
                     on_cancel,
+                    queue,
                 )
             ),
             raises=tuple(raises),
@@ -399,9 +415,18 @@ def _check_transactional(
         )
     if process:
         raise DefinitionError(f"{name}: a transaction cannot go to another process; leave process=")
+    _check_queue(name, options)
     if options.at_most_once:
         raise DefinitionError(
             f"{name}: what is stored with its completion is stored once; leave at_most_once="
+        )
+
+
+def _check_queue(name: str, options: ActivityOptions) -> None:
+    if options.queue:
+        raise DefinitionError(
+            f"{name} is transactional: what it stores is stored with its run's history, by the "
+            "worker that has the run; leave queue="
         )
 
 

@@ -72,6 +72,7 @@ OPTIONS: Final = {
     "doctor": (),
     "versions": ("--type",),
     "workers": ("--all",),
+    "queues": (),
     "pin": (),
     "unpin": (),
     "lint": ("--ignore",),
@@ -79,6 +80,7 @@ OPTIONS: Final = {
     "worker": (
         "--slots",
         "--threads",
+        "--queue",
         "--version-name",
         "--versioning",
         "--also",

@@ -82,12 +82,18 @@ async def act(label: str, seconds: float, fails: int, how: str) -> str:
     except asyncio.CancelledError:
         stage[-1].attempt_is_told(about)
         if how == "stubborn":
-            await asyncio.sleep(1.0)
+            try:
+                await asyncio.sleep(1.0)
+            except asyncio.CancelledError:
+                stage[-1].attempt_stops(about)
+                raise
             stage[-1].attempt_ends(about, label)
             return f"did {label}"
-        if how == "tidies":
-            await asyncio.sleep(4.0)
-        stage[-1].attempt_stops(about)
+        try:
+            if how == "tidies":
+                await asyncio.sleep(4.0)
+        finally:  # A worker that stops waits no longer.
+            stage[-1].attempt_stops(about)
         raise
 
 
@@ -223,6 +229,7 @@ async def _act(step: Act) -> Result:
     options: dict[str, Any] = dict(_OPTIONS.get(step.how, {}))
     if step.on_cancel != "try":
         options["on_cancel"] = step.on_cancel
+    options |= stage[-1].queue_of(step.label)
     once = act.options(**options) if options else act
     try:
         return await once(step.label, step.seconds, step.fails, step.how)
@@ -255,7 +262,8 @@ _LATER: Final[dict[str, dict[str, Any]]] = {
 
 
 async def _later(step: Later) -> Result:
-    call = later.options(on_cancel=step.on_cancel, **_LATER.get(step.how, {}))
+    queue = stage[-1].queue_of(step.label)
+    call = later.options(on_cancel=step.on_cancel, **_LATER.get(step.how, {}), **queue)
     try:
         return ["answered", step.label, await call(step.label, step.how)]
     except ApplicationError as error:

@@ -35,7 +35,8 @@ from everlong_engine.model.events import (
     TimerFired,
     TimerStarted,
 )
-from everlong_engine.model.runs import LoadedRun, NewRun, RunStatus
+from everlong_engine.model.runs import AttemptState, LoadedRun, NewRun, RunStatus
+from everlong_engine.model.tasks import SettleTask, TakenTask
 from everlong_engine.model.writes import (
     AnswerApproval,
     Append,
@@ -176,9 +177,26 @@ class Journal:
                     if write.begins:
                         self.holds.acts(book, "an attempt began", process)
                     for row in write.attempts:
-                        book.marked[row.activity_id, row.attempt] = int(row.state)
+                        key = (row.activity_id, row.attempt)
+                        if not (write.tasks and key in book.marked):  # Else it is told again.
+                            book.marked[key] = int(row.state)
+                case SettleTask(), AppendResult(refusal=None):
+                    for row in write.rows:
+                        self.runs[write.run_id].marked[row.activity_id, row.attempt] = int(
+                            row.state
+                        )
                 case _:
                     self.holds.written(write, result)
+
+    def taken(self, process: str, taken: TakenTask) -> None:
+        """An attempt may begin with the worker that has taken it."""
+        book, number = self.runs[taken.run.run_id], taken.task.activity_id
+        name = f"{book.workflow_id}: the task of activity {number}"
+        self.must(number not in book.ending, f"{name} was taken, and is cancelled")
+        self.must(book.closing is None, f"{name} was taken, and its run is closed")
+        held = self.holds.holds(book.execution_id)
+        self.must(not held, f"{name} was taken, and it is paused")
+        book.marked[number, taken.task.attempt] = int(AttemptState.TAKEN)
 
     def claimed(self, process: str, loaded: LoadedRun) -> None:
         """A lease was granted."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from everlong import ActivityInfo
 from everlong_engine.model.events import ActivityCancelled
+from everlong_engine.model.runs import AttemptState
 from tests.simulation.journal import Journal
 
 __all__ = ["Ledger"]
@@ -43,13 +44,14 @@ class Ledger:
         must(book is not None, f"{name} began, and its run was never accepted")
         if book is None:
             return
-        must(
-            book.marked.get((about.activity_id, about.attempt)) == 0 or zombie,
-            f"{name} began before that was stored",
-        )
+        marked = book.marked.get((about.activity_id, about.attempt))
+        taken = marked == AttemptState.TAKEN
+        must(marked == 0 or taken or zombie, f"{name} began before that was stored")
         must((*key, about.attempt) not in self._attempts, f"{name} began twice")
-        must(about.activity_id not in book.over or zombie, f"{name} began behind its outcome")
-        must(about.activity_id not in book.ending or zombie, f"{name} began, and is cancelled")
+        # What was taken by another worker may be cancelled in the moment in which it begins.
+        must(about.activity_id not in book.over or taken or zombie, f"{name} began behind its end")
+        ending = about.activity_id in book.ending
+        must(not ending or taken or zombie, f"{name} began, and is cancelled")
         self.at_work[key] = process
         self._attempts.add((*key, about.attempt))
         self.begun[key] += 1
@@ -77,12 +79,16 @@ class Ledger:
         """Its body is left, whatever for."""
         self.at_work.pop((about.run_id, about.activity_id), None)
 
-    def end_is_recorded(self, process: str | None, run_id: str, event: ActivityCancelled) -> None:
+    def end_is_recorded(
+        self, process: str | None, run_id: str, event: ActivityCancelled, *, apart: bool
+    ) -> None:
         """Somebody waited for the end of an activity, and goes on: it must have ended."""
         key = run_id, event.activity_id
         what = f"activity {event.activity_id}, {event.outcome}"
         must = self._journal.must
-        must(self.at_work.get(key) != process, f"the end of {what}, is recorded, and it is at work")
+        # Of one that went through a queue it may be said that it is lost, by whoever goes on here.
+        ended = self.at_work.get(key) != process or (apart and event.outcome == "lost")
+        must(ended, f"the end of {what}, is recorded, and it is at work")
         if event.outcome == "not_begun" and event.attempts == 0:
             must(not self.begun[key], f"the end of {what}, is recorded, and it has begun")
         if event.outcome == "completed":

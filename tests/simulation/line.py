@@ -31,6 +31,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags
+from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -257,8 +258,8 @@ class FaultyStore:
         if self.owned:
             self._world.owner = None
 
-    async def register(self, worker: WorkerRow, queue: str) -> None:
-        await self._ask("register", lambda: self._inner.register(worker, queue))
+    async def register(self, worker: WorkerRow) -> None:
+        await self._ask("register", lambda: self._inner.register(worker))
 
     async def bury(self, worker_id: bytes) -> None:
         await self._ask("bury", lambda: self._inner.bury(worker_id))
@@ -278,7 +279,18 @@ class FaultyStore:
     async def next_wake(self, wants: Wants) -> int | None:
         return await self._ask("next_wake", lambda: self._inner.next_wake(wants))
 
+    async def take_tasks(
+        self, wants: TaskWants, now_us: int, limit: int
+    ) -> tuple[list[TakenTask], int | None]:
+        return await self._ask("take_tasks", lambda: self._inner.take_tasks(wants, now_us, limit))
+
+    async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
+        return await self._ask("tasks_of", lambda: self._inner.tasks_of(worker_id))
+
     # ------------------------------------------------------------------------------------- reads
+
+    async def queues(self) -> list[QueueCount]:
+        return await self._ask("queues", self._inner.queues)
 
     async def load(self, shard: int, run_id: bytes) -> LoadedRun | None:
         return await self._ask("load", lambda: self._inner.load(shard, run_id))
@@ -422,6 +434,7 @@ _WRITING = frozenset(
         "resume_blocked",
         "claim",
         "claim_run",
+        "take_tasks",
         "prune",
     }
 )

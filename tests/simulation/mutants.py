@@ -28,6 +28,7 @@ from everlong_engine.store.sqlite import (
 )
 from tests.simulation.mutants_between import BETWEEN
 from tests.simulation.mutants_held import HELD
+from tests.simulation.mutants_queues import QUEUES
 from tests.simulation.mutants_reset import RESETS
 from tests.simulation.planting import Edit, mutant
 
@@ -371,5 +372,6 @@ MUTANTS: Final = (
     ),
     *BETWEEN,
     *HELD,
+    *QUEUES,
     *RESETS,
 )

@@ -23,7 +23,17 @@ from tests.simulation.drawing import (
 from tests.simulation.language import Program
 from tests.simulation.line import Rates
 
-__all__ = ["FAULT_S", "POISON", "Errand", "Mishap", "MishapKind", "Plan", "draw", "program_name"]
+__all__ = [
+    "APART",
+    "FAULT_S",
+    "POISON",
+    "Errand",
+    "Mishap",
+    "MishapKind",
+    "Plan",
+    "draw",
+    "program_name",
+]
 
 POISON: Final = "poison"
 """How the workflow ids of what nobody can decode begin."""
@@ -62,6 +72,8 @@ MISHAPS: Final[tuple[MishapKind, ...]] = (
     "change code",
 )
 """The others come with versions."""
+APART: Final = "apart"
+"""The task queue of activities that another worker runs."""
 HAND_OVERS: Final[tuple[MishapKind, ...]] = ("hand over", "hand over to new code")
 
 
@@ -143,6 +155,8 @@ class Plan:
     """Whether executions may end with two things that happen at once."""
     batch: int = 100
     """How many runs are claimed at a time, or judged whose worker is dead."""
+    queues: bool = False
+    """Whether some activities go through a task queue, from which another worker takes."""
 
     def options(self) -> str:
         """The swarm options, for people."""
@@ -157,7 +171,7 @@ class Plan:
             f"cache={self.cache_size} batch={self.batch} checkpoint={self.checkpoint_events} "
             f"steal={self.steal} skew={self.skew_s} fresh={self.fresh} "
             f"features={','.join(self.features) or 'none'} hurry={self.hurry} "
-            f"versioning={self.versioning or 'none'} "
+            f"versioning={self.versioning or 'none'} queues={self.queues} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -230,6 +244,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         versioning=versioning,
         hurry=hurry,
         batch=_chance(seed, "batch").choice((1, 2, 100, 100)),
+        queues=_chance(seed, "queues").random() < 0.35,
     )
 
 

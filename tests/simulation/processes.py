@@ -31,7 +31,7 @@ from everlong_engine import Engine, RunStarted, SignalReceived
 from tests.simulation.carrying import act, carry_out, later
 from tests.simulation.language import letters, position, wishes
 from tests.simulation.menders import MENDS, Mender
-from tests.simulation.plan import Errand
+from tests.simulation.plan import APART, Errand
 from tests.simulation.stewards import hold
 from tests.simulation.visitors import VISITS, Visitor
 
@@ -100,24 +100,34 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
     """Begin a worker in a process, and with it the senders of a program that embeds it."""
     world = process.world
     client = client_of(process)
-    worker = SimulatedWorker(
+    options: dict[str, Any] = {
+        "activities": [act, later],
+        "activity_slots": world.plan.slots,
+        "stop_timeout": 1.0,
+    }
+    process.worker = SimulatedWorker(
         client,
         workflows=[carry_out],
-        activities=[act, later],
-        activity_slots=world.plan.slots,
+        queues=["default"],
         cache_size=world.plan.cache_size,
         name=process.name,
-        stop_timeout=1.0,
+        **options,
         **_versions(process),
     )
-    process.worker = worker
+    if world.plan.queues:
+        name = f"{process.name}/apart"
+        process.helper = SimulatedWorker(
+            client, workflows=[], queues=[APART], name=name, wait=2.0, **options
+        )
 
     def failed() -> None:
         world.reached("store failed: process ended")
         world.later(0, process.kill)
 
-    worker.on_store_failed = failed
-    process.loop.spawn(_serve(process, worker))
+    for worker in (process.worker, process.helper):
+        if isinstance(worker, SimulatedWorker):
+            worker.on_store_failed = failed
+            process.loop.spawn(_serve(process, worker))
     for sender in senders:
         process.loop.spawn(sender.go(process, client))
 
@@ -153,6 +163,8 @@ async def stop_in_order(process: "Process", worker: Worker) -> None:
     """What SIGTERM does."""
     process.stopping = True
     try:
+        if process.helper is not None:
+            await process.helper.stop()
         await worker.stop()
     except StoreError:
         process.world.reached("worker could not stop in order")

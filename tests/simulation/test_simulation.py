@@ -22,7 +22,8 @@ from tests.simulation.shrink import shrink
 _ROOT = Path(__file__).resolve().parents[2]
 _SEEDS = range(1_000)
 _PLANTED = (
-    "an append may be any, and writes over what is there",
+    "an append needs no lease",
+    "the tasks of who is dead stay with the dead",
     "effects begin before their commit",
     "a request id is not looked for",
     "an activity that begins at most once is repeated",

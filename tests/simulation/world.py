@@ -27,7 +27,7 @@ from tests.simulation.journal import Journal, RunBook
 from tests.simulation.ledger import Ledger
 from tests.simulation.line import FaultyStore, Rates
 from tests.simulation.loop import Call, ProcessLoop, Schedule
-from tests.simulation.plan import POISON, Plan, program_name
+from tests.simulation.plan import APART, POISON, Plan, program_name
 from tests.simulation.shared import SharedStore, shared_store
 
 __all__ = ["Handed", "Process", "World"]
@@ -63,6 +63,8 @@ class Process:
         self.cut_off = False
         self.version = world.code_version
         self.worker: Worker | None = None
+        self.helper: Worker | None = None
+        """Takes from the other task queue."""
         self.stopping = False
         """It hands back what it has."""
         self.store: Store = FaultyStore(
@@ -217,6 +219,11 @@ class World:
                 self._claimed(process, loaded)
         elif verb == "claim_run" and outcome is not None:
             self._claimed(process, outcome)
+        elif verb == "take_tasks" and outcome is not None:
+            for taken in outcome[0]:
+                self.told(process, f"takes {taken.run.workflow_id} {taken.task.activity_id}")
+                self.reached("task taken")
+                self.journal.taken(process.name, taken)
         elif verb == "take_over":
             self.told(process, f"take_over: {outcome}")
             if outcome:
@@ -327,6 +334,15 @@ class World:
         now_us = process.clock.now_us()
         self.ledger.begins(now_us, run_id, about, once, zombie, process.name)
 
+    def queue_of(self, label: str) -> dict[str, Any]:
+        """Where a step's activity runs, as options of it: by its label, so in each replay alike."""
+        apart = self.plan.queues and sum(map(ord, label)) % 2 == 0
+        return {"queue": APART} if apart else {}
+
+    def queue_of_activity(self, book: RunBook, number: int) -> str:
+        scheduled = book.scheduled.get(number)
+        return "" if scheduled is None else scheduled.options.queue
+
     def attempt_fails(self, about: ActivityInfo) -> None:
         self.ledger.fails(self.running.clock.now_us(), about)
 
@@ -338,6 +354,8 @@ class World:
         process = self.running
         book = self.journal.runs[id_from_text(about.run_id)]
         stopping = process.worker is None or process.worker._keeper is None or process.stopping  # pyright: ignore[reportPrivateUsage]
+        if book.closing is not None and self.queue_of_activity(book, about.activity_id):
+            return  # Its run was terminated: so is what stood in a queue for it.
         if not stopping and book.left_alone.get(about.activity_id) == process.name:
             began_here = self.ledger.at_work.get((about.run_id, about.activity_id)) == process.name
             self.journal.must(
@@ -360,7 +378,8 @@ class World:
             report = self.journal.desk.report_of(book.run_id, event.activity_id)
             self.journal.must(report is not None, f"{book.workflow_id}: nobody has answered")
             return
-        self.ledger.end_is_recorded(process, id_text(book.run_id), event)
+        apart = bool(self.queue_of_activity(book, event.activity_id))
+        self.ledger.end_is_recorded(process, id_text(book.run_id), event, apart=apart)
 
     def version(self) -> int:
         return self.running.version

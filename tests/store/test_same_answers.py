@@ -16,21 +16,23 @@ from msgspec.structs import replace
 
 from everlong_engine.machine.elsewhere import UNWANTED
 from everlong_engine.model.events import (
+    ActivityScheduled,
     ApprovalWithdrawn,
     RunCompleted,
     RunContinuedAsNew,
     TagsSet,
 )
 from everlong_engine.model.outgoing import AwaitEnd, CancelChild, Outgoing, SendTo
+from everlong_engine.model.policies import ActivityOptions
 from everlong_engine.model.requests import name_of_over
-from everlong_engine.model.runs import AttemptRow, AttemptState, Probation, RunRow, Trim
+from everlong_engine.model.runs import AttemptRow, AttemptState, Halt, Probation, RunRow, Trim
+from everlong_engine.model.tasks import NewTask, SettleTask, TaskEnd, TaskWants, WithdrawTask
 from everlong_engine.model.writes import (
     Answer,
     Append,
     Ask,
     Beat,
     ForgetMail,
-    Halt,
     MarkAttempts,
     Message,
     Pause,
@@ -139,6 +141,8 @@ class BothStores(RuleBasedStateMachine):
             found += [await store.pinned_of(rig.worker_id) for rig in self.rigs]
             found += [await store.next_wake(one) for one in self.wanted("1", "2")]
             found += [await store.next_wake(self.rigs[0].wants())]
+            found += [await store.queues(), await store.tasks_of(self.rigs[0].worker_id)]
+            found += [await store.take_tasks(self.task_wants(0, None), 1 << 60, 0)]
             found += await store.mail_since(0, 1000)
             return [*found, await store.newest_run(), await self.noticed(store)]
 
@@ -210,6 +214,7 @@ class BothStores(RuleBasedStateMachine):
         tags=st.lists(st.tuples(st.sampled_from("ab"), st.none() | tag_values), max_size=2),
         pin=versions,
         over=st.none() | st.tuples(st.integers(1, 2), st.sampled_from(OVER)),
+        tasks=st.none() | st.tuples(st.integers(1, 2), st.sampled_from(TaskEnd)),
     )
     def append(self, name: str, count: int, consume: str, end: str, **how: Any) -> None:
         row = self.row(name)
@@ -238,6 +243,8 @@ class BothStores(RuleBasedStateMachine):
         if how["over"] is not None:
             number, mark = how["over"]
             options["over"] = ((name_of_over(row.run_id, number), mark),)
+        if how["tasks"] is not None:
+            options["tasks"] = (how["tasks"],)
         options["outgoing"] = tuple(self.sent(one, row, **how) for one in how["sends"])
         if end == "close":
             events.append(RunCompleted(b""))
@@ -247,13 +254,121 @@ class BothStores(RuleBasedStateMachine):
             options |= {"next_run": self.rigs[0].successor(row, tags), "mail_free": False}
         else:
             options["mail_free"] = how["mail_free"]
-        before = [one for one in self.group if isinstance(one, Append) and one.run_id == row.run_id]
-        base = (before[-1].base + len(before[-1].rows) if before else row.next_seq) + how["ahead"]
+        base = self._base(row) + how["ahead"]
         if base < 1:
             return
         token = row.lease_token - how["stale"]
         append = self.rigs[0].events(row, base, *events, token=token, **options)
         self.add(append)
+
+    def _base(self, row: RunRow) -> int:
+        """Where the next event goes, behind those of the group that is being drawn."""
+        before = [one for one in self.group if isinstance(one, Append) and one.run_id == row.run_id]
+        return before[-1].base + len(before[-1].rows) if before else row.next_seq
+
+    @rule(
+        name=names,
+        activity=st.integers(1, 2),
+        attempt=st.integers(1, 2),
+        queue=st.sampled_from(["gpu", "slow"]),
+        due=st.integers(-1, 2),
+        large=seldom,
+        once=st.booleans(),
+        pauses=seldom,
+    )
+    def put_task(self, name: str, activity: int, attempt: int, queue: str, **how: Any) -> None:
+        """An activity is scheduled, and its next attempt goes into a queue."""
+        row = self.row(name)
+        if row is None:
+            return
+        rig, seq = self.rigs[0], self._base(row)
+        options = ActivityOptions(
+            max_attempts=1 if how["once"] else None,
+            on_exhausted="pause" if how["pauses"] else "fail",
+        )
+        arguments = LARGE if how["large"] else b"x"
+        event = ActivityScheduled(activity, f"do{activity}", arguments, options, "")
+        self.add(rig.events(row, seq, event, token=row.lease_token, blobs={}))
+        task = NewTask(
+            activity_id=activity,
+            attempt=attempt,
+            queue=queue,
+            activity=event.activity,
+            due_us=rig.now_us + how["due"] * SECOND_US,
+            seq=seq,
+            origin=name,
+        )
+        attempts = (self._attempt(activity, attempt, AttemptState.QUEUED),)
+        token = row.lease_token
+        mark = MarkAttempts(row.shard, row.run_id, token, attempts, begins=True, tasks=(task,))
+        self.add(mark)
+
+    def task_wants(self, who: int, queues: list[str] | None) -> TaskWants:
+        chosen = None if queues is None else tuple(queues)
+        return TaskWants(self.rigs[who].worker_id, f"worker {who}", ("do1", "do2"), chosen)
+
+    @rule(
+        who=whose,
+        queues=st.sampled_from([None, None, ["gpu"], ["slow", "gpu"], ["none"]]),
+        limit=st.integers(0, 3),
+    )
+    def take_tasks(self, who: int, queues: list[str] | None, limit: int) -> None:
+        self.flush()
+        wants = self.task_wants(who, queues)
+        self.both(lambda store: store.take_tasks(wants, self.rigs[0].now_us, limit))
+
+    @rule(
+        who=whose,
+        which=st.integers(0, 2),
+        late=seldom,
+        comes=st.sampled_from(["ends", "ends", "fails", "goes on", "leaves", "pauses"]),
+        large=seldom,
+    )
+    def settle_task(self, who: int, which: int, late: bool, comes: str, large: bool) -> None:
+        rig = self.rigs[who]
+        held = self.look(self.stores[0].tasks_of(rig.worker_id))
+        if which >= len(held):
+            return
+        one = held[which]
+        run = self.look(self.stores[0].run_by_id(one.run_id))
+        assert run is not None
+        outcome: Message = self.rigs[0].message("a", LARGE if large else b"an outcome")
+        number, now_us = one.activity_id, self.rigs[0].now_us
+        state = {"fails": AttemptState.FAILED, "leaves": AttemptState.ELSEWHERE}.get(
+            comes, AttemptState.TAKEN
+        )
+        how: dict[str, Any] = {"rows": (self._attempt(number, one.attempt, state),)}
+        match comes:
+            case "ends":
+                how |= {"mail": (outcome.kind, outcome.body), "blobs": outcome.blobs}
+            case "fails":
+                waits = self._attempt(number, one.attempt + 1, AttemptState.QUEUED)
+                how |= {"rows": (*how["rows"], waits), "again": (one.attempt + 1, now_us + 5)}
+            case "goes on":
+                how |= {"keeps": True}
+            case "pauses":
+                how |= {"halt": Halt(now_us, "the engine", "no more")}
+            case _:
+                pass
+        self.add(
+            SettleTask(
+                shard=run.shard,
+                run_id=run.run_id,
+                execution_id=run.execution_id,
+                activity_id=number,
+                token=one.token - late,
+                worker_id=rig.worker_id,
+                now_us=now_us,
+                **how,
+            )
+        )
+
+    @rule(name=names, activity=st.integers(1, 2), attempt=st.integers(0, 2), stale=seldom)
+    def withdraw_task(self, name: str, activity: int, attempt: int, stale: bool) -> None:
+        row = self.row(name)
+        if row is not None:
+            token = row.lease_token - stale
+            self.add(WithdrawTask(row.shard, row.run_id, token, activity, attempt))
 
     @rule(
         policy=st.sampled_from(["terminate", "cancel", "abandon"]),

@@ -1,15 +1,16 @@
 """A worker in a process of its own, on a PostgreSQL store: `python -m tests.support.postgres_worker
-URL [LEASE_S]`. Says "ready" once it claims. With a short lease nobody waits long for what it had
-when it is killed."""
+URL [LEASE_S [QUEUE…]]`. Says "ready" once it claims. With a short lease nobody waits long for what
+it had when it is killed."""
 
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from everlong import Client, Retry, Worker, activity, workflow
 from everlong_engine.store.postgres.store import PostgresStore
 
-__all__ = ["count_slowly", "shorten_leases"]
+__all__ = ["count_apart", "count_slowly", "shorten_leases"]
 
 
 def shorten_leases(seconds: float) -> None:
@@ -32,13 +33,26 @@ async def count_slowly(times: int) -> int:
     return number
 
 
-async def main(url: str) -> None:
+@workflow
+async def count_apart(times: int) -> int:
+    """The same, all at once, by the workers of another queue."""
+    numbers = (one_more.options(queue="apart")(number) for number in range(times))
+    return sum(await asyncio.gather(*numbers))
+
+
+async def main(url: str, queues: Sequence[str]) -> None:
     async with Client.connect(url) as client:
-        worker = Worker(client, workflows=[count_slowly], activities=[one_more])
+        worker = Worker(
+            client,
+            workflows=[count_slowly, count_apart],
+            activities=[one_more],
+            activity_slots=20,
+            queues=queues or None,
+        )
         await worker.run(on_ready=lambda: print("ready", flush=True))
 
 
 if __name__ == "__main__":
-    for _seconds in sys.argv[2:]:
+    for _seconds in sys.argv[2:3]:
         shorten_leases(float(_seconds))
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(sys.argv[1], sys.argv[3:]))

@@ -32,6 +32,7 @@ from everlong_engine.model.policies import IfClosed, IfOpen
 from everlong_engine.model.requests import Sent, child_request_id
 from everlong_engine.model.runs import ItemRow, LoadedRun, NewRun, RunRow, RunStatus, WorkerRow
 from everlong_engine.model.tags import Tags, TagValue
+from everlong_engine.model.tasks import Withdrawn
 from everlong_engine.model.writes import (
     AnswerApproval,
     Append,
@@ -309,7 +310,7 @@ class Rig:
             types=types,
             versions=versions,
         )
-        await self.store.register(row, "default")
+        await self.store.register(row)
 
     async def die(self) -> int:
         """This worker is gone and another one takes over; how many runs it freed."""
@@ -380,7 +381,7 @@ def signal(payload: bytes = b"hello") -> SignalReceived:
 
 
 def refusal(result: WriteResult) -> Refusal | None:
-    assert isinstance(result, AppendResult)
+    assert isinstance(result, AppendResult | Withdrawn)
     return result.refusal
 
 

@@ -31,7 +31,7 @@ from everlong_engine.model.events import (
 )
 from everlong_engine.model.exported import ExportedExecution, ExportedMail, ExportedRun
 from everlong_engine.model.ids import id_text
-from everlong_engine.model.runs import AttemptRow, Link, RunRow, RunStatus
+from everlong_engine.model.runs import AttemptRow, AttemptState, Link, RunRow, RunStatus
 from everlong_engine.model.tags import Tags
 
 __all__ = [
@@ -51,6 +51,8 @@ _THERE: Final = "of the store that it was exported from"
 
 def arriving(execution: ExportedExecution, shard: int, now_us: int) -> ExportedExecution:
     """The rows that the store keeps: nobody's, and due if they are open."""
+    left = [replace(run, attempts=_out_of_queues(run.attempts)) for run in execution.runs]
+    execution = replace(execution, runs=tuple(left))
     runs = [
         replace(run, row=replace(run.row, shard=shard, owner=None, wake_us=None))
         for run in execution.runs
@@ -66,6 +68,15 @@ def arriving(execution: ExportedExecution, shard: int, now_us: int) -> ExportedE
         runs[-1] = replace(runs[-1], row=replace(runs[-1].row, wake_us=wake_us), attempts=attempts)
     links = tuple(replace(link, shard=shard) for link in execution.links)
     return replace(execution, runs=tuple(runs), links=links)
+
+
+def _out_of_queues(attempts: tuple[AttemptRow, ...]) -> tuple[AttemptRow, ...]:
+    """Task queues stay behind: what waited there has not begun, what somebody had may have."""
+    becomes = {
+        AttemptState.QUEUED: AttemptState.NOT_BEGUN,
+        AttemptState.TAKEN: AttemptState.STARTED,
+    }
+    return tuple(replace(row, state=becomes.get(row.state, row.state)) for row in attempts)
 
 
 def _with(attempts: tuple[AttemptRow, ...], lost: tuple[AttemptRow, ...]) -> tuple[AttemptRow, ...]:

@@ -53,6 +53,7 @@ _OUTCOMES: Final = (
     ActivityLost,
     ActivityCancelled,
 )
+_WITH_OTHERS: Final = (AttemptState.ELSEWHERE, AttemptState.TAKEN)
 _OUTCOME_CODES: Final = frozenset(CODES[kind] for kind in _OUTCOMES)
 
 
@@ -172,8 +173,12 @@ def next_deadline_us(state: RunState, attempts: list[AttemptRow]) -> int | None:
     due = [timer.due_us for timer in state.timers.values()]
     for activity_id, activity in state.activities.items():
         row = newest.get(activity_id)
-        if activity.cancel_requested and not (row and row.state is AttemptState.ELSEWHERE):
+        if activity.cancel_requested and not (row and row.state in _WITH_OTHERS):
             due.append(0)  # Its end is waited for: there will be no further attempt.
+        elif row is not None and row.state.is_in_queue:
+            to_start_us = activity.scheduled.options.schedule_to_start_us
+            if row.state is AttemptState.QUEUED and row.attempt == 1 and to_start_us is not None:
+                due.append(activity.at_us + to_start_us)
         elif row is not None and row.state is AttemptState.ELSEWHERE:
             heard_us = row.ended_us or row.started_us
             limit = elsewhere_limit(activity.scheduled.options, row.started_us, heard_us)

@@ -65,6 +65,9 @@ ATTEMPTS_KEPT: Final = 20
 RETENTION_US: Final = 30 * 24 * 3600 * SECOND_US
 PRUNE_RUNS_MAX: Final = 200
 CLAIM_RUNS_MAX: Final = 100
+TAKE_TASKS_MAX: Final = 50
+"""Of task queues, with one look; fewer if fewer slots are free."""
+QUEUE_CHARS_MAX: Final = 200
 
 LOSSES_TO_PROBATION: Final = 2
 STRIKES_TO_POISON: Final = 3

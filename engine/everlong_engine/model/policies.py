@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.limits import INSTANT_US_MAX
+from everlong_engine.model.limits import INSTANT_US_MAX, QUEUE_CHARS_MAX
 
 __all__ = [
     "ON_CANCEL",
@@ -26,6 +26,7 @@ __all__ = [
     "OnExhausted",
     "OnParentClose",
     "Retry",
+    "is_queue_name",
     "run_policy_of",
     "seconds_us",
 ]
@@ -160,6 +161,8 @@ class ActivityOptions(Struct, frozen=True):
     """What its cancellation means: ask and go on, ask and wait for its end, or leave it alone."""
     on_exhausted: str = "fail"
     """What comes behind its last attempt: its failure, or a pause of its execution."""
+    queue: str = ""
+    """The task queue that it goes through; "" for that of its workflow."""
 
     def to_wire(self) -> list[Any] | None:
         """None for the defaults of version 1: most activities record nothing here. What came
@@ -168,7 +171,11 @@ class ActivityOptions(Struct, frozen=True):
         if self is _DEFAULT or self == _DEFAULT:
             return None
         wire = [getattr(self, name) for name in self.__struct_fields__]
-        return wire if self.on_exhausted != _DEFAULT.on_exhausted else wire[:-1]
+        for name in reversed(_LATER):
+            if getattr(self, name) != getattr(_DEFAULT, name):
+                break
+            wire.pop()
+        return wire
 
     @classmethod
     def from_wire(cls, wire: list[Any] | None) -> "ActivityOptions":
@@ -209,6 +216,8 @@ class ActivityOptions(Struct, frozen=True):
 
 
 _DEFAULT = ActivityOptions()
+_LATER: Final = ("on_exhausted", "queue")
+"""The last fields, which came behind version 1."""
 
 
 def run_policy_of(recorded: Sequence[Any]) -> ActivityOptions:
@@ -216,6 +225,11 @@ def run_policy_of(recorded: Sequence[Any]) -> ActivityOptions:
     if not isinstance(recorded, list | tuple) or len(recorded) != _RUN_POLICY_FIELDS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UndecodablePayload(reason=f"{recorded!r:.80} is no policy for retries")
     return ActivityOptions.from_wire(list(recorded))
+
+
+def is_queue_name(name: object) -> bool:
+    """Whether a task queue may be called so, on a command line and in a store."""
+    return isinstance(name, str) and 0 < len(name) <= QUEUE_CHARS_MAX and name.isprintable()
 
 
 def _is_duration(value: object) -> bool:
@@ -246,5 +260,6 @@ _SENSIBLE: Mapping[str, Callable[[object], bool]] = {
     "at_most_once": lambda it: type(it) is bool,
     "on_cancel": lambda it: it in ON_CANCEL,
     "on_exhausted": lambda it: it in ON_EXHAUSTED,
+    "queue": lambda it: it == "" or is_queue_name(it),
 }
 """What may stand in a history, in the order of the fields."""

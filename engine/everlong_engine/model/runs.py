@@ -6,7 +6,8 @@ runs that share an `execution_id`, the id of the first of them.
 """
 
 from enum import IntEnum
-from typing import Final, NamedTuple
+from json import dumps, loads
+from typing import Final, NamedTuple, cast
 
 from msgspec import Struct, field
 
@@ -18,6 +19,7 @@ __all__ = [
     "AttemptRow",
     "AttemptState",
     "Fleet",
+    "Halt",
     "ItemRow",
     "Link",
     "LoadedRun",
@@ -31,6 +33,7 @@ __all__ = [
     "Trim",
     "VersionCount",
     "WorkerRow",
+    "queues_of",
 ]
 
 
@@ -84,6 +87,15 @@ class PauseRow(Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Halt(Struct, frozen=True):
+    """The execution is paused with what is written down of an exhausted attempt; unless that was
+    written down before, for it may have gone on since."""
+
+    now_us: int
+    by: str
+    reason: str
+
+
 class AttemptState(IntEnum):
     """What is known of one attempt of an activity."""
 
@@ -100,6 +112,15 @@ class AttemptState(IntEnum):
     EXHAUSTED = 6
     """It failed and was the last of its set, and its execution is paused for that. The next one
     begins a new set when it goes on."""
+    QUEUED = 7
+    """It waits in a task queue, and has not begun."""
+    TAKEN = 8
+    """A worker has taken it from its task queue, which knows more of it."""
+
+    @property
+    def is_in_queue(self) -> bool:
+        """Whether its next step is up to a task queue, and not to the owner of its run."""
+        return self in (AttemptState.QUEUED, AttemptState.TAKEN)
 
 
 class Probation(IntEnum):
@@ -259,6 +280,19 @@ class ApprovalRow(Struct, frozen=True):
     """The request that gave it."""
 
 
+def queues_of(text: str) -> tuple[str, ...] | None:
+    """Undo `WorkerRow.queues_text`; one of before there were several took from a single one.
+
+    Raises:
+        ValueError: nobody of us has written that.
+    """
+    if text == "*":
+        return None
+    if not text.startswith("["):
+        return (text,)
+    return tuple(str(one) for one in cast("list[object]", loads(text)))
+
+
 class WorkerRow(Struct, frozen=True, kw_only=True):
     worker_id: bytes
     name: str
@@ -273,10 +307,20 @@ class WorkerRow(Struct, frozen=True, kw_only=True):
     """Of its types, in their order; none for a worker of before there were versions."""
     gone: bool = False
     """Its process is not there any more, and nobody has buried it yet."""
+    queues: tuple[str, ...] | None = None
+    """The task queues that it takes from; None: all of them."""
 
     @property
     def is_there(self) -> bool:
         return not (self.dead or self.gone)
+
+    @property
+    def queues_text(self) -> str:
+        """As a store keeps them."""
+        return "*" if self.queues is None else dumps(self.queues)
+
+    def takes_from(self, queue: str) -> bool:
+        return self.queues is None or queue in self.queues
 
     def version_of(self, kind: str) -> str | None:
         """Its version of a type of workflow; None if it does not host it, or has not said."""

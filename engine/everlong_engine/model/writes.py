@@ -15,10 +15,18 @@ from everlong_engine.model.codec import Blobs
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.outgoing import Outgoing, Target
 from everlong_engine.model.policies import IfClosed, IfOpen, OnParentClose
+from everlong_engine.model.refusals import Refusal
 from everlong_engine.model.requests import Sent
-from everlong_engine.model.runs import AttemptRow, ItemRow, NewRun, Probation, RunStatus, Trim
+from everlong_engine.model.runs import AttemptRow, Halt, ItemRow, NewRun, Probation, RunStatus, Trim
 from everlong_engine.model.statements import Statement
 from everlong_engine.model.tags import TagChanges
+from everlong_engine.model.tasks import (
+    NewTask,
+    SettleTask,
+    TaskEnd,
+    Withdrawn,
+    WithdrawTask,
+)
 
 __all__ = [
     "Answer",
@@ -53,24 +61,17 @@ __all__ = [
     "Resume",
     "ResumeMany",
     "Reunion",
+    "SettleTask",
     "StartResult",
     "StartRun",
     "Terminate",
+    "WithdrawTask",
     "Write",
     "WriteResult",
 ]
 
 HistoryRow: TypeAlias = tuple[int, int, int, bytes, int]
 """(seq, kind code, at_us, body, checksum)."""
-
-
-class Refusal(Enum):
-    """Why a write of an owner was refused. Each means: discard the run, then look again."""
-
-    FENCED = "the lease was lost, or the history has moved on"
-    MAIL = "the inbox holds mail that must be fed first"
-    CONFLICT = "a row that this append consumes is gone"
-    STATEMENTS = "a statement that was to be stored with it failed"
 
 
 class Append(Struct):
@@ -111,6 +112,8 @@ class Append(Struct):
     """Of a transactional activity, whose outcome is the first of the rows."""
     over: tuple[tuple[str, bytes], ...] = ()
     """Of activities whose tokens somebody may have: (request name, what has become of it)."""
+    tasks: tuple[tuple[int, TaskEnd], ...] = ()
+    """Of activities that may be in a task queue: (number, what becomes of the task)."""
 
 
 class NextRun(Struct, frozen=True):
@@ -416,15 +419,6 @@ class Release(Struct, frozen=True):
     waits with it."""
 
 
-class Halt(Struct, frozen=True):
-    """The execution is paused with what is written down of an exhausted attempt; unless that was
-    written down before, for it may have gone on since."""
-
-    now_us: int
-    by: str
-    reason: str
-
-
 class MarkAttempts(Struct, frozen=True):
     """Attempts that may begin now, failed, or were lost. `probation` sets the mark."""
 
@@ -439,6 +433,8 @@ class MarkAttempts(Struct, frozen=True):
     """Outcomes that cannot be fed now, as (kind, body)."""
     blobs: Blobs | None = None
     halt: Halt | None = None
+    tasks: tuple[NewTask, ...] = ()
+    """What goes into task queues with it."""
 
 
 class Report(Struct, frozen=True):
@@ -546,6 +542,8 @@ Write: TypeAlias = (
     | Answer
     | Report
     | Beat
+    | WithdrawTask
+    | SettleTask
 )
 WriteResult: TypeAlias = (
     AppendResult
@@ -555,5 +553,6 @@ WriteResult: TypeAlias = (
     | MessageResult
     | ReportResult
     | ResetResult
+    | Withdrawn
     | None
 )

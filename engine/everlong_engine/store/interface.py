@@ -34,6 +34,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags, TagValue
+from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 
 __all__ = [
@@ -181,7 +182,7 @@ class Ownership(Protocol):
         """Stop being it: the last worker has left."""
         ...
 
-    async def register(self, worker: WorkerRow, queue: str) -> None: ...
+    async def register(self, worker: WorkerRow) -> None: ...
 
     @property
     def fleet_number(self) -> int:
@@ -195,7 +196,8 @@ class Ownership(Protocol):
     async def bury(self, worker_id: bytes) -> None: ...
 
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
-        """Judge up to `limit` runs of dead workers and free them; how many there were."""
+        """Judge up to `limit` runs of dead workers and free them, and as many of the tasks that
+        they had taken; how many there were of whichever were more."""
         ...
 
     async def resume_blocked(self, wants: Wants, now_us: int) -> None:
@@ -213,6 +215,17 @@ class Ownership(Protocol):
     async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None: ...
 
     async def next_wake(self, wants: Wants) -> int | None: ...
+
+    async def take_tasks(
+        self, wants: TaskWants, now_us: int, limit: int
+    ) -> tuple[list[TakenTask], int | None]:
+        """Take up to `limit` tasks that are due, the longest due first, and say when the next one
+        is. What nobody may begin now, since its run is paused, is passed over."""
+        ...
+
+    async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
+        """The tasks that a worker has: whose are not among them, nobody wants any more."""
+        ...
 
 
 class Reads(Protocol):
@@ -287,6 +300,10 @@ class Reads(Protocol):
 
     async def workers(self) -> list[WorkerRow]:
         """Who has registered, and whether it is there: killed ones say nothing themselves."""
+        ...
+
+    async def queues(self) -> list[QueueCount]:
+        """What stands in all task queues, by queue and activity."""
         ...
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None: ...

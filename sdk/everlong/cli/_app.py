@@ -20,6 +20,7 @@ from everlong.cli._list import list_
 from everlong.cli._messages import cancel, query, signal, terminate, update
 from everlong.cli._migrate import migrate
 from everlong.cli._pausing import pause, paused, resume
+from everlong.cli._queues import queues
 from everlong.cli._replay import replay
 from everlong.cli._reset import fork, reset
 from everlong.cli._run import run
@@ -54,6 +55,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "paused": (paused, _LOOK),
     "versions": (versions, _LOOK),
     "workers": (workers, _LOOK),
+    "queues": (queues, _LOOK),
     "approve": (approve, _TALK),
     "reject": (reject, _TALK),
     "signal": (signal, _TALK),

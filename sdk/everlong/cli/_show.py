@@ -254,6 +254,10 @@ class _View:
         if one.next_at is not None and state == "backing off":
             state = f"again in {span((one.next_at - self.today).total_seconds())}"
             attempt = f"after attempt {one.attempt}"
+        elif state == "queued":
+            state = f"queued in {one.queue or 'default'}"
+        elif one.worker is not None:
+            state = f"running on {one.worker}"
         waited = span((self.today - one.scheduled_at).total_seconds())
         return [
             f"    {one.name}",

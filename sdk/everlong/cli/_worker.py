@@ -46,6 +46,12 @@ _StopTimeout = Annotated[
     float,
     typer.Option(min=0, metavar="SECONDS", help="What running activities get when it stops."),
 ]
+_Queues = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="QUEUE", help="Take from this task queue; may be repeated. All unless given."
+    ),
+]
 _Processes = Annotated[
     int, typer.Option(min=1, metavar="N", help="Workers, each in a process; on a server.")
 ]
@@ -67,6 +73,7 @@ def worker(
             metavar="VERSION", help="Of its code, for pinned runs; a digest of each unless given."
         ),
     ] = None,
+    queue: _Queues = None,
     versioning: _Policy = "auto",
     also: _Also = None,
     wait: _Wait = 0.0,
@@ -88,6 +95,7 @@ def worker(
         given = [f"--activity-slots={activity_slots}", f"--stop-timeout={stop_timeout}"]
         given += [f"--versioning={versioning}", f"--namespace={namespace}"]
         given += _repeated("--version-name", version_name, "--interceptors", interceptors)
+        given += [*(f"--queue={one}" for one in queue or ())]
         given += [*(f"--also={one}" for one in also or ()), "--", *files]
         return _serve_many(given, processes, db, codecs, name, stop_timeout, as_json=as_json)
     end_with_parent()
@@ -103,6 +111,7 @@ def worker(
             client,
             workflows=None if definitions is None else definitions.workflows,
             name=name,
+            queues=queue or None,
             activity_slots=activity_slots,
             stop_timeout=stop_timeout,
             version=version,

@@ -35,7 +35,6 @@ from everlong_engine import (
     TagValue,
     fold,
     id_text,
-    latest_attempts,
     unpack,
 )
 
@@ -137,12 +136,17 @@ class PendingActivity:
     name: str
     attempt: int
     state: str
-    """running, waiting (for a slot), backing off, exhausted (until its execution is resumed),
-    elsewhere (waiting for whoever has its token), or cancelling (its end is waited for)."""
+    """running, waiting (for a slot), queued (in a task queue, until a worker takes it), backing
+    off, exhausted (until its execution is resumed), elsewhere (waiting for whoever has its token),
+    or cancelling (its end is waited for)."""
     scheduled_at: datetime
     next_at: datetime | None
     last_error: str | None
     where: str
+    queue: str | None = None
+    """The task queue that it goes through, if that is not its workflow's."""
+    worker: str | None = None
+    """Who has taken it from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,9 +283,11 @@ def describe(
     state = fold(loaded.history)
     if state.started is None and start is not None:
         state.memo = start.memo
-    newest = latest_attempts(loaded.attempts)
+    tried: dict[int, dict[int, AttemptRow]] = {}
+    for row in loaded.attempts:
+        tried.setdefault(row.activity_id, {})[row.attempt] = row
     activities = tuple(
-        _pending(number, one, newest.get(number)) for number, one in state.activities.items()
+        _pending(number, one, tried.get(number, {})) for number, one in state.activities.items()
     )
     children = tuple(
         PendingChild(
@@ -353,8 +359,12 @@ def repeated(reset: Reset) -> Repeated:
     )
 
 
-def _pending(number: int, activity: OpenActivity, newest: AttemptRow | None) -> PendingActivity:
+def _pending(
+    number: int, activity: OpenActivity, tried: Mapping[int, AttemptRow]
+) -> PendingActivity:
+    """`tried` are its attempts by their numbers."""
     scheduled = activity.scheduled
+    newest = tried[max(tried)] if tried else None
     attempt, state, error = 1, "running" if scheduled.began else "waiting", None
     next_at = None
     if newest is not None:
@@ -363,6 +373,13 @@ def _pending(number: int, activity: OpenActivity, newest: AttemptRow | None) -> 
             state = "waiting"
         elif newest.state is AttemptState.ELSEWHERE:
             state = "elsewhere"
+        elif newest.state.is_in_queue:
+            state = "queued" if newest.state is AttemptState.QUEUED else "running"
+            before = tried.get(attempt - 1)
+            if before is not None:
+                error = f"{before.error_type}: {before.error}"
+                if state == "queued" and before.retry_us is not None:
+                    next_at = instant(before.retry_us)
         elif newest.state is not AttemptState.STARTED:
             error = f"{newest.error_type}: {newest.error}"
             if newest.state is AttemptState.EXHAUSTED:
@@ -383,6 +400,8 @@ def _pending(number: int, activity: OpenActivity, newest: AttemptRow | None) -> 
         next_at=next_at,
         last_error=error,
         where=scheduled.where,
+        queue=scheduled.options.queue or None,
+        worker=newest.worker if newest and newest.state is AttemptState.TAKEN else None,
     )
 
 
@@ -390,7 +409,7 @@ def view_history(history: list[Recorded], attempts: list[AttemptRow]) -> list[Hi
     by_activity: dict[int, dict[int, Attempt]] = {}
     for row in attempts:
         known = by_activity.setdefault(row.activity_id, {})
-        if row.state is not AttemptState.NOT_BEGUN:
+        if row.state not in (AttemptState.NOT_BEGUN, AttemptState.QUEUED):
             known[row.attempt] = _attempt(row)
     waited: set[int] = set()
     for one in history:
@@ -475,7 +494,7 @@ def _under_way(started_at: datetime) -> Attempt:
 def _attempt(row: AttemptRow) -> Attempt:
     return Attempt(
         number=row.attempt,
-        state=row.state.name.lower(),
+        state="started" if row.state is AttemptState.TAKEN else row.state.name.lower(),
         started_at=instant(row.started_us),
         ended_at=None
         if row.ended_us is None or row.state is AttemptState.ELSEWHERE

@@ -19,6 +19,7 @@ from everlong.activity import Activity
 from everlong.exceptions import ApplicationError, DefinitionError, EverlongError
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._attempts import (
+    Attempt,
     AttemptContext,
     Died,
     Launch,
@@ -27,7 +28,6 @@ from everlong.worker._attempts import (
     perform,
 )
 from everlong.worker._intercepting import Around
-from everlong.worker._owned import OpenAttempt
 from everlong_engine import ActivityOptions
 
 __all__ = ["ActivityCall", "Fakes"]
@@ -103,8 +103,9 @@ class Fakes:
 
     def stand_in_for(self, runner: ActivityRunner) -> None:
         """Take the attempts of a worker that begins. Its interceptors stand around fakes too."""
-        self._around, self._launch = runner.around, runner.launch
-        runner.launch = self.launch
+        bench = runner.bench
+        self._around, self._launch = runner.around, bench.launch
+        bench.launch = self.launch
 
     # --------------------------------------------------------------------------- what tests ask
 
@@ -154,7 +155,7 @@ class Fakes:
     # ---------------------------------------------------------------------------- one attempt
 
     def launch(
-        self, attempt: OpenAttempt, activity: AttemptContext, context: Context, pools: Pools
+        self, attempt: Attempt, activity: AttemptContext, context: Context, pools: Pools
     ) -> "asyncio.Future[Any]":
         """In the place of the worker's own."""
         plan = self._plan(attempt.definition)
@@ -175,16 +176,16 @@ class Fakes:
         attempt.interrupt = task.cancel
         return task
 
-    def _record(self, plan: _Plan, attempt: OpenAttempt) -> None:
+    def _record(self, plan: _Plan, attempt: Attempt) -> None:
         try:
             args, kwargs = attempt.definition.parameters.decode(attempt.scheduled.arguments)
         except EverlongError:
             return  # The attempt itself meets it, and says so.
         plan.calls.append(
-            ActivityCall(attempt.run.workflow_id, args, kwargs, attempt.attempt, self._now())
+            ActivityCall(attempt.place.workflow_id, args, kwargs, attempt.attempt, self._now())
         )
 
-    async def _meet(self, demand: "_Fails | _Hangs | _IsLost", attempt: OpenAttempt) -> Any:
+    async def _meet(self, demand: "_Fails | _Hangs | _IsLost", attempt: Attempt) -> Any:
         match demand:
             case _IsLost():
                 return Died("it was lost on demand, as if its worker had died")
@@ -197,7 +198,7 @@ class Fakes:
             case _Hangs():
                 return await self._perform(attempt, self._hanging)
 
-    async def _perform(self, attempt: OpenAttempt, fake: Callable[..., Any]) -> Any:
+    async def _perform(self, attempt: Attempt, fake: Callable[..., Any]) -> Any:
         function = _awaiting(fake)
         return await perform(attempt, self._around(attempt, function) if self._around else function)
 

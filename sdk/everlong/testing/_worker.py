@@ -9,7 +9,8 @@ from everlong.client import Client
 from everlong.exceptions import EverlongError
 from everlong.testing._fakes import Fakes
 from everlong.worker import Worker
-from everlong.worker._owned import OpenAttempt, OwnedRun
+from everlong.worker._attempts import Attempt
+from everlong.worker._owned import OwnedRun
 
 __all__ = ["WatchedWorker"]
 
@@ -44,10 +45,10 @@ class WatchedWorker(Worker):
         keeper.on_blocked = self._on_blocked
         self._fakes.stand_in_for(keeper.activities)
 
-    def at_work(self) -> Iterator[OpenAttempt]:
+    def at_work(self) -> Iterator[Attempt]:
         """Attempts that are under way."""
         keeper = self._keeper
-        return iter(() if keeper is None else keeper.activities.at_work)
+        return iter(() if keeper is None else keeper.activities.bench.at_work)
 
     def tidy(self) -> None:
         """Time may be about to jump to the next deadline: let it be one that matters."""
@@ -64,10 +65,12 @@ class WatchedWorker(Worker):
         keeper, self._keeper = self._keeper, None
         if keeper is None:
             return
-        tasks = [one.task for one in keeper.activities.at_work if one.task is not None]
+        tasks = [one.task for one in keeper.activities.bench.at_work if one.task is not None]
         if self._claims is not None:
             self._claims.cancel()
             tasks.append(self._claims)
+        if self._taker is not None:
+            self._taker.abandon()
         keeper.abandon()
         keeper.activities.close()
         if tasks:

@@ -5,17 +5,12 @@ was free then, or else one with a started mark. A failed attempt is written down
 the next one; the outcome that counts goes into the run's mailbox and is recorded once.
 """
 
-import asyncio
-import logging
-from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
 from msgspec.structs import replace
 
-from everlong._context import activity_context
 from everlong._definitions import ActivityDefinition
 from everlong._failures import encode_exception
 from everlong._records import Records
@@ -26,22 +21,18 @@ from everlong.worker._attempt_rules import (
     handed_back,
     limit_matters,
     retry_matters,
-    when_over,
 )
-from everlong.worker._attempts import (
-    AttemptContext,
-    Launch,
-    Pools,
-    Raised,
-    launch,
-)
+from everlong.worker._attempts import Raised
+from everlong.worker._bench import Bench
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._elsewhere import Elsewhere
 from everlong.worker._intercepting import Around
 from everlong.worker._outcomes import OutcomeJudge
 from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
+from everlong.worker._queues import QueueDesk
 from everlong_engine import (
     ActivityCancelled,
+    ActivityOptions,
     ActivityScheduled,
     ActivityTimedOut,
     AppendResult,
@@ -52,14 +43,13 @@ from everlong_engine import (
     Halt,
     Input,
     MarkAttempts,
+    NewTask,
     Statement,
     WriteResult,
     may_repeat_lost,
 )
 
 __all__ = ["ActivityRunner"]
-
-logger = logging.getLogger("everlong")
 
 _DETAILS_EVERY_US: Final = 1_000_000
 _MARK_AGAIN_US: Final = 500_000
@@ -76,54 +66,31 @@ class ActivityRunner:
         worker_name: str,
         deadlines: Deadlines,
         deliver: Callable[[OwnedRun, Incoming], None],
+        bench: Bench,
+        takes: Callable[[str], bool],
         *,
-        slots: int,
-        threads: int,
-        processes: int,
         around: Around | None = None,
     ) -> None:
         self._engine = engine
         self._records = records
         self._worker = worker_name
-        self._deadlines = deadlines
+        self.deadlines = deadlines
         self._deliver = deliver
-        self._free = slots
-        self._waiting: deque[OpenAttempt] = deque()
-        self.pools = Pools(threads, processes)
+        self._takes = takes
+        self.bench = bench
         self.around = around
-        self.launch: Launch = launch if around is None else around.launch
-        self.at_work: set[OpenAttempt] = set()
-        """Attempts whose code is running."""
         self.outcomes = OutcomeJudge(self, engine, records)
         self.elsewhere = Elsewhere(engine, records, deadlines, self.outcomes.time_out_elsewhere)
+        self.queues = QueueDesk(self, engine, records)
         self.on_rest: Callable[[OwnedRun], None] = lambda _: None
         """Called when an attempt of a paused run has ended, or one could not begin."""
-        self.stopping = False
-        self._handing_back = False
-        self._working = 0
-        """Of those at work, how many do not only wait."""
-        self._quiet = asyncio.Event()
-        self._quiet.set()
 
-    # ---------------------------------------------------------------------------------- slots
-
-    def reserve(self) -> bool:
-        """Take a slot for an activity that is about to be scheduled."""
-        if self._free <= 0 or self._waiting or self.stopping:
-            return False
-        self._free -= 1
-        return True
+    def reserve(self, options: ActivityOptions) -> bool:
+        """Take a slot for an activity that is about to be scheduled, if it can begin here."""
+        return self._takes(options.queue) and self.bench.reserve()
 
     def give_back(self) -> None:
-        """A slot is free: the next activity in line gets its started mark."""
-        self._free += 1
-        while self._free > 0 and self._waiting and not self.stopping:
-            attempt = self._waiting.popleft()
-            if attempt.abandoned or attempt.run.dropped:
-                continue
-            self._free -= 1
-            attempt.has_slot = True
-            self._mark_started(attempt)
+        self.bench.give_back()
 
     # ------------------------------------------------------------------------------- life
 
@@ -144,7 +111,7 @@ class ActivityRunner:
             attempt.started_us = at_us
             self._begin(attempt)
         else:
-            self._queue(attempt)
+            self.queue(attempt)
 
     def restore(self, attempt: OpenAttempt, newest: AttemptRow | None) -> None:
         """An open activity of a run that was taken over or woken."""
@@ -155,9 +122,12 @@ class ActivityRunner:
             if attempt.cancel_asked:
                 self.outcomes.ended(attempt, "not_begun")
             else:
-                self._queue(attempt)
+                self.queue(attempt)
             return
         attempt.attempt = 1 if newest is None else newest.attempt
+        if newest is not None and newest.state.is_in_queue:
+            self.queues.restore(attempt, newest)
+            return
         if newest is not None and newest.state is AttemptState.ELSEWHERE:
             attempt.started_us = newest.started_us
             attempt.previous_details = newest.details
@@ -170,7 +140,7 @@ class ActivityRunner:
             return
         attempt.previous_details = None if newest is None else newest.details
         if newest is not None and newest.state is AttemptState.NOT_BEGUN:
-            self._queue(attempt)
+            self.queue(attempt)
             return
         if newest is not None and newest.state is not AttemptState.STARTED:
             self.outcomes.after_row(attempt, newest.retry_us, newest.error)
@@ -181,23 +151,32 @@ class ActivityRunner:
 
     def retry_at(self, due_us: int, attempt: OpenAttempt) -> None:
         number = attempt.attempt
-        self._deadlines.add(due_us, self._retry, attempt, number, matters=retry_matters)
+        self.deadlines.add(due_us, self._retry, attempt, number, matters=retry_matters)
 
     def _retry(self, attempt: OpenAttempt, _behind: int) -> None:
         """Back-off is over."""
-        if self.stopping:
+        if self.bench.stopping:
             return
         attempt.retry_us = None
         attempt.attempt += 1
-        self._queue(attempt)
+        self.queue(attempt)
 
-    def _queue(self, attempt: OpenAttempt) -> None:
-        if self._free > 0 and not self._waiting and not self.stopping:
-            self._free -= 1
+    def queue(self, attempt: OpenAttempt) -> None:
+        """Its next attempt is due: here, as soon as a slot is free, or wherever its queue leads."""
+        if not self._takes(attempt.scheduled.options.queue):
+            self.queues.put(attempt)
+        elif self.bench.reserve():
             attempt.has_slot = True
             self._mark_started(attempt)
         else:
-            self._waiting.append(attempt)
+            self.bench.stand_in_line(lambda: self._take_slot(attempt))
+
+    def _take_slot(self, attempt: OpenAttempt) -> bool:
+        if attempt.abandoned or attempt.run.dropped:
+            return False
+        attempt.has_slot = True
+        self._mark_started(attempt)
+        return True
 
     def _mark_started(self, attempt: OpenAttempt) -> None:
         """Durable before it begins: after a crash it counts as an attempt that may have run."""
@@ -213,6 +192,7 @@ class ActivityRunner:
         *,
         begins: bool = False,
         halt: Halt | None = None,
+        tasks: tuple[NewTask, ...] = (),
     ) -> None:
         run = attempt.run
 
@@ -221,8 +201,10 @@ class ActivityRunner:
                 # Full, for example. The run is not hurt: try again until it is taken from us.
                 if not (run.dropped or attempt.abandoned or self._engine.commits.failed):
                     again_us = self._engine.clock.now_us() + _MARK_AGAIN_US
-                    again = partial(self.mark, attempt, row, then, begins=begins, halt=halt)
-                    self._deadlines.add(again_us, again, matters=always_matters)
+                    again = partial(
+                        self.mark, attempt, row, then, begins=begins, halt=halt, tasks=tasks
+                    )
+                    self.deadlines.add(again_us, again, matters=always_matters)
                 elif then is not None:
                     self._free_slot(attempt)
                 return
@@ -235,7 +217,9 @@ class ActivityRunner:
             else:
                 self._go_on(attempt, then, begins=begins)
 
-        mark = MarkAttempts(run.shard, run.run_id, run.token, (row,), begins=begins, halt=halt)
+        mark = MarkAttempts(
+            run.shard, run.run_id, run.token, (row,), begins=begins, halt=halt, tasks=tasks
+        )
         self._engine.commits.add(mark, settled)
 
     def look_again(self, attempt: OpenAttempt) -> None:
@@ -243,7 +227,7 @@ class ActivityRunner:
         run = attempt.run
         if run.loading:  # What is being read may be older.
             again_us = self._engine.clock.now_us() + _LOOK_AGAIN_US
-            self._deadlines.add(again_us, self.look_again, attempt, matters=always_matters)
+            self.deadlines.add(again_us, self.look_again, attempt, matters=always_matters)
         elif not (run.dropped or attempt.abandoned):
             attempt.abandoned = True
             run.attempts.pop(attempt.scheduled.activity_id, None)
@@ -254,6 +238,8 @@ class ActivityRunner:
         run, number = attempt.run, attempt.scheduled.activity_id
         if run.dropped or attempt.abandoned:
             self._free_slot(attempt)
+            if attempt.queued and not (run.dropped or run.releasing):
+                self.queues.withdraw(attempt, lambda: None)  # Cancelled meanwhile.
         elif (
             run.loading
             or not run.code.is_open(number)
@@ -263,7 +249,7 @@ class ActivityRunner:
             # is on its way does, or asks for its end: its commit takes the attempt back.
             again_us = self._engine.clock.now_us() + _LOOK_AGAIN_US
             again = partial(self._go_on, attempt, then, begins=begins)
-            self._deadlines.add(again_us, again, matters=always_matters)
+            self.deadlines.add(again_us, again, matters=always_matters)
         else:
             then()
 
@@ -281,27 +267,12 @@ class ActivityRunner:
     # ---------------------------------------------------------------------------- one attempt
 
     def _begin(self, attempt: OpenAttempt) -> None:
-        if self._handing_back:
+        if self.bench.handing_back:
             return  # It goes with its run; `hand_back` writes it down.
         if attempt.run.paused:
             self._leave_unbegun(attempt)
-            return
-        context = copy_context()
-        activity = AttemptContext(self, attempt)
-        context.run(activity_context.set, activity)
-        task = attempt.task = self.launch(attempt, activity, context, self.pools)
-        self.at_work.add(attempt)
-        if not attempt.definition.waits:
-            self._working += 1
-            self._quiet.clear()
-        options = attempt.scheduled.options
-        if options.start_to_close_us is not None:
-            attempt.limit = self._engine.alarms.after(
-                options.start_to_close_us / 1e6, self._time_out, attempt, "start_to_close"
-            )
-        if options.heartbeat_us is not None:
-            self.expect_heartbeat(attempt)
-        task.add_done_callback(lambda done: self._done(attempt, activity, done))
+        else:
+            self.bench.begin(attempt, self)
 
     def _leave_unbegun(self, attempt: OpenAttempt) -> None:
         """What is committed says that it may have begun; here one knows better."""
@@ -310,44 +281,13 @@ class ActivityRunner:
         self._free_slot(attempt)
         self.on_rest(attempt.run)
 
-    def expect_heartbeat(self, attempt: OpenAttempt) -> None:
-        """Silence of one heartbeat timeout from now on ends the attempt."""
-        if attempt.beat is not None:
-            attempt.beat.cancel()
-        wait_us = attempt.scheduled.options.heartbeat_us
-        if wait_us is not None and attempt.task is not None:
-            attempt.beat = self._engine.alarms.after(
-                wait_us / 1e6, self._time_out, attempt, "heartbeat"
-            )
-
-    def _time_out(self, attempt: OpenAttempt, which: str) -> None:
-        task = attempt.task
-        if task is None or task.done() or (attempt.abandoned and not attempt.left_alone):
-            return
-        attempt.timed_out = which
-        task.cancel()
-
-    def _done(
-        self, attempt: OpenAttempt, activity: AttemptContext, done: "asyncio.Future[Any]"
-    ) -> None:
-        activity.over = True
-        attempt.task = attempt.interrupt = None
-        self.at_work.discard(attempt)
-        self._working -= not attempt.definition.waits
-        if not self._working:
-            self._quiet.set()
-        if attempt.limit is not None:
-            attempt.limit.cancel()
-        if attempt.beat is not None:
-            attempt.beat.cancel()
-        outcome = None if done.cancelled() else done.result()
+    def has_ended(self, attempt: OpenAttempt, outcome: Any) -> None:
+        """Part of the bench's protocol."""
         attempt.has_slot = False
         if not (attempt.abandoned or attempt.run.dropped):
             self.outcomes.judge(attempt, outcome)
             if attempt.run.paused:
                 self.on_rest(attempt.run)
-        # A thread or a process cannot be stopped: its slot stays taken until it ends by itself.
-        when_over(activity.work, self.give_back)
 
     def finish(
         self, attempt: OpenAttempt, outcome: Input, statements: tuple[Statement, ...] = ()
@@ -398,6 +338,9 @@ class ActivityRunner:
         if attempt.cancel_asked:
             return
         attempt.cancel_asked = True
+        if attempt.queued:
+            self.queues.withdraw(attempt, partial(self.outcomes.ended, attempt, "not_begun"))
+            return
         if attempt.elsewhere:
             return  # Whoever has its token is told by its next heartbeat.
         if attempt.interrupt is None or attempt.task is None:
@@ -447,28 +390,10 @@ class ActivityRunner:
         self.drop(run)
         return tuple(rows)
 
-    async def finish_or_time_out(self, timeout_s: float) -> None:
-        """Let what is at work end by itself, up to a limit; also what a commit is about to begin,
-        since an attempt that never began must not count."""
-        self.stopping = True
-        commits = self._engine.commits
-        try:
-            async with asyncio.timeout(timeout_s):
-                await commits.drain()
-                while self._working:
-                    await self._quiet.wait()
-                    await commits.drain()
-        except TimeoutError:
-            logger.warning("%d activities did not end in time; handed back", self._working)
-        self._handing_back = True
-
     def close(self) -> None:
-        """What still runs was handed back: threads end by themselves, processes are ended."""
+        """What still runs was handed back."""
         self.elsewhere.stop()
-        for attempt in self.at_work:
-            if attempt.task is not None:
-                attempt.task.cancel()
-        self.pools.close()
+        self.bench.close()
 
     # ----------------------------------------------------------------------------- private
 
@@ -476,18 +401,25 @@ class ActivityRunner:
         options = attempt.scheduled.options
         if options.schedule_to_close_us is not None:
             due_us = attempt.scheduled_us + options.schedule_to_close_us
-            self._deadlines.add(due_us, self._too_late, attempt, "", matters=limit_matters)
+            self.deadlines.add(due_us, self._too_late, attempt, "", matters=limit_matters)
         if options.schedule_to_start_us is not None and attempt.attempt == 1:
             due_us = attempt.scheduled_us + options.schedule_to_start_us
-            self._deadlines.add(due_us, self._too_late, attempt, "start", matters=limit_matters)
+            self.deadlines.add(due_us, self._too_late, attempt, "start", matters=limit_matters)
 
     def _too_late(self, attempt: OpenAttempt, start: str) -> None:
         activity_id, number = attempt.scheduled.activity_id, attempt.attempt
+        if start and attempt.queued:
+            self.queues.withdraw(attempt, partial(self._too_late_to_start, attempt), 1)
+            return
         which = "schedule_to_start" if start else "schedule_to_close"
         task = attempt.task
         self.finish(attempt, ActivityTimedOut(activity_id, which, 0 if start else number))
         if task is not None:
             task.cancel()
+
+    def _too_late_to_start(self, attempt: OpenAttempt) -> None:
+        late = ActivityTimedOut(attempt.scheduled.activity_id, "schedule_to_start", 0)
+        self.finish(attempt, late)
 
     def store_details(self, attempt: OpenAttempt) -> None:
         """Heartbeat details, about once a second: they help the next attempt after a crash."""

@@ -1,7 +1,7 @@
 """Turns an input and its decisions into the rows of one append."""
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -14,6 +14,8 @@ from everlong.worker._updates import answers_of
 from everlong.worker._versions import Versions
 from everlong_engine import (
     CLOSING,
+    ActivityCancelRequested,
+    ActivityOptions,
     ActivityScheduled,
     Append,
     Approvals,
@@ -21,6 +23,7 @@ from everlong_engine import (
     Closing,
     Decision,
     Engine,
+    Event,
     HistoryRow,
     ItemPublished,
     ItemRow,
@@ -38,6 +41,7 @@ from everlong_engine import (
     SignalReceived,
     TagChanges,
     TagsSet,
+    TaskEnd,
     Trim,
     mark_of_end,
     name_of_over,
@@ -70,7 +74,7 @@ class Appends:
         records: Records,
         worker_id: bytes,
         versions: Versions,
-        reserve: Callable[[], bool],
+        reserve: Callable[[ActivityOptions], bool],
     ) -> None:
         self._engine = engine
         self._records = records
@@ -130,6 +134,9 @@ class Appends:
             append.statements = incoming.statements
         if run.handed_out or (position is not None and isinstance(incoming.event, OUTCOMES)):
             append.over = _over(run, step)
+        if run.queued:
+            append.tasks = _task_ends(run, (incoming.event, *decisions), ends=closing is not None)
+            step.ends_tasks = bool(append.tasks)
         return append
 
     def _decided(
@@ -151,7 +158,7 @@ class Appends:
             # Not isinstance with a union: that builds it each time.
             if type(made) in _RETURNS and not is_followed(made):
                 decision = decisions[index] = _with_unread(made, run)  # type: ignore[arg-type]
-            if type(made) is ActivityScheduled and self._reserve():
+            if type(made) is ActivityScheduled and self._reserve(made.options):
                 decision = decisions[index] = ActivityScheduled(
                     made.activity_id,
                     made.activity,
@@ -170,7 +177,7 @@ class Appends:
         """A closing event that the code did not decide."""
         blobs: Blobs = {}
         rows = [self._records.row(run, run.next_seq, event, at_us, blobs)]
-        return self._append(
+        append = self._append(
             run,
             rows,
             at_us,
@@ -180,6 +187,8 @@ class Appends:
             closing=event,
             approvals=approvals_to_close(run),
         )
+        append.tasks = _task_ends(run, (), ends=True)
+        return append
 
     def _append(
         self,
@@ -336,6 +345,28 @@ def _status(closing: Closing) -> RunStatus:
 def _tags_set(decisions: Sequence[Decision]) -> TagChanges:
     """What becomes of the tags by which the run is found, the last word on each last."""
     return tuple(change for one in decisions if type(one) is TagsSet for change in one.tags)
+
+
+def _task_ends(
+    run: OwnedRun, events: Iterable[Event], *, ends: bool
+) -> tuple[tuple[int, TaskEnd], ...]:
+    """What becomes of tasks in queues with these events."""
+    found: dict[int, TaskEnd] = {}
+    for event in events:
+        if isinstance(event, OUTCOMES) and event.activity_id in run.queued:
+            found[event.activity_id] = TaskEnd.DROP
+        elif type(event) is ActivityCancelRequested and event.activity_id in run.queued:
+            attempt = run.attempts.get(event.activity_id)
+            if run.code.is_cancelling(event.activity_id):
+                found[event.activity_id] = TaskEnd.ASK
+            elif attempt is not None and attempt.scheduled.options.on_cancel == "abandon":
+                found[event.activity_id] = TaskEnd.LEAVE
+                run.queued.discard(event.activity_id)
+            else:
+                found[event.activity_id] = TaskEnd.DROP
+    if ends:
+        found.update(dict.fromkeys(run.queued, TaskEnd.DROP))
+    return tuple(found.items())
 
 
 def _over(run: OwnedRun, step: Step) -> tuple[tuple[str, bytes], ...]:

@@ -18,20 +18,28 @@ from everlong._context import CompletedElsewhere
 from everlong._definitions import ActivityDefinition
 from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
-from everlong._replay.identity import scheduled_by
 from everlong._tokens import Token
 from everlong.exceptions import DefinitionError, EverlongError
 from everlong.transactions import Transaction
-from everlong.worker._owned import OpenAttempt
 from everlong.worker._pool import ProcessDied, ProcessPool, perform_in_process
 from everlong.worker._threads import DaemonThreads
-from everlong_engine import Failure, Statement, id_text, pack, unpack
+from everlong_engine import (
+    ActivityScheduled,
+    Alarm,
+    Failure,
+    Statement,
+    id_text,
+    pack,
+    unpack,
+)
 
 __all__ = [
+    "Attempt",
     "AttemptContext",
     "Died",
     "Later",
     "Launch",
+    "Place",
     "Pools",
     "Raised",
     "Succeeded",
@@ -40,13 +48,55 @@ __all__ = [
 ]
 
 
+class Place(Protocol):
+    """The run that an attempt belongs to, as far as the attempt may know it."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def workflow_id(self) -> str: ...
+    @property
+    def run_id(self) -> bytes: ...
+    @property
+    def execution_id(self) -> bytes: ...
+
+
+class Attempt(Protocol):
+    """What runs, and what has become of it so far. Plain state of whoever runs it."""
+
+    scheduled: ActivityScheduled
+    definition: ActivityDefinition
+    attempt: int
+    task: "asyncio.Future[Any] | None"
+    timed_out: str | None
+    abandoned: bool
+    cancel_asked: bool
+    left_alone: bool
+    interrupt: Callable[[], object] | None
+    details: bytes | None
+    previous_details: bytes | None
+    beat: Alarm | None
+    limit: Alarm | None
+
+    @property
+    def place(self) -> Place: ...
+    @property
+    def origin(self) -> str:
+        """The run that scheduled it first: what its idempotency key begins with."""
+        ...
+
+    def hand_out(self, number: int) -> int:
+        """Its token goes to others, who are told by a mark when it is over. The number of the
+        event that scheduled it; 0 if this attempt is over."""
+        ...
+
+
 class Beats(Protocol):
     """Who hears the heartbeats of an attempt."""
 
     @property
     def pools(self) -> "Pools": ...
-    def store_details(self, attempt: OpenAttempt) -> None: ...
-    def expect_heartbeat(self, attempt: OpenAttempt) -> None: ...
+    def expect_heartbeat(self, attempt: Attempt) -> None: ...
 
 
 class Succeeded(Struct, frozen=True):
@@ -75,10 +125,16 @@ class AttemptContext:
     One for each attempt: a thread whose attempt timed out may still ask while the next one runs.
     """
 
-    __slots__ = ("_attempt", "_details", "_number", "_runner", "loop", "over", "work")
+    __slots__ = (
+        *("_attempt", "_bench", "_details", "_number", "_store_details"),
+        *("loop", "over", "work"),
+    )
 
-    def __init__(self, runner: Beats, attempt: OpenAttempt) -> None:
-        self._runner = runner
+    def __init__(
+        self, bench: Beats, store_details: Callable[[Any], None], attempt: Attempt
+    ) -> None:
+        self._bench = bench
+        self._store_details = store_details
         self._attempt = attempt
         self._number = attempt.attempt
         self._details = attempt.previous_details
@@ -88,16 +144,15 @@ class AttemptContext:
         self.over = False
 
     def info(self) -> ActivityInfo:
-        attempt = self._attempt
-        run = attempt.run
-        run_id, number = id_text(run.run_id), attempt.scheduled.activity_id
+        attempt, place = self._attempt, self._attempt.place
+        number = attempt.scheduled.activity_id
         return ActivityInfo(
-            workflow_id=run.workflow_id,
-            run_id=run_id,
+            workflow_id=place.workflow_id,
+            run_id=id_text(place.run_id),
             activity_id=number,
             type=attempt.definition.name,
             attempt=self._number,
-            idempotency_key=f"{scheduled_by(run.code, number)}/{number}",
+            idempotency_key=f"{attempt.origin}/{number}",
             heartbeat_details=None if self._details is None else unpack(self._details),
             cancelled=self._is_unwanted(),
             _token=self._token,
@@ -105,38 +160,29 @@ class AttemptContext:
 
     def _token(self) -> str:
         """Names the attempt for others; from now on they are told, by a mark, when it is over."""
-        attempt, run = self._attempt, self._attempt.run
-        number = attempt.scheduled.activity_id
-        run.handed_out.add(number)  # Before looking: what ends it behind this leaves its mark.
-        is_over = (
-            self._is_unwanted()
-            or attempt.abandoned
-            or attempt.attempt != self._number
-            or run.loading
-            or run.dropped
-            or not run.code.is_open(number)
-            or run.code.is_cancelling(number)
-        )
-        at = 0 if is_over else attempt.seq
+        attempt, place = self._attempt, self._attempt.place
+        at = attempt.hand_out(self._number)
+        if self._is_unwanted():
+            at = 0
         return Token(
-            run.namespace,
-            run.workflow_id,
-            run.execution_id,
-            run.run_id,
-            number,
+            place.namespace,
+            place.workflow_id,
+            place.execution_id,
+            place.run_id,
+            attempt.scheduled.activity_id,
             self._number,
             at,
         ).text()
 
     def own_client(self) -> tuple[Any, bytes]:
         """For activities of Everlong's own: a client where the run is, and its execution."""
-        run = self._attempt.run
-        return self._runner.pools.client_of(run.namespace), run.execution_id
+        place = self._attempt.place
+        return self._bench.pools.client_of(place.namespace), place.execution_id
 
     def shelf(self) -> dict[Any, Any]:
         """For the same: what they keep in this worker from one attempt to the next. Its values have
         a `close`, which is called when the worker stops."""
-        return self._runner.pools.shelf
+        return self._bench.pools.shelf
 
     def _is_unwanted(self) -> bool:
         attempt = self._attempt
@@ -157,9 +203,9 @@ class AttemptContext:
             return
         if details is not None and not attempt.left_alone:
             attempt.details = details
-            self._runner.store_details(attempt)
+            self._store_details(attempt)
         if attempt.scheduled.options.heartbeat_us is not None:
-            self._runner.expect_heartbeat(attempt)
+            self._bench.expect_heartbeat(attempt)
 
 
 # ------------------------------------------------------------------------ where user code runs
@@ -201,11 +247,11 @@ def _nobody(namespace: str) -> Any:
     raise AssertionError(f"no worker gave a client of {namespace}")
 
 
-Launch: TypeAlias = Callable[[OpenAttempt, AttemptContext, Context, Pools], asyncio.Future[Any]]
+Launch: TypeAlias = Callable[[Attempt, AttemptContext, Context, Pools], asyncio.Future[Any]]
 
 
 def launch(
-    attempt: OpenAttempt, activity: AttemptContext, context: Context, pools: Pools
+    attempt: Attempt, activity: AttemptContext, context: Context, pools: Pools
 ) -> asyncio.Future[Any]:
     """Begin the code of an attempt where it belongs, and say what asks it to end."""
     loop = asyncio.get_running_loop()
@@ -227,7 +273,7 @@ def launch(
 
 
 async def perform(
-    attempt: OpenAttempt, function: Callable[..., Awaitable[Any]]
+    attempt: Attempt, function: Callable[..., Awaitable[Any]]
 ) -> Succeeded | Raised | Later:
     """An attempt on the event loop, by that function."""
     definition = attempt.definition
@@ -254,7 +300,7 @@ def _being_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised | Later:
+def _perform_in_thread(attempt: Attempt) -> Succeeded | Raised | Later:
     definition = attempt.definition
     try:
         args, kwargs = definition.parameters.decode(attempt.scheduled.arguments)
@@ -270,7 +316,7 @@ def _perform_in_thread(attempt: OpenAttempt) -> Succeeded | Raised | Later:
 
 
 async def _perform_elsewhere(
-    pool: ProcessPool, attempt: OpenAttempt, context: AttemptContext
+    pool: ProcessPool, attempt: Attempt, context: AttemptContext
 ) -> Succeeded | Raised | Died | Later:
     definition = attempt.definition
     function = definition.function

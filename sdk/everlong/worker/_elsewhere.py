@@ -11,7 +11,7 @@ from everlong._records import Records
 from everlong.exceptions import StoreError
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._owned import OpenAttempt
-from everlong_engine import AttemptRow, Engine, elsewhere_limit
+from everlong_engine import AttemptRow, AttemptState, Engine, elsewhere_limit, latest_attempts
 
 __all__ = ["Elsewhere"]
 
@@ -48,6 +48,18 @@ class Elsewhere:
             number = attempt.attempt
             self._deadlines.add(limit[0], self._look, attempt, number, matters=_is_elsewhere)
 
+    def watch_queued(self, attempt: OpenAttempt) -> None:
+        """It is in a task queue, or with a worker that keeps its time limits itself. Should that
+        hand it over to whoever has its token, its limits are to be kept here: one looks."""
+        options = attempt.scheduled.options
+        now_us = self._engine.clock.now_us()
+        look = elsewhere_limit(options, now_us, now_us)
+        attempt.elsewhere = True
+        attempt.retry_us = attempt.limit_us = None
+        if look is not None:
+            number = attempt.attempt
+            self._deadlines.add(look[0], self._look, attempt, number, matters=_is_elsewhere)
+
     def _look(self, attempt: OpenAttempt, number: int) -> None:
         """Its time is over, unless it was heard of meanwhile: heartbeats go to the store."""
         task = asyncio.get_running_loop().create_task(self._ask(attempt, number))
@@ -64,6 +76,13 @@ class Elsewhere:
             return
         if not _is_elsewhere(attempt, number):
             return
+        if attempt.queued:
+            newest = latest_attempts(rows).get(attempt.scheduled.activity_id)
+            if newest is None or newest.state is not AttemptState.ELSEWHERE:
+                self.watch_queued(attempt)
+                return
+            attempt.queued = False
+            attempt.attempt, attempt.started_us = newest.attempt, newest.started_us
         row = _row_of(attempt, rows)
         heard_us = attempt.started_us
         if row is not None:

@@ -15,8 +15,16 @@ from everlong._context import CompletedElsewhere
 from everlong._failures import decode_failure
 from everlong._interception import Methods, headers_of, through
 from everlong.interceptors import ExecuteActivity
-from everlong.worker._attempts import AttemptContext, Died, Later, Pools, Raised, Succeeded, perform
-from everlong.worker._owned import OpenAttempt
+from everlong.worker._attempts import (
+    Attempt,
+    AttemptContext,
+    Died,
+    Later,
+    Pools,
+    Raised,
+    Succeeded,
+    perform,
+)
 from everlong.worker._pool import ProcessDied, ProcessPool, perform_in_process
 from everlong_engine import Failure, unpack
 
@@ -36,7 +44,7 @@ class Around:
         """None where nobody stands around attempts."""
         return cls(methods) if methods else None
 
-    def __call__(self, attempt: OpenAttempt, function: Function) -> Function:
+    def __call__(self, attempt: Attempt, function: Function) -> Function:
         """A function with all of them around it."""
 
         async def end(call: ExecuteActivity) -> Any:
@@ -44,7 +52,7 @@ class Around:
 
         async def called(*args: Any, **kwargs: Any) -> Any:
             call = ExecuteActivity(
-                workflow_id=attempt.run.workflow_id,
+                workflow_id=attempt.place.workflow_id,
                 activity=attempt.definition.name,
                 attempt=attempt.attempt,
                 args=args,
@@ -56,7 +64,7 @@ class Around:
         return called
 
     def launch(
-        self, attempt: OpenAttempt, activity: AttemptContext, context: Context, pools: Pools
+        self, attempt: Attempt, activity: AttemptContext, context: Context, pools: Pools
     ) -> "asyncio.Future[Any]":
         """In the place of a worker's own."""
         loop = asyncio.get_running_loop()
@@ -75,7 +83,7 @@ class Around:
         return task
 
     async def _in_process(
-        self, attempt: OpenAttempt, activity: AttemptContext, pool: ProcessPool
+        self, attempt: Attempt, activity: AttemptContext, pool: ProcessPool
     ) -> Succeeded | Raised | Died | Later:
         definition = attempt.definition
         function = definition.function
@@ -116,7 +124,7 @@ def _interrupt(task: "asyncio.Future[Any]", activity: AttemptContext, *, process
 
 
 async def _in_thread(
-    attempt: OpenAttempt, activity: AttemptContext, pools: Pools, *args: Any, **kwargs: Any
+    attempt: Attempt, activity: AttemptContext, pools: Pools, *args: Any, **kwargs: Any
 ) -> Any:
     function = partial(attempt.definition.function, *args, **kwargs)
     context = copy_context()  # With what the interceptors have set.

@@ -321,6 +321,8 @@ class RunKeeper:
             answer.give()
         for name, told in step.told:
             self.engine.answered(run.execution_id, name, told)
+        if step.ends_tasks:
+            self.engine.wake_hosts()
         pumping, run.pumping = run.pumping, True  # What ends at once is fed behind all of them.
         for seq, decision in enumerate(step.decisions, step.base + 1):
             self._act(run, decision, seq)

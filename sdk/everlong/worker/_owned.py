@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol
 from msgspec import Struct, field
 
 from everlong._definitions import ActivityDefinition
+from everlong._replay.identity import scheduled_by
 from everlong._replay.run import WorkflowRun
 from everlong.exceptions import EverlongError
 from everlong_engine import (
@@ -89,6 +90,8 @@ class Step(Struct, eq=False):
     """What may become visible only behind this commit."""
     told: tuple[tuple[str, bytes], ...] = ()
     """What senders hear with it: (name of the request, answer)."""
+    ends_tasks: bool = False
+    """Who has tasks of the run here looks whether they are wanted."""
 
 
 class OpenAttempt(Struct, eq=False):
@@ -114,7 +117,9 @@ class OpenAttempt(Struct, eq=False):
     cancel_asked: bool = False
     """The code waits for its end: there is no further attempt."""
     elsewhere: bool = False
-    """It waits for whoever has its token."""
+    """It waits for whoever has its token, or for whoever takes it from its task queue."""
+    queued: bool = False
+    """It was put into a task queue."""
     limit_us: int | None = None
     """When that has taken too long."""
     left_alone: bool = False
@@ -128,8 +133,34 @@ class OpenAttempt(Struct, eq=False):
     limit: Alarm | None = None
 
     @property
+    def place(self) -> "OwnedRun":
+        return self.run
+
+    @property
+    def origin(self) -> str:
+        return scheduled_by(self.run.code, self.scheduled.activity_id)
+
+    def hand_out(self, number: int) -> int:
+        run, activity_id = self.run, self.scheduled.activity_id
+        run.handed_out.add(activity_id)  # Before looking: what ends it behind this leaves its mark.
+        is_over = (
+            self.abandoned
+            or self.attempt != number
+            or run.loading
+            or run.dropped
+            or not run.code.is_open(activity_id)
+            or run.code.is_cancelling(activity_id)
+        )
+        return 0 if is_over else self.seq
+
+    @property
     def is_at_work(self) -> bool:
         return self.task is not None
+
+    @property
+    def may_start_late(self) -> bool:
+        """Whether it waits in a task queue for its first attempt, as far as one knows here."""
+        return self.queued and self.attempt == 1 and not self.started_us
 
     @property
     def number_in_set(self) -> int:
@@ -179,6 +210,8 @@ class OwnedRun(Struct, eq=False):
     late_mail: list[MailRow] = field(default_factory=list)
     """What was noticed while the run was being loaded."""
     attempts: dict[int, OpenAttempt] = field(default_factory=dict)
+    queued: set[int] = field(default_factory=set)
+    """Activities that may be in task queues: what ends one takes its task along."""
     handed_out: set[int] = field(default_factory=set)
     """Activities whose tokens somebody may have. Threads add to it."""
     timers: dict[int, int] = field(default_factory=dict)
@@ -256,7 +289,9 @@ class OwnedRun(Struct, eq=False):
                 due += [] if attempt.limit_us is None else [attempt.limit_us]
             else:
                 due.append(attempt.retry_us or 0)
-            limit = attempt.scheduled.options.schedule_to_close_us
-            if limit is not None:
-                due.append(attempt.scheduled_us + limit)
+            options = attempt.scheduled.options
+            if options.schedule_to_close_us is not None:
+                due.append(attempt.scheduled_us + options.schedule_to_close_us)
+            if attempt.may_start_late and options.schedule_to_start_us is not None:
+                due.append(attempt.scheduled_us + options.schedule_to_start_us)
         return min(due, default=None)

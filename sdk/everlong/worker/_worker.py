@@ -7,7 +7,6 @@ sleeping run is due, or a second has passed. Everything else is driven by what a
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -20,10 +19,12 @@ from msgspec.structs import replace
 
 from everlong._definitions import (
     OWN,
+    ActivityDefinition,
     Versioning,
     WorkflowDefinition,
     check_version,
     check_versioning,
+    queue_name,
 )
 from everlong._interception import Hooks, hooks_for_workflows
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
@@ -36,13 +37,17 @@ from everlong.exceptions import (
 from everlong.interceptors import Interceptor
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._answering import Answering
+from everlong.worker._attempts import Pools
+from everlong.worker._bench import Bench
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._fleet import FleetView
 from everlong.worker._hand_over import attach, hand_over
-from everlong.worker._hosted import hosted
+from everlong.worker._hosted import hosted_activities, hosted_workflows
 from everlong.worker._intercepting import Around
 from everlong.worker._keeper import RunKeeper
 from everlong.worker._owned import Incoming, OwnedRun
+from everlong.worker._serving import serve
+from everlong.worker._tasks import TaskTaker
 from everlong.worker._versions import QUEUE, Versions
 from everlong.workflow import Workflow
 from everlong_engine import (
@@ -55,6 +60,7 @@ from everlong_engine import (
     NewRun,
     RunStarted,
     StartResult,
+    TaskWants,
     Wants,
     WorkerRow,
     limits,
@@ -72,6 +78,18 @@ _QUIET_S: Final = 30
 """How long a server is left alone where nothing is due and nobody has committed anything."""
 
 
+def _check_least(least: int, **options: int) -> None:
+    for option, value in options.items():
+        if value < least:
+            raise ValueError(f"Worker({option}={value}) must be at least {least}")
+
+
+def _list_of(queues: Iterable[str]) -> Iterable[str]:
+    if isinstance(queues, str):
+        raise TypeError(f"Worker(queues={queues!r}): give a list of names, such as [{queues!r}]")
+    return queues
+
+
 class Worker(Answering):
     """Runs workflows and activities; one process at a time may have workers on a SQLite file.
 
@@ -87,6 +105,8 @@ class Worker(Answering):
     Args:
         client: the store to serve.
         workflows, activities: what to host; everything imported so far unless given.
+        queues: the task queues that it takes from; all of them unless given. Workflows are in
+            "default": without it in the list, a worker runs activities only.
         activity_slots: how many attempts may run at once.
         threads: how many of them in threads (activities that are a plain def).
         processes: how many in processes (activities with process=True).
@@ -113,6 +133,7 @@ class Worker(Answering):
         *,
         workflows: Iterable[Workflow[Any, Any]] | None = None,
         activities: Iterable[Activity[Any, Any]] | None = None,
+        queues: Iterable[str] | None = None,
         activity_slots: int = 200,
         threads: int = 32,
         processes: int | None = None,
@@ -127,18 +148,14 @@ class Worker(Answering):
         if version is not None:
             check_version(version, "Worker(version=…)")
         check_versioning(versioning, "Worker")
-        for option, value, least in (
-            ("activity_slots", activity_slots, 1),
-            ("threads", threads, 1),
-            ("cache_size", cache_size, 0),
-        ):
-            if value < least:
-                raise ValueError(f"Worker({option}={value}) must be at least {least}")
+        _check_least(1, activity_slots=activity_slots, threads=threads)
+        _check_least(0, cache_size=cache_size)
         self._client = client
         self._hooks = Hooks((*client.hooks.interceptors, *interceptors))
         self._hooks_of_runs = hooks_for_workflows(self._hooks)
         self._given_workflows = None if workflows is None else tuple(workflows)
         self._given_activities = None if activities is None else tuple(activities)
+        self._queues = None if queues is None else tuple(map(queue_name, _list_of(queues)))
         self._slots = activity_slots
         self._threads = threads
         self._processes = processes or os.cpu_count() or 1
@@ -150,7 +167,9 @@ class Worker(Answering):
         self._versions = Versions({}, None, versioning, self._is_newest)
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._workflows: dict[str, WorkflowDefinition] = {}
+        self._activities: dict[str, ActivityDefinition] = {}
         self._keeper: RunKeeper | None = None
+        self._taker: TaskTaker | None = None
         self._held: Engine | None = None
         self._worker_id = b""
         self._fleet: FleetView
@@ -186,7 +205,8 @@ class Worker(Answering):
         """Begin to claim. `async with` does this."""
         if self._keeper is not None:
             raise EverlongError("this Worker is running already: make a new one")
-        self._workflows = hosted(self._given_workflows, self._given_activities)
+        self._activities = hosted_activities(self._given_activities)
+        self._workflows = hosted_workflows(self._given_workflows) if self._takes("") else {}
         self._versions = Versions(self._workflows, self._version, self._versioning, self._is_newest)
         guard.install()
         asyncio_adapter.install_as_completed()
@@ -208,7 +228,7 @@ class Worker(Answering):
     async def _begin(self, engine: Engine) -> None:
         """Under a new name, with nothing in hand."""
         now_us = engine.clock.now_us()
-        await engine.store.register(self._as_row(now_us), QUEUE)
+        await engine.store.register(self._as_row(now_us))
         await self._fleet.look()
         await engine.store.resume_blocked(self._versions.wants(self._worker_id), now_us)
         self._keeper = RunKeeper(
@@ -222,8 +242,17 @@ class Worker(Answering):
         self._keeper.hooks = self._hooks_of_runs
         self._keeper.on_room = self._room_again
         self._keeper.on_asleep = self._fell_asleep
+        bench, name = self._keeper.activities.bench, self.name
+        wants = TaskWants(self._worker_id, name, tuple(self._activities), self._queues)
+        taker = TaskTaker(engine, self._client.records, wants, bench, self._activities)
+        self._taker = taker
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
+        taker.start()
         engine.versions_changed()  # Older ones let go of what follows.
+
+    def _takes(self, queue: str) -> bool:
+        """Whether it takes from a task queue; "" for that of workflows."""
+        return self._queues is None or (queue or QUEUE) in self._queues
 
     async def _free_orphans(self, engine: Engine, *, leaving: bool = False) -> None:
         """Judge and free a batch of what is owned by workers that are gone.
@@ -261,18 +290,22 @@ class Worker(Answering):
         if self._claims is not None:
             self._claims.cancel()
             await asyncio.wait([self._claims])
+        assert self._taker is not None, "it comes with the keeper"
+        await self._taker.stop_taking()
         try:
-            await self._hand_back(keeper, engine)
+            await self._hand_back(keeper, self._taker, engine)
         finally:
             keeper.activities.close()
             await self._leave(engine)
 
-    async def _hand_back(self, keeper: RunKeeper, engine: Engine) -> None:
+    async def _hand_back(self, keeper: RunKeeper, taker: TaskTaker, engine: Engine) -> None:
         if engine.commits.failed is not None:
+            taker.abandon()
             keeper.abandon()
             return
         # Still reachable for outcomes while activities end.
-        await keeper.activities.finish_or_time_out(self._stop_timeout_s)
+        await keeper.activities.bench.finish_or_time_out(self._stop_timeout_s)
+        taker.hand_back()
         await keeper.release_all()
         await engine.store.bury(self._worker_id)
         # A claim that was cut off, or a suspect that waited for its turn, is freed for others.
@@ -299,40 +332,7 @@ class Worker(Answering):
         Raises:
             StoreFailed: the disk can no longer be trusted; nothing was acknowledged since.
         """
-        loop = asyncio.get_running_loop()
-        asked = asyncio.Event()
-
-        signals = 0
-
-        def stop(*_: Any) -> None:
-            # Not through the loop: a workflow that never yields would keep the second one out too.
-            nonlocal signals
-            signals += 1
-            if signals > 1:
-                os.write(2, b"second signal: leaving at once; the next worker takes over\n")
-                os._exit(130)
-            loop.call_soon_threadsafe(asked.set)
-
-        before: dict[int, Any] = {}
-        try:
-            for one in (*beside, self):
-                await one.start()
-            assert self._failed is not None
-            for number in (signal.SIGTERM, signal.SIGINT):
-                before[number] = signal.signal(number, stop)
-            if on_ready is not None:
-                on_ready()
-            waiting = loop.create_task(asked.wait())
-            ends: list[asyncio.Future[Any]] = [waiting, self._failed]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
-        finally:
-            for one in (*beside, self):
-                await one.stop()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, before.get(number, signal.SIG_DFL))
-        if self._failed is not None and self._failed.done():  # type: ignore[redundant-expr]
-            self._failed.result()
+        await serve((*beside, self), lambda: self._failed, on_ready)
 
     @property
     def has_begun(self) -> bool:
@@ -343,6 +343,8 @@ class Worker(Answering):
         """Part of the engine's protocol: what it has may be another's by now."""
         if self._keeper is None or self._beginning_anew is not None:
             return
+        if self._taker is not None:
+            self._taker.abandon()
         self._keeper.abandon()
         self._beginning_anew = asyncio.get_running_loop().create_task(self._begin_anew())
         self._beginning_anew.add_done_callback(self._has_begun_anew)
@@ -355,7 +357,7 @@ class Worker(Answering):
             self._claims.cancel()
             await asyncio.wait([self._claims])
         keeper.activities.close()
-        self._keeper = None
+        self._keeper = self._taker = None
         self._worker_id = engine.ids.next(engine.clock.now_us())
         while True:
             try:
@@ -378,6 +380,8 @@ class Worker(Answering):
 
     def store_failed(self, error: StoreError) -> None:
         """Part of the engine's protocol."""
+        if self._taker is not None:
+            self._taker.abandon()
         if self._keeper is not None:
             self._keeper.abandon()
         if self._failed is not None and not self._failed.done():
@@ -395,26 +399,20 @@ class Worker(Answering):
             dead=False,
             types=tuple(self._versions.names),
             versions=tuple(self._versions.names.values()),
+            queues=self._queues,
         )
 
     def _make_runner(
         self, deadlines: Deadlines, deliver: Callable[[OwnedRun, Incoming], None]
     ) -> ActivityRunner:
-        engine, records = self._engine, self._client.records
-        runner = ActivityRunner(
-            engine,
-            records,
-            self.name,
-            deadlines,
-            deliver,
-            slots=self._slots,
-            threads=self._threads,
-            processes=self._processes,
-            around=Around.of(self._hooks.execute_activity),
+        engine, records, beside = self._engine, self._client.records, self._client
+        around = Around.of(self._hooks.execute_activity)
+        pools = Pools(self._threads, self._processes)
+        pools.client_of = partial(Client.beside, engine, records, beside.path, beside.hooks)
+        bench = Bench(engine, self._slots, pools, around)
+        return ActivityRunner(
+            engine, records, self.name, deadlines, deliver, bench, self._takes, around=around
         )
-        beside = self._client
-        runner.pools.client_of = partial(Client.beside, engine, records, beside.path, beside.hooks)
-        return runner
 
     # --------------------------------------------------------------------------------- claiming
 
@@ -483,7 +481,7 @@ class Worker(Answering):
         if self._keeper is not None and self._keeper.has_pinned:
             self.versions_changed()
         if self._engine.shared:
-            self._wake.set()  # Of what has no owner only a claim hears; so of who has come.
+            self.wake()  # Of what has no owner only a claim hears; so of who has come.
 
     def _fell_asleep(self, wake_us: int) -> None:
         if self._next_look_us is None or wake_us < self._next_look_us:
@@ -537,6 +535,8 @@ class Worker(Answering):
     def wake(self) -> None:
         """Part of the engine's protocol."""
         self._wake.set()
+        if self._taker is not None:
+            self._taker.wake()
 
     def terminated(self, execution_id: bytes, run_id: bytes) -> None:
         """Part of the engine's protocol."""

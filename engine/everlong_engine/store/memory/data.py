@@ -26,6 +26,7 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.model.statements import Statement
 from everlong_engine.model.tags import TagChanges, TagValue
+from everlong_engine.model.tasks import TaskRow
 from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.tables import Index, Journal, Table
@@ -50,7 +51,6 @@ class StoredApproval(Struct, frozen=True):
 
 class HostingWorker(Struct, frozen=True):
     row: WorkerRow
-    queue: str
 
 
 class AskedQuestion(Struct, frozen=True):
@@ -124,7 +124,7 @@ class MemoryData:
         self.users_of_blob = Index[tuple[bytes, bytes], bool](lambda key, _: key[1])
         self.blob_uses = Table(journal, self.blobs_of_owner, self.users_of_blob)
 
-        self._make_tags(journal)
+        self._make_tasks(journal)
         self._make_links(journal)
         self.workers = Table[bytes, HostingWorker](journal)
         self.questions = Table[bytes, AskedQuestion](journal)
@@ -134,6 +134,18 @@ class MemoryData:
         self.commits = 0
         """Transactions that changed something."""
         self.owner: View | None = None
+
+    def _make_tasks(self, journal: Journal) -> None:
+        """What stands in task queues, by (run, activity)."""
+        self.tasks_of_run = Index[tuple[bytes, int], TaskRow](lambda key, _: key[0])
+        self.tasks_taken = Index[tuple[bytes, int], TaskRow](lambda _, row: row.worker_id)
+        self.tasks_waiting = Index[tuple[bytes, int], TaskRow](
+            lambda _, row: (
+                None if row.worker_id or row.asked else (row.task.queue, row.task.activity)
+            )
+        )
+        self.tasks = Table(journal, self.tasks_of_run, self.tasks_taken, self.tasks_waiting)
+        self._make_tags(journal)
 
     def _make_tags(self, journal: Journal) -> None:
         """What runs are found by, by (run, name)."""
@@ -278,6 +290,11 @@ class MemoryData:
         for key in list(self.approvals_of.keys(run_id)):
             if self.approvals.rows[key].answer is None:
                 self.approvals.remove(key)
+
+    def drop_tasks(self, run_id: bytes) -> None:
+        """A run is over: whoever has one of its tasks finds that out."""
+        for key in list(self.tasks_of_run.keys(run_id)):
+            self.tasks.remove(key)
 
     def change_tags(self, run_id: bytes, changes: TagChanges) -> None:
         """Set those of a run, and take away what is None."""

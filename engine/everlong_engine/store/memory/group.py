@@ -10,9 +10,11 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from everlong_engine.machine.tasks import marks_ahead
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, Probation, RunRow, RunStatus
+from everlong_engine.model.tasks import SettleTask, WithdrawTask
 from everlong_engine.model.writes import (
     Answer,
     AnswerApproval,
@@ -65,16 +67,24 @@ from everlong_engine.store.memory.pauses import (
 from everlong_engine.store.memory.reports import put_beat, put_report
 from everlong_engine.store.memory.resets import reset_run
 from everlong_engine.store.memory.starts import same_request, taken
+from everlong_engine.store.memory.tasks import (
+    end_tasks,
+    queue_tasks,
+    settle_task,
+    withdraw_task,
+)
 
 __all__ = ["apply_group"]
 
-_APPEND_TURN: Final = 2
+_APPEND_TURN: Final = 3
+_AHEAD_TURN: Final = 2
 
 
 def apply_group(data: MemoryData, writes: Sequence[Write]) -> list[WriteResult]:
     """Apply every write; results in the order of the writes."""
     results: list[WriteResult] = [None] * len(writes)
-    turns = [_turn(write) for write in writes]
+    ahead = marks_ahead(writes)
+    turns = [_AHEAD_TURN if at in ahead else _turn(write) for at, write in enumerate(writes)]
     order = sorted(range(len(writes)), key=turns.__getitem__)
     first = [at for at in order if turns[at] <= _APPEND_TURN]
     for at in first:
@@ -102,9 +112,9 @@ def _turn(write: Write) -> int:
         case Append():
             return _APPEND_TURN
         case Release():
-            return 4
+            return 5
         case _:
-            return 3
+            return 4
 
 
 def _apply(data: MemoryData, write: Write) -> WriteResult:
@@ -116,7 +126,11 @@ def _apply(data: MemoryData, write: Write) -> WriteResult:
         case Message():
             return put_message(data, write)
         case MarkAttempts():
-            return mark_attempts(data, write)
+            return queue_tasks(data, write) if write.tasks else mark_attempts(data, write)
+        case WithdrawTask():
+            return withdraw_task(data, write)
+        case SettleTask():
+            return settle_task(data, write)
         case Release():
             return release(data, write)
         case AnswerApproval():
@@ -313,6 +327,7 @@ def _accept(data: MemoryData, append: Append) -> AppendResult:
     put_answers(data, append.execution_id, append.answers)
     for name, mark in append.over:
         data.requests.put((append.execution_id, name), mark)
+    end_tasks(data, append.run_id, append.tasks)
     if append.next_run is not None:
         return _begin_next_run(data, append)
     if append.closed is not None:

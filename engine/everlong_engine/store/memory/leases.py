@@ -29,6 +29,8 @@ __all__ = [
     "claim_one",
     "claim_runs",
     "mark_attempts",
+    "park",
+    "put_attempts",
     "release",
     "resume_blocked",
     "take_over",
@@ -71,11 +73,12 @@ def _take(data: MemoryData, run: RunRow, worker_id: bytes) -> LoadedRun | None:
     try:
         return reads.load_run(data, taken)
     except UndecodablePayload as error:
-        _park(data, taken, error)
+        park(data, taken, error)
         return None
 
 
-def _park(data: MemoryData, run: RunRow, error: UndecodablePayload) -> None:
+def park(data: MemoryData, run: RunRow, error: UndecodablePayload) -> None:
+    """Block what nobody can drive, and nothing else."""
     parked = replace(
         run,
         owner=None,
@@ -132,13 +135,13 @@ def _free(data: MemoryData, run: RunRow, now_us: int, *, explained: bool) -> Non
     try:
         loaded = reads.load_run(data, run)
     except UndecodablePayload as error:
-        _park(data, run, error)
+        park(data, run, error)
         return
     assert run.owner is not None
     owner = data.workers.rows.get(run.owner)
     name = "unknown" if owner is None else owner.row.name
     verdict = judge(loaded, name, now_us, explained=explained)
-    _put_attempts(data, run.run_id, verdict.lost)
+    put_attempts(data, run.run_id, verdict.lost)
     freed = replace(
         run,
         owner=None,
@@ -184,7 +187,7 @@ def mark_attempts(data: MemoryData, mark: MarkAttempts) -> AppendResult:
         data.runs.put(run.run_id, run)
     if mark.halt is not None and not _was_exhausted(data, mark):
         hold(data, run, mark.halt.now_us, mark.halt.by, mark.halt.reason)
-    _put_attempts(data, run.run_id, mark.attempts)
+    put_attempts(data, run.run_id, mark.attempts)
     for kind, body in mark.mail:
         data.put_mail(run.execution_id, kind, body, mark.blobs)
     return AppendResult()
@@ -203,7 +206,7 @@ def _was_exhausted(data: MemoryData, mark: MarkAttempts) -> bool:
     return True
 
 
-def _put_attempts(data: MemoryData, run_id: bytes, attempts: Iterable[AttemptRow]) -> None:
+def put_attempts(data: MemoryData, run_id: bytes, attempts: Iterable[AttemptRow]) -> None:
     """Write attempts, of which the last few of each activity are kept. The details of one stay
     unless there are new ones."""
     for row in attempts:
@@ -249,7 +252,7 @@ def release(data: MemoryData, release: Release) -> AppendResult:
         probation=Probation.NONE,
     )
     data.runs.put(run.run_id, handed_back)
-    _put_attempts(data, run.run_id, release.attempts)
+    put_attempts(data, run.run_id, release.attempts)
     for kind, body in release.mail:
         data.put_mail(release.execution_id, kind, body, release.blobs)
     return AppendResult()

@@ -125,6 +125,7 @@ def close_now(
     data.history.put((run.run_id, seq), StoredEvent(row, append_id))
     data.forget_mail(run.execution_id)
     data.close_approvals(run.run_id)
+    data.drop_tasks(run.run_id)
     if status is not RunStatus.RESET and run.execution_id in data.pauses.rows:
         data.pauses.remove(run.execution_id)
     if run.owner is not None:

@@ -66,5 +66,5 @@ def _refused(data: MemoryData, run: RunRow, told: Report | Beat) -> NotTaken | N
     newest = max(rows, key=lambda row: row.attempt, default=None)
     if newest is None:
         return None if told.attempt == 1 else NotTaken.OVER
-    at_work = newest.state in (AttemptState.STARTED, AttemptState.ELSEWHERE)
+    at_work = newest.state in (AttemptState.STARTED, AttemptState.ELSEWHERE, AttemptState.TAKEN)
     return None if at_work and newest.attempt == told.attempt else NotTaken.OVER

@@ -36,6 +36,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags
+from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -47,7 +48,7 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.memory import leases, pauses, reads, transfers, upkeep
+from everlong_engine.store.memory import leases, pauses, reads, tasks, transfers, upkeep
 from everlong_engine.store.memory.data import HostingWorker, MemoryData
 from everlong_engine.store.memory.group import apply_group
 
@@ -140,12 +141,12 @@ class MemoryStore:
     async def fleet(self) -> Fleet:
         return Fleet()
 
-    async def register(self, worker: WorkerRow, queue: str) -> None:
+    async def register(self, worker: WorkerRow) -> None:
         def put(data: MemoryData) -> None:
             if worker.worker_id in data.workers.rows:
                 raise StoreFailed(path=_PATH, reason="a worker with this id was registered before")
             alive = replace(worker, dead=False)
-            data.workers.put(worker.worker_id, HostingWorker(alive, queue))
+            data.workers.put(worker.worker_id, HostingWorker(alive))
 
         self._write(put)
 
@@ -153,13 +154,25 @@ class MemoryStore:
         self._write(lambda data: leases.bury(data, worker_id))
 
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
-        return self._write(lambda data: leases.take_over(data, alive, now_us, limit))
+        runs = self._write(lambda data: leases.take_over(data, alive, now_us, limit))
+        return max(runs, self._write(lambda data: tasks.free_tasks(data, now_us, limit)))
 
     async def resume_blocked(self, wants: Wants, now_us: int) -> None:
         self._write(lambda data: leases.resume_blocked(data, wants, now_us))
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return self._write(lambda data: leases.claim_runs(data, wants, now_us, limit))
+
+    async def take_tasks(
+        self, wants: TaskWants, now_us: int, limit: int
+    ) -> tuple[list[TakenTask], int | None]:
+        due_us = tasks.next_task(self._open_data(), wants)
+        if limit <= 0 or due_us is None or due_us > now_us:
+            return [], due_us
+        return self._write(lambda data: tasks.take_tasks(data, wants, now_us, limit)), now_us
+
+    async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
+        return tasks.tasks_of(self._open_data(), worker_id)
 
     async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
         return self._write(lambda data: leases.claim_one(data, worker_id, run_id))
@@ -238,6 +251,9 @@ class MemoryStore:
         if data.owner is not None:
             return rows
         return [replace(row, gone=not row.dead) for row in rows]
+
+    async def queues(self) -> list[QueueCount]:
+        return tasks.queues(self._open_data())
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         asked = self._open_data().questions.get(question_id)

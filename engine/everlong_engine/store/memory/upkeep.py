@@ -65,6 +65,7 @@ def _delete(data: MemoryData, run: RunRow) -> None:
     data.runs.remove(run.run_id)
     for event in list(data.history_of.keys(run.run_id)):
         data.history.remove(event)
+    data.drop_tasks(run.run_id)
     for attempt in list(data.attempts_of.keys(run.run_id)):
         data.attempts.remove(attempt)
     for approval in list(data.approvals_of.keys(run.run_id)):
@@ -84,7 +85,7 @@ def _delete(data: MemoryData, run: RunRow) -> None:
 def _forget_the_dead(data: MemoryData, horizon_us: int) -> None:
     """Workers that own nothing any more, and questions whose askers are gone."""
     for worker_id, worker in list(data.workers.rows.items()):
-        idle = not data.of_owner.keys(worker_id)
+        idle = not (data.of_owner.keys(worker_id) or data.tasks_taken.keys(worker_id))
         if worker.row.dead and worker.row.beat_us < horizon_us and idle:
             data.workers.remove(worker_id)
     for key, (at_us, _) in list(data.requests_of_types.rows.items()):
@@ -184,6 +185,7 @@ def _of_orphans(data: MemoryData) -> Iterator[Problem]:
     hanging = {
         "history": {key[0] for key in data.history.rows} - data.runs.rows.keys(),
         "attempts": {key[0] for key in data.attempts.rows} - data.runs.rows.keys(),
+        "tasks": {key[0] for key in data.tasks.rows} - data.runs.rows.keys(),
         "approvals": {key[0] for key in data.approvals.rows} - data.runs.rows.keys(),
         "tags": {key[0] for key in data.tags.rows} - data.runs.rows.keys(),
         "inbox": {mail.execution_id for mail in data.mail.rows.values()} - executions,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 from everlong_engine.model.runs import RunStatus
+from everlong_engine.model.tasks import TaskEnd
 from everlong_engine.model.writes import Append, AppendResult, Approvals, Refusal, WriteResult
 from everlong_engine.store.interface import MailGone
 from everlong_engine.store.postgres.rows import new_run_values, put_answers, put_blobs, put_mail
@@ -29,6 +30,11 @@ ACCEPTED: Final = AppendResult()
 DONE: Final = AppendResult(repeated=True)
 FENCED: Final = AppendResult(Refusal.FENCED)
 MAIL: Final = AppendResult(Refusal.MAIL)
+_TASK_ENDS: Final = {
+    TaskEnd.DROP: "drop_task",
+    TaskEnd.ASK: "ask_task",
+    TaskEnd.LEAVE: "drop_waiting_task",
+}
 
 Chain: TypeAlias = list[tuple[int, Append]]
 
@@ -251,6 +257,8 @@ async def _accept(tx: Tx, append: Append, history: list[tuple[Any, ...]]) -> App
         await put_answers(tx, append.shard, append.execution_id, append.answers)
     for name, mark in append.over:
         await tx.run("put_request", (append.shard, append.execution_id, name, mark))
+    for activity_id, end in append.tasks:
+        await tx.run(_TASK_ENDS[end], (append.shard, append.run_id, activity_id))
     if append.tags:
         await change_tags(tx, append)
     if append.next_run is None:

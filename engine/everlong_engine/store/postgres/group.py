@@ -7,6 +7,8 @@ rows, and what is rare is done one by one.
 
 from collections.abc import Sequence, Set
 
+from everlong_engine.machine.tasks import marks_ahead
+from everlong_engine.model.tasks import SettleTask, WithdrawTask
 from everlong_engine.model.writes import (
     Answer,
     AnswerApproval,
@@ -52,6 +54,7 @@ from everlong_engine.store.postgres.reports import put_beat, put_report
 from everlong_engine.store.postgres.resets import reset_run
 from everlong_engine.store.postgres.starts import start_runs
 from everlong_engine.store.postgres.statements import Tx
+from everlong_engine.store.postgres.tasks import queue_tasks, settle_task, withdraw_task
 
 __all__ = ["commit_group", "is_for_others"]
 
@@ -85,12 +88,16 @@ def is_for_others(write: Write, result: WriteResult, ours: Set[bytes]) -> bool:
         case StartRun():
             return isinstance(result, StartResult) and write.first is None
         case Append():
-            return isinstance(result, AppendResult) and result.delivered
+            return isinstance(result, AppendResult) and (result.delivered or bool(write.tasks))
         case Message():
             return isinstance(result, MessageResult) and result.owner not in ours
         case Release():
             return write.wake_us == 0 or bool(write.mail)
-        case MarkAttempts() | AnswerMail() | ForgetMail() | Beat():
+        case MarkAttempts():
+            return bool(write.tasks)
+        case SettleTask():
+            return not write.keeps
+        case WithdrawTask() | AnswerMail() | ForgetMail() | Beat():
             return False
         case _:
             return True
@@ -112,6 +119,9 @@ async def _apply(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
                 pass
     if starts:
         await start_runs(tx, starts, results)
+    ahead = marks_ahead(writes)
+    for at in sorted(ahead):
+        results[at] = await _apply_one(tx, writes[at])
     if appends:
         append = append_with_statements if with_statements else append_all
         await append(tx, appends, results)
@@ -121,7 +131,7 @@ async def _apply(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
         for at, write in enumerate(writes):
             if isinstance(write, Release):
                 releases.append((at, write))
-            elif not isinstance(write, (Append, StartRun)):
+            elif not (isinstance(write, (Append, StartRun)) or at in ahead):
                 results[at] = await _apply_one(tx, write)
         if releases:  # Last, so that they see the mail of this very group.
             await release_all(tx, releases, results)
@@ -133,7 +143,11 @@ async def _apply_one(tx: Tx, write: Write) -> WriteResult:
         case Message():
             return await put_message(tx, write)
         case MarkAttempts():
-            return await mark_attempts(tx, write)
+            return await (queue_tasks if write.tasks else mark_attempts)(tx, write)
+        case WithdrawTask():
+            return await withdraw_task(tx, write)
+        case SettleTask():
+            return await settle_task(tx, write)
         case AnswerApproval():
             return await answer_approval(tx, write)
         case Terminate():

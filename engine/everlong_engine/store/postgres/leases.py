@@ -22,6 +22,8 @@ __all__ = [
     "claim_one",
     "claim_runs",
     "mark_attempts",
+    "park",
+    "put_attempts",
     "release_all",
     "take_over",
 ]
@@ -70,11 +72,12 @@ async def _load(tx: Tx, rows: Sequence[RunRow]) -> list[LoadedRun]:
             loaded.append(one)
         else:
             row, error = one
-            await _park(tx, row.shard, row.run_id, error)
+            await park(tx, row.shard, row.run_id, error)
     return loaded
 
 
-async def _park(tx: Tx, shard: int, run_id: bytes, error: Exception) -> None:
+async def park(tx: Tx, shard: int, run_id: bytes, error: Exception) -> None:
+    """Block what nobody can drive, and nothing else: it must not stop the others."""
     reason = (
         f"what is stored of it cannot be read: {error}. Put back a backup from before the damage "
         "and resume it, or terminate it"
@@ -96,7 +99,7 @@ async def take_over(tx: Tx, alive: Sequence[bytes], now_us: int, limit: int) -> 
             await _free(tx, one, names, now_us, explained=explained)
         else:
             row, error = one
-            await _park(tx, row.shard, row.run_id, error)
+            await park(tx, row.shard, row.run_id, error)
     return len(orphans)
 
 
@@ -112,7 +115,7 @@ async def _free(
 ) -> None:
     row = loaded.row
     verdict = judge(loaded, names.get(row.owner or b"", "unknown"), now_us, explained=explained)
-    await _put_attempts(tx, MarkAttempts(row.shard, row.run_id, row.lease_token, verdict.lost))
+    await put_attempts(tx, MarkAttempts(row.shard, row.run_id, row.lease_token, verdict.lost))
     values = (verdict.wake_us, int(verdict.status), verdict.losses, verdict.strikes, verdict.reason)
     await tx.run("take_orphan", (*values, row.shard, row.run_id, row.lease_token))
 
@@ -129,7 +132,7 @@ async def mark_attempts(tx: Tx, mark: MarkAttempts) -> AppendResult:
         row = await read_run(tx, mark.shard, mark.run_id)
         assert row is not None, "its lease has just been checked"
         await hold(tx, row, mark.halt.now_us, mark.halt.by, mark.halt.reason)
-    await _put_attempts(tx, mark)
+    await put_attempts(tx, mark)
     if mark.mail:
         row = await read_run(tx, mark.shard, mark.run_id)
         assert row is not None, "its lease has just been checked"
@@ -149,7 +152,7 @@ async def _was_exhausted(tx: Tx, mark: MarkAttempts) -> bool:
     return True
 
 
-async def _put_attempts(tx: Tx, mark: MarkAttempts) -> None:
+async def put_attempts(tx: Tx, mark: MarkAttempts) -> None:
     """Write attempt rows, and keep the last few of each activity."""
     last = {(row.activity_id, row.attempt): row for row in mark.attempts}
     if len(last) < len(mark.attempts):  # Each word may keep what the one before has said.
@@ -243,7 +246,7 @@ async def _release_one(tx: Tx, release: Release) -> AppendResult:
     if hit is None:
         return await _unless_done(tx, release, FENCED)
     if release.attempts:
-        await _put_attempts(
+        await put_attempts(
             tx, MarkAttempts(release.shard, release.run_id, release.token, release.attempts)
         )
     for kind, body in release.mail:

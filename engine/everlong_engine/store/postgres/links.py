@@ -139,6 +139,7 @@ async def close_now(
     await tx.rows("insert_history", [values])
     await tx.run("forget_mail", (row.shard, row.execution_id))
     await tx.run("close_approvals", (row.shard, row.run_id))
+    await tx.run("drop_tasks", (row.shard, row.run_id))
     if status is not RunStatus.RESET:  # The run in its place is held as well.
         await forget_pause(tx, row)
     if row.owner is not None:

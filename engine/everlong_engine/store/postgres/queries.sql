@@ -515,7 +515,8 @@ FROM everlong.store LEFT JOIN everlong.workers ON TRUE ORDER BY started_us, work
 -- name: forget_workers
 -- Dead workers that own nothing any more.
 DELETE FROM everlong.workers WHERE dead AND beat_us < $1
-  AND NOT EXISTS (SELECT 1 FROM everlong.runs WHERE owner = workers.worker_id);
+  AND NOT EXISTS (SELECT 1 FROM everlong.runs WHERE owner = workers.worker_id)
+  AND NOT EXISTS (SELECT 1 FROM everlong.tasks WHERE tasks.worker_id = workers.worker_id);
 
 -- name: list_workers
 -- Who is here.
@@ -773,7 +774,9 @@ SELECT beaten.worker_id, others.ends_us, others.dead_left
 FROM (SELECT (SELECT min(lease_us) - everlong.now_us() FROM everlong.workers
               WHERE NOT dead AND worker_id <> ALL ($1::BYTEA[])) AS ends_us,
              EXISTS (SELECT 1 FROM everlong.workers AS w WHERE w.dead AND EXISTS
-                     (SELECT 1 FROM everlong.runs AS r WHERE r.owner = w.worker_id)) AS dead_left
+                     (SELECT 1 FROM everlong.runs AS r WHERE r.owner = w.worker_id
+                      UNION ALL
+                      SELECT 1 FROM everlong.tasks AS t WHERE t.worker_id = w.worker_id)) AS dead_left
      ) AS others LEFT JOIN beaten ON TRUE;
 
 -- name: forget_notices
@@ -856,6 +859,139 @@ ON CONFLICT (shard, run_id, activity_id, attempt) DO UPDATE SET
     traceback = excluded.traceback, worker = excluded.worker,
     details = coalesce(excluded.details, attempts.details);
 
+-- name: put_tasks
+-- Into their queues, with whatever attempts come next.
+INSERT INTO everlong.tasks (shard, run_id, activity_id, execution_id, attempt, queue, activity, due_us,
+                            seq, origin, behind)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BYTEA[], $5::BIGINT[], $6::TEXT[],
+                     $7::TEXT[], $8::BIGINT[], $9::BIGINT[], $10::TEXT[], $11::BIGINT[])
+ON CONFLICT (shard, run_id, activity_id) DO UPDATE SET
+    attempt = excluded.attempt, queue = excluded.queue, due_us = excluded.due_us,
+    behind = excluded.behind, asked = FALSE, worker_id = NULL
+WHERE excluded.attempt > tasks.attempt;
+
+-- name: drop_task
+-- Its activity is over: whoever has it finds that out.
+DELETE FROM everlong.tasks WHERE shard = $1 AND run_id = $2 AND activity_id = $3;
+
+-- name: drop_waiting_task
+-- Unless somebody has it.
+DELETE FROM everlong.tasks WHERE shard = $1 AND run_id = $2 AND activity_id = $3 AND worker_id IS NULL;
+
+-- name: ask_task
+-- Whoever has it is asked to end it, and nobody takes it any more.
+UPDATE everlong.tasks SET asked = TRUE WHERE shard = $1 AND run_id = $2 AND activity_id = $3;
+
+-- name: drop_tasks
+-- The run is over: whoever has one of them finds that out.
+DELETE FROM everlong.tasks WHERE shard = $1 AND run_id = $2;
+
+-- name: due_tasks
+-- What may begin, the longest due first, from one queue and activity to the next in the index.
+WITH RECURSIVE pairs AS (
+    (SELECT queue, activity FROM everlong.tasks WHERE worker_id IS NULL AND NOT asked
+     ORDER BY queue, activity LIMIT 1)
+    UNION ALL
+    SELECT next.queue, next.activity FROM pairs, LATERAL (
+        SELECT t.queue, t.activity FROM everlong.tasks AS t
+        WHERE t.worker_id IS NULL AND NOT t.asked AND (t.queue, t.activity) > (pairs.queue, pairs.activity)
+        ORDER BY t.queue, t.activity LIMIT 1) AS next
+)
+SELECT due.shard, due.run_id, due.activity_id FROM pairs, LATERAL (
+    SELECT t.due_us, t.shard, t.run_id, t.activity_id FROM everlong.tasks AS t
+    JOIN everlong.runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
+    WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = pairs.queue
+      AND t.activity = pairs.activity AND t.due_us <= $1
+    ORDER BY t.due_us, t.shard, t.run_id, t.activity_id LIMIT $2) AS due
+WHERE pairs.activity = ANY ($3::TEXT[]) AND ($4::TEXT[] IS NULL OR pairs.queue = ANY ($4))
+ORDER BY due.due_us, due.shard, due.run_id, due.activity_id LIMIT $2;
+
+-- name: next_task
+-- When the first is due that may begin.
+WITH RECURSIVE pairs AS (
+    (SELECT queue, activity FROM everlong.tasks WHERE worker_id IS NULL AND NOT asked
+     ORDER BY queue, activity LIMIT 1)
+    UNION ALL
+    SELECT next.queue, next.activity FROM pairs, LATERAL (
+        SELECT t.queue, t.activity FROM everlong.tasks AS t
+        WHERE t.worker_id IS NULL AND NOT t.asked AND (t.queue, t.activity) > (pairs.queue, pairs.activity)
+        ORDER BY t.queue, t.activity LIMIT 1) AS next
+)
+SELECT min(due.due_us) FROM pairs, LATERAL (
+    SELECT t.due_us FROM everlong.tasks AS t
+    JOIN everlong.runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
+    WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = pairs.queue
+      AND t.activity = pairs.activity
+    ORDER BY t.due_us LIMIT 1) AS due
+WHERE pairs.activity = ANY ($1::TEXT[]) AND ($2::TEXT[] IS NULL OR pairs.queue = ANY ($2));
+
+-- name: share_runs
+-- In one order; until the end of the transaction nobody changes them.
+SELECT * FROM everlong.runs
+WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]))
+ORDER BY shard, run_id FOR SHARE;
+
+-- name: take_tasks
+-- What another worker is taking is passed over.
+WITH wanted AS (
+    SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BYTEA[])
+        AS w (shard, run_id, activity_id, worker_id)
+), free AS (
+    SELECT t.shard, t.run_id, t.activity_id, w.worker_id FROM everlong.tasks AS t
+    JOIN wanted AS w ON w.shard = t.shard AND w.run_id = t.run_id AND w.activity_id = t.activity_id
+    JOIN everlong.runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
+    WHERE t.worker_id IS NULL AND NOT t.asked
+    FOR UPDATE OF t SKIP LOCKED
+)
+UPDATE everlong.tasks AS t SET worker_id = free.worker_id, token = t.token + 1 FROM free
+WHERE t.shard = free.shard AND t.run_id = free.run_id AND t.activity_id = free.activity_id
+RETURNING t.*;
+
+-- name: details_of_tasks
+-- The last heartbeat details that there are, and of which attempts.
+SELECT DISTINCT ON (a.run_id, a.activity_id) a.run_id, a.activity_id, a.details, a.attempt
+FROM everlong.attempts AS a
+JOIN unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BIGINT[])
+    AS w (shard, run_id, activity_id, attempt)
+  ON a.shard = w.shard AND a.run_id = w.run_id AND a.activity_id = w.activity_id
+ AND a.attempt >= w.attempt - 1
+WHERE a.details IS NOT NULL
+ORDER BY a.run_id, a.activity_id, a.attempt DESC;
+
+-- name: attempt_at
+-- One attempt.
+SELECT activity_id, attempt, state, started_us, ended_us, retry_us, error_type, error, traceback,
+       worker, details
+FROM everlong.attempts WHERE shard = $1 AND run_id = $2 AND activity_id = $3 AND attempt = $4;
+
+-- name: task_held
+-- Whether this worker has it under this token, and has been asked to end it.
+SELECT asked FROM everlong.tasks
+WHERE shard = $1 AND run_id = $2 AND activity_id = $3 AND worker_id = $4 AND token = $5 FOR UPDATE;
+
+-- name: requeue_task
+-- Its next attempt waits.
+UPDATE everlong.tasks SET worker_id = NULL, attempt = $1, due_us = $2
+WHERE shard = $3 AND run_id = $4 AND activity_id = $5;
+
+-- name: tasks_of_worker
+-- What it has.
+SELECT run_id, activity_id, attempt, token, asked FROM everlong.tasks WHERE worker_id = $1;
+
+-- name: orphaned_tasks
+-- Tasks of workers that are dead, or of whom nobody has heard.
+SELECT t.* FROM everlong.tasks AS t
+WHERE t.worker_id IS NOT NULL AND NOT EXISTS
+    (SELECT 1 FROM everlong.workers AS w WHERE w.worker_id = t.worker_id AND NOT w.dead)
+ORDER BY t.shard, t.run_id, t.activity_id LIMIT $1;
+
+-- name: queues
+-- What stands in all queues.
+SELECT queue, activity, count(*) FILTER (WHERE worker_id IS NULL),
+       count(*) FILTER (WHERE worker_id IS NOT NULL),
+       min(due_us) FILTER (WHERE worker_id IS NULL)
+FROM everlong.tasks GROUP BY queue, activity ORDER BY queue, activity;
+
 -- name: prune_runs
 -- They go, and what hangs on them.
 DELETE FROM everlong.runs WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
@@ -867,6 +1003,10 @@ DELETE FROM everlong.history WHERE (shard, run_id) IN (SELECT * FROM unnest($1::
 -- name: prune_attempts
 -- They go, and what hangs on them.
 DELETE FROM everlong.attempts WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_tasks
+-- They go, and what hangs on them.
+DELETE FROM everlong.tasks WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
 
 -- name: prune_approvals
 -- They go, and what hangs on them.
@@ -970,6 +1110,11 @@ SELECT DISTINCT o.run_id FROM everlong.history AS o WHERE NOT EXISTS
 -- name: orphans_in_attempts
 -- What hangs on nobody.
 SELECT DISTINCT o.run_id FROM everlong.attempts AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.run_id = o.run_id);
+
+-- name: orphans_in_tasks
+-- What hangs on nobody.
+SELECT DISTINCT o.run_id FROM everlong.tasks AS o WHERE NOT EXISTS
     (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.run_id = o.run_id);
 
 -- name: orphans_in_approvals

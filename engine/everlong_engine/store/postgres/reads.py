@@ -21,6 +21,7 @@ from everlong_engine.model.runs import (
     RunRow,
     VersionCount,
     WorkerRow,
+    queues_of,
 )
 from everlong_engine.store.interface import Question, RunFilter, StoreInfo
 from everlong_engine.store.postgres.filters import select_runs
@@ -31,6 +32,7 @@ from everlong_engine.store.postgres.statements import Tx
 __all__ = [
     "approval",
     "approvals",
+    "attempt_at",
     "attempts_of",
     "blobs_of",
     "event",
@@ -170,6 +172,13 @@ async def last_event(tx: Tx, row: RunRow) -> Recorded | None:
 
 async def attempts_of(tx: Tx, shard: int, run_id: bytes) -> list[AttemptRow]:
     return [_attempt(values[1:]) for values in await tx.rows("attempts_of", [(shard, run_id)])]
+
+
+async def attempt_at(
+    tx: Tx, shard: int, run_id: bytes, activity_id: int, attempt: int
+) -> AttemptRow | None:
+    found = await tx.one("attempt_at", (shard, run_id, activity_id, attempt))
+    return None if found is None else _attempt(found)
 
 
 def _attempt(values: Sequence[Any]) -> AttemptRow:
@@ -312,6 +321,7 @@ def _worker_row(values: Sequence[Any]) -> WorkerRow:
         types=_names(values[8]),
         versions=_names(values[9]),
         gone=values[10] and not values[6],
+        queues=queues_of(values[7]),
     )
 
 

@@ -32,6 +32,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags
+from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -43,7 +44,7 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.postgres import leases, pauses, reads, transfers, upkeep
+from everlong_engine.store.postgres import leases, pauses, reads, tasks, transfers, upkeep
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.bell import Bell
 from everlong_engine.store.postgres.connection import AWAY, Line, classify, connect
@@ -159,7 +160,7 @@ class PostgresStore:
         self._fleet_number = fleet.number
         return fleet
 
-    async def register(self, worker: WorkerRow, queue: str) -> None:
+    async def register(self, worker: WorkerRow) -> None:
         values = (
             worker.worker_id,
             worker.name,
@@ -167,7 +168,7 @@ class PostgresStore:
             worker.host,
             worker.started_us,
             worker.beat_us,
-            queue,
+            worker.queues_text,
             reads.many(worker.types),
             reads.many(worker.versions),
             self._lease_us,
@@ -210,7 +211,8 @@ class PostgresStore:
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
         if self._unproven_s() <= 0:
             await self._write(lambda tx: leases.bury(tx, alive))
-        return await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
+        runs = await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
+        return max(runs, await self._write(lambda tx: tasks.free_tasks(tx, now_us, limit)))
 
     def _unproven_s(self) -> float:
         """How long until this process has been heard of for a whole lease. Nobody is buried before:
@@ -224,6 +226,17 @@ class PostgresStore:
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
+
+    async def take_tasks(
+        self, wants: TaskWants, now_us: int, limit: int
+    ) -> tuple[list[TakenTask], int | None]:
+        due_us = await self._look(lambda tx: tasks.next_task(tx, wants))
+        if limit <= 0 or due_us is None or due_us > now_us:
+            return [], due_us
+        return await self._write(lambda tx: tasks.take_tasks(tx, wants, now_us, limit)), now_us
+
+    async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
+        return await self._look(lambda tx: tasks.tasks_of(tx, worker_id))
 
     async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
         return await self._write(lambda tx: leases.claim_one(tx, worker_id, shard, run_id))
@@ -308,6 +321,9 @@ class PostgresStore:
 
     async def workers(self) -> list[WorkerRow]:
         return await self._look(reads.workers)
+
+    async def queues(self) -> list[QueueCount]:
+        return await self._look(tasks.queues)
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         found = await self._look(lambda tx: tx.one("get_answer", (question_id,)))

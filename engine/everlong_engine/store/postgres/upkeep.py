@@ -9,7 +9,7 @@ from everlong_engine.store.postgres.statements import Tx
 
 __all__ = ["prune"]
 
-_OF_RUNS: Final = ("runs", "history", "attempts", "approvals", "tags")
+_OF_RUNS: Final = ("runs", "history", "attempts", "tasks", "approvals", "tags")
 _OF_EXECUTIONS: Final = ("requests", "mail", "published")
 
 

@@ -34,7 +34,10 @@ __all__ = ["verify"]
 
 _PROBLEMS_MAX: Final = 1000
 _ROWS: Final = 500
-_ORPHANS: Final = ("history", "attempts", "approvals", "tags", "inbox", "requests", "published")
+_ORPHANS: Final = (
+    *("history", "attempts", "tasks", "approvals", "tags"),
+    *("inbox", "requests", "published"),
+)
 
 
 async def verify(tx: Tx) -> list[Problem]:

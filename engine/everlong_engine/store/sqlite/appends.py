@@ -5,6 +5,7 @@ from sqlite3 import Connection
 from typing import Any, Final, TypeAlias
 
 from everlong_engine.model.runs import RunStatus
+from everlong_engine.model.tasks import TaskEnd
 from everlong_engine.model.writes import Append, AppendResult, Approvals, Refusal, WriteResult
 from everlong_engine.store.interface import MailGone
 from everlong_engine.store.sqlite.rows import new_run_values, put_answers, put_blobs, put_mail
@@ -28,6 +29,11 @@ ACCEPTED: Final = AppendResult()
 DONE: Final = AppendResult(repeated=True)
 FENCED: Final = AppendResult(Refusal.FENCED)
 MAIL: Final = AppendResult(Refusal.MAIL)
+_TASK_ENDS: Final = {
+    TaskEnd.DROP: "drop_task",
+    TaskEnd.ASK: "ask_task",
+    TaskEnd.LEAVE: "drop_waiting_task",
+}
 
 _Chain: TypeAlias = list[tuple[int, Append]]
 
@@ -237,6 +243,8 @@ def _accept(tx: Connection, append: Append, history: list[tuple[Any, ...]]) -> A
         put_answers(tx, append.shard, append.execution_id, append.answers)
     for name, mark in append.over:
         tx.execute(SQL["put_request"], (append.shard, append.execution_id, name, mark))
+    for activity_id, end in append.tasks:
+        tx.execute(SQL[_TASK_ENDS[end]], (append.shard, append.run_id, activity_id))
     if append.tags:
         change_tags(tx, append)
     if append.next_run is None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from sqlite3 import Connection
 from typing import TypeVar
 
+from everlong_engine.machine.tasks import marks_ahead
+from everlong_engine.model.tasks import SettleTask, WithdrawTask
 from everlong_engine.model.writes import (
     Answer,
     AnswerApproval,
@@ -52,6 +54,7 @@ from everlong_engine.store.sqlite.reports import put_beat, put_report
 from everlong_engine.store.sqlite.resets import reset_run
 from everlong_engine.store.sqlite.starts import start_runs
 from everlong_engine.store.sqlite.statements import SQL
+from everlong_engine.store.sqlite.tasks import queue_tasks, settle_task, withdraw_task
 
 __all__ = ["apply_group", "transaction"]
 
@@ -95,6 +98,9 @@ def _apply(tx: Connection, writes: Sequence[Write]) -> list[WriteResult]:
                 pass
     if starts:
         start_runs(tx, starts, results)
+    ahead = marks_ahead(writes)
+    for at in sorted(ahead):
+        results[at] = _apply_one(tx, writes[at])
     if appends:
         append(tx, appends, results)
     send_all(tx, writes, results)
@@ -103,7 +109,7 @@ def _apply(tx: Connection, writes: Sequence[Write]) -> list[WriteResult]:
         for at, write in enumerate(writes):
             if isinstance(write, Release):
                 releases.append((at, write))
-            elif not isinstance(write, (Append, StartRun)):
+            elif not (isinstance(write, (Append, StartRun)) or at in ahead):
                 results[at] = _apply_one(tx, write)
         if releases:  # Last, so that they see the mail of this very group.
             release_all(tx, releases, results)
@@ -115,7 +121,11 @@ def _apply_one(tx: Connection, write: Write) -> WriteResult:
         case Message():
             return put_message(tx, write)
         case MarkAttempts():
-            return mark_attempts(tx, write)
+            return queue_tasks(tx, write) if write.tasks else mark_attempts(tx, write)
+        case WithdrawTask():
+            return withdraw_task(tx, write)
+        case SettleTask():
+            return settle_task(tx, write)
         case AnswerApproval():
             return answer_approval(tx, write)
         case Terminate():

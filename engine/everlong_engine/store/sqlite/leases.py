@@ -19,7 +19,15 @@ from everlong_engine.store.sqlite.pauses import hold
 from everlong_engine.store.sqlite.rows import forget_notices, put_mail, read_run, run_row
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 
-__all__ = ["claim_one", "claim_runs", "mark_attempts", "release_all", "take_over"]
+__all__ = [
+    "claim_one",
+    "claim_runs",
+    "mark_attempts",
+    "park",
+    "put_attempts",
+    "release_all",
+    "take_over",
+]
 
 
 logger = logging.getLogger("everlong")
@@ -70,11 +78,11 @@ def _claim(
         found = fetch_one(tx, SQL[query], values, name)
         return None if found is None else reads.load_run(tx, run_row(found))
     except UndecodablePayload as error:
-        _park(tx, shard, run_id, error)
+        park(tx, shard, run_id, error)
         return None
 
 
-def _park(tx: Connection, shard: int, run_id: bytes, error: Exception) -> None:
+def park(tx: Connection, shard: int, run_id: bytes, error: Exception) -> None:
     """Block what nobody can drive, and nothing else: it must not stop the others."""
     reason = (
         f"what is stored of it cannot be read: {error}. Put back a copy of the file from before "
@@ -103,7 +111,7 @@ def take_over(tx: Connection, alive: Sequence[bytes], now_us: int, limit: int) -
         try:
             _free(tx, shard, run_id, names, now_us, explained=explained)
         except UndecodablePayload as error:
-            _park(tx, shard, run_id, error)
+            park(tx, shard, run_id, error)
     return len(orphans)
 
 
@@ -120,7 +128,7 @@ def _free(
     assert row is not None, "it was found in this transaction"
     loaded = reads.load_run(tx, row)
     verdict = judge(loaded, names.get(row.owner or b"", "unknown"), now_us, explained=explained)
-    _put_attempts(tx, MarkAttempts(shard, run_id, row.lease_token, verdict.lost))
+    put_attempts(tx, MarkAttempts(shard, run_id, row.lease_token, verdict.lost))
     tx.execute(
         SQL["take_orphan"],
         (
@@ -147,7 +155,7 @@ def mark_attempts(tx: Connection, mark: MarkAttempts) -> AppendResult:
         row = read_run(tx, mark.shard, mark.run_id)
         assert row is not None, "its lease has just been checked"
         hold(tx, row, mark.halt.now_us, mark.halt.by, mark.halt.reason)
-    _put_attempts(tx, mark)
+    put_attempts(tx, mark)
     if mark.mail:
         row = read_run(tx, mark.shard, mark.run_id)
         assert row is not None, "its lease has just been checked"
@@ -168,7 +176,7 @@ def _was_exhausted(tx: Connection, mark: MarkAttempts) -> bool:
     return True
 
 
-def _put_attempts(tx: Connection, mark: MarkAttempts) -> None:
+def put_attempts(tx: Connection, mark: MarkAttempts) -> None:
     """Write attempt rows, and keep the last few of each activity."""
     for row in mark.attempts:
         tx.execute(
@@ -249,7 +257,7 @@ def _release_one(tx: Connection, release: Release) -> AppendResult:
     if hit is None:
         return _unless_done(tx, release, FENCED)
     if release.attempts:
-        _put_attempts(
+        put_attempts(
             tx, MarkAttempts(release.shard, release.run_id, release.token, release.attempts)
         )
     for kind, body in release.mail:

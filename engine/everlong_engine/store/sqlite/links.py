@@ -152,6 +152,7 @@ def close_now(
     execute_rows(tx, "insert_history", [values])
     tx.execute(SQL["forget_mail"], (row.shard, row.execution_id))
     tx.execute(SQL["close_approvals"], (row.shard, row.run_id))
+    tx.execute(SQL["drop_tasks"], (row.shard, row.run_id))
     if status is not RunStatus.RESET:  # The run in its place is held as well.
         forget_pause(tx, row)
     if row.owner is not None:

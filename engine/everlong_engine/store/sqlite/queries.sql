@@ -503,6 +503,95 @@ DELETE FROM attempts WHERE shard = ?1 AND run_id = ?2 AND activity_id = ?3 AND a
   AND attempt <> (SELECT coalesce(max(attempt), 0) FROM attempts
                   WHERE shard = ?1 AND run_id = ?2 AND activity_id = ?3 AND state = 6);
 
+-- name: put_task
+-- Into its queue, with whatever attempt comes next.
+INSERT INTO tasks (shard, run_id, activity_id, execution_id, attempt, queue, activity, due_us, seq,
+                   origin, behind)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (shard, run_id, activity_id) DO UPDATE SET
+    attempt = excluded.attempt, queue = excluded.queue, due_us = excluded.due_us,
+    behind = excluded.behind, asked = 0, worker_id = NULL
+WHERE excluded.attempt > tasks.attempt;
+
+-- name: task_at
+SELECT shard, run_id, activity_id, execution_id, attempt, queue, activity, due_us, seq, origin, behind,
+       token, asked, worker_id
+FROM tasks WHERE shard = ? AND run_id = ? AND activity_id = ?;
+
+-- name: drop_task
+DELETE FROM tasks WHERE shard = ? AND run_id = ? AND activity_id = ?;
+
+-- name: drop_waiting_task
+DELETE FROM tasks WHERE shard = ? AND run_id = ? AND activity_id = ? AND worker_id IS NULL;
+
+-- name: ask_task
+-- Whoever has it is asked to end it, and nobody takes it any more.
+UPDATE tasks SET asked = 1 WHERE shard = ? AND run_id = ? AND activity_id = ?;
+
+-- name: drop_tasks
+-- The run is over: whoever has one of them finds that out.
+DELETE FROM tasks WHERE shard = ? AND run_id = ?;
+
+-- name: waiting_tasks
+-- The first queue and activity behind a pair of which something waits.
+SELECT queue, activity FROM tasks
+WHERE worker_id IS NULL AND asked = 0 AND (queue, activity) > (?, ?)
+ORDER BY queue, activity LIMIT 1;
+
+-- name: due_tasks
+-- What may begin, of one queue and activity, the longest due first.
+SELECT t.due_us, t.shard, t.run_id, t.activity_id FROM tasks AS t
+JOIN runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
+WHERE t.worker_id IS NULL AND t.asked = 0 AND t.queue = ? AND t.activity = ? AND t.due_us <= ?
+ORDER BY t.due_us, t.shard, t.run_id, t.activity_id LIMIT ?;
+
+-- name: next_task
+-- When the first of one queue and activity is due that may begin.
+SELECT t.due_us FROM tasks AS t
+JOIN runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
+WHERE t.worker_id IS NULL AND t.asked = 0 AND t.queue = ? AND t.activity = ?
+ORDER BY t.due_us LIMIT 1;
+
+-- name: take_task
+UPDATE tasks SET worker_id = ?, token = token + 1 WHERE shard = ? AND run_id = ? AND activity_id = ?;
+
+-- name: details_of_task
+-- The last heartbeat details that there are, and of which attempt.
+SELECT details, attempt FROM attempts
+WHERE shard = ? AND run_id = ? AND activity_id = ? AND attempt >= ? - 1 AND details IS NOT NULL
+ORDER BY attempt DESC LIMIT 1;
+
+-- name: attempt_at
+-- One attempt.
+SELECT activity_id, attempt, state, started_us, ended_us, retry_us, error_type, error, traceback,
+       worker, details
+FROM attempts WHERE shard = ? AND run_id = ? AND activity_id = ? AND attempt = ?;
+
+-- name: task_held
+-- Whether this worker has it under this token, and has been asked to end it.
+SELECT asked FROM tasks
+WHERE shard = ? AND run_id = ? AND activity_id = ? AND worker_id = ? AND token = ?;
+
+-- name: requeue_task
+UPDATE tasks SET worker_id = NULL, attempt = ?, due_us = ?
+WHERE shard = ? AND run_id = ? AND activity_id = ?;
+
+-- name: tasks_of_worker
+SELECT run_id, activity_id, attempt, token, asked FROM tasks WHERE worker_id = ?;
+
+-- name: orphaned_tasks
+-- Tasks of workers that are dead, or of whom nobody has heard.
+SELECT shard, run_id, activity_id FROM tasks AS t
+WHERE t.worker_id IS NOT NULL AND NOT EXISTS
+    (SELECT 1 FROM workers AS w WHERE w.worker_id = t.worker_id AND w.dead = 0)
+ORDER BY t.shard, t.run_id, t.activity_id LIMIT ?;
+
+-- name: queues
+-- What stands in all queues.
+SELECT queue, activity, sum(worker_id IS NULL), sum(worker_id IS NOT NULL),
+       min(CASE WHEN worker_id IS NULL THEN due_us END)
+FROM tasks GROUP BY queue, activity ORDER BY queue, activity;
+
 -- name: attempts_of
 -- What is known of a run's attempts.
 SELECT activity_id, attempt, state, started_us, ended_us, retry_us, error_type, error, traceback,
@@ -629,7 +718,8 @@ UPDATE workers SET dead = 1 WHERE worker_id = ?;
 -- name: forget_workers
 -- Dead workers that own nothing any more.
 DELETE FROM workers WHERE dead AND beat_us < ?
-  AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = workers.worker_id);
+  AND NOT EXISTS (SELECT 1 FROM runs WHERE owner = workers.worker_id)
+  AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.worker_id = workers.worker_id);
 
 -- name: list_workers
 -- Who is here.

@@ -23,6 +23,7 @@ from everlong_engine.model.runs import (
     RunStatus,
     VersionCount,
     WorkerRow,
+    queues_of,
 )
 from everlong_engine.store.interface import Question, RunFilter
 from everlong_engine.store.sqlite.columns import (
@@ -45,6 +46,7 @@ __all__ = [
     "ALL_ROWS",
     "approval",
     "approvals",
+    "attempt_at",
     "attempts_of",
     "blobs_of",
     "event",
@@ -176,29 +178,35 @@ def last_event(tx: Connection, row: RunRow) -> Recorded | None:
 
 
 def attempts_of(tx: Connection, shard: int, run_id: bytes) -> list[AttemptRow]:
-    rows = tx.execute(SQL["attempts_of"], (shard, run_id)).fetchall()
-    for values in rows:
-        fault = wrong(_ATTEMPT, values)
-        if fault is not None:
-            raise UndecodablePayload(
-                f"attempt {values[1]!r:.20} of activity {values[0]!r:.20} is damaged: {fault}"
-            )
-    return [
-        AttemptRow(
-            activity_id=values[0],
-            attempt=values[1],
-            state=AttemptState(values[2]),
-            started_us=values[3],
-            ended_us=values[4],
-            retry_us=values[5],
-            error_type=values[6],
-            error=values[7],
-            traceback=values[8],
-            worker=values[9],
-            details=values[10],
+    return [_attempt(values) for values in tx.execute(SQL["attempts_of"], (shard, run_id))]
+
+
+def attempt_at(
+    tx: Connection, shard: int, run_id: bytes, activity_id: int, attempt: int
+) -> AttemptRow | None:
+    found = tx.execute(SQL["attempt_at"], (shard, run_id, activity_id, attempt)).fetchone()
+    return None if found is None else _attempt(found)
+
+
+def _attempt(values: Sequence[Any]) -> AttemptRow:
+    fault = wrong(_ATTEMPT, values)
+    if fault is not None:
+        raise UndecodablePayload(
+            f"attempt {values[1]!r:.20} of activity {values[0]!r:.20} is damaged: {fault}"
         )
-        for values in rows
-    ]
+    return AttemptRow(
+        activity_id=values[0],
+        attempt=values[1],
+        state=AttemptState(values[2]),
+        started_us=values[3],
+        ended_us=values[4],
+        retry_us=values[5],
+        error_type=values[6],
+        error=values[7],
+        traceback=values[8],
+        worker=values[9],
+        details=values[10],
+    )
 
 
 def approval(tx: Connection, shard: int, run_id: bytes, number: int) -> ApprovalRow | None:
@@ -405,6 +413,7 @@ def _worker_row(values: tuple[Any, ...]) -> WorkerRow | None:
     try:
         types: object = json.loads(values[8])
         versions: object = json.loads(values[9])
+        queues = queues_of(values[7])
     except (ValueError, RecursionError):
         return None
     if not (isinstance(types, list) and isinstance(versions, list)):
@@ -419,6 +428,7 @@ def _worker_row(values: tuple[Any, ...]) -> WorkerRow | None:
         dead=bool(values[6]),
         types=tuple(str(one) for one in cast("list[object]", types)),
         versions=tuple(str(one) for one in cast("list[object]", versions)),
+        queues=queues,
     )
 
 

@@ -64,7 +64,7 @@ def _refused(tx: Connection, of: Report | Beat, told: object, *, is_open: bool) 
     if newest is None:  # It began with its schedule.
         return None if of.attempt == 1 else NotTaken.OVER
     attempt, state = newest
-    at_work = state in (AttemptState.STARTED, AttemptState.ELSEWHERE)
+    at_work = state in (AttemptState.STARTED, AttemptState.ELSEWHERE, AttemptState.TAKEN)
     return None if at_work and attempt == of.attempt else NotTaken.OVER
 
 

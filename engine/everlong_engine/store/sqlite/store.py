@@ -34,6 +34,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags
+from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -45,7 +46,7 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.sqlite import leases, pauses, reads, transfers, upkeep
+from everlong_engine.store.sqlite import leases, pauses, reads, tasks, transfers, upkeep
 from everlong_engine.store.sqlite.access import Access
 from everlong_engine.store.sqlite.columns import as_id, fetch_one, named
 from everlong_engine.store.sqlite.connection import (
@@ -193,7 +194,7 @@ class SqliteStore:
     async def fleet(self) -> Fleet:
         return Fleet()
 
-    async def register(self, worker: WorkerRow, queue: str) -> None:
+    async def register(self, worker: WorkerRow) -> None:
         values = (
             worker.worker_id,
             worker.name,
@@ -201,7 +202,7 @@ class SqliteStore:
             worker.host,
             worker.started_us,
             worker.beat_us,
-            queue,
+            worker.queues_text,
             reads.many(worker.types),
             reads.many(worker.versions),
         )
@@ -211,7 +212,11 @@ class SqliteStore:
         await self._write(lambda tx: tx.execute(SQL["bury_worker"], (worker_id,)).close())
 
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
-        return await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
+        def judge(tx: sqlite3.Connection) -> int:
+            runs = leases.take_over(tx, alive, now_us, limit)
+            return max(runs, tasks.free_tasks(tx, now_us, limit))
+
+        return await self._write(judge)
 
     async def resume_blocked(self, wants: Wants, now_us: int) -> None:
         types, pinned = reads.many(wants.types), json.dumps(wants.pinned)
@@ -221,6 +226,17 @@ class SqliteStore:
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
+
+    async def take_tasks(
+        self, wants: TaskWants, now_us: int, limit: int
+    ) -> tuple[list[TakenTask], int | None]:
+        due_us = await self._read(lambda tx: tasks.next_task(tx, wants))
+        if limit <= 0 or due_us is None or due_us > now_us:
+            return [], due_us
+        return await self._write(lambda tx: tasks.take_tasks(tx, wants, now_us, limit)), now_us
+
+    async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
+        return await self._read(lambda tx: tasks.tasks_of(tx, worker_id))
 
     async def claim_run(self, worker_id: bytes, shard: int, run_id: bytes) -> LoadedRun | None:
         return await self._write(lambda tx: leases.claim_one(tx, worker_id, shard, run_id))
@@ -329,6 +345,9 @@ class SqliteStore:
         if holder == 0:
             return rows
         return [replace(row, gone=not row.dead and row.pid != holder) for row in rows]
+
+    async def queues(self) -> list[QueueCount]:
+        return await self._read(tasks.queues)
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         def look(tx: sqlite3.Connection) -> tuple[bool, bytes] | None:

@@ -93,7 +93,7 @@ def _keep_request(tx: sqlite3.Connection, gone: RunRow) -> None:
 
 
 def _delete_run(tx: sqlite3.Connection, shard: int, run_id: bytes) -> None:
-    for table in ("runs", "history", "attempts", "approvals", "tags"):
+    for table in ("runs", "history", "attempts", "tasks", "approvals", "tags"):
         tx.execute(f"DELETE FROM {table} WHERE shard = ? AND run_id = ?", (shard, run_id))
     _drop_blobs(tx, shard, run_id)
 

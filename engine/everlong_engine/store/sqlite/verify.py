@@ -55,6 +55,7 @@ _EVENT: Final = COLUMNS["history"][2:]
 _HANGING: Final = (
     ("history", "run_id"),
     ("attempts", "run_id"),
+    ("tasks", "run_id"),
     ("approvals", "run_id"),
     ("tags", "run_id"),
     ("inbox", "execution_id"),
@@ -149,7 +150,7 @@ def _of_table(tx: Connection, table: str) -> Iterator[Problem]:
 
 
 _OF_SOMEBODY: Final = frozenset(
-    {"attempts", "approvals", "tags", "requests", "published", "blob_uses"}
+    {"attempts", "tasks", "approvals", "tags", "requests", "published", "blob_uses"}
 )
 
 

@@ -1,0 +1,60 @@
+"""queues: what stands in task queues, and who takes from them; and show, of what waits there."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from everlong import Client, Worker, activity, workflow
+from tests.cli.conftest import Here
+from tests.support.hosting import described
+
+
+@activity(name="cli_render", queue="gpu")
+async def render() -> str:
+    return "done"
+
+
+@workflow(name="cli_film")
+async def film() -> str:
+    return await render()
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> None:
+    """Two executions whose activity nobody takes."""
+
+    async def main() -> None:
+        async with (
+            Client.connect(tmp_path / "everlong.db") as client,
+            Worker(client, workflows=[film], queues=["default"]),
+        ):
+            for name in ("a", "b"):
+                handle = await client.start(film, id=name)
+                await described(handle, lambda one: one.activities[0].state == "queued")
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("waiting")
+def test_what_waits_is_listed_with_who_takes_it(here: Here) -> None:
+    (one,) = here("queues", "--json").document["queues"]
+    assert (one["queue"], one["activity"]) == ("gpu", "cli_render")
+    assert (one["waiting"], one["running"], one["workers"]) == (2, 0, [])
+    assert one["oldest_at"]
+    text = here("queues").out
+    assert "gpu" in text
+    assert "none takes from it" in text
+    assert "queued in gpu" in here("show", "a").out
+    (shown,) = here("show", "b", "--json").document["activities"]
+    assert (shown["state"], shown["queue"], shown["worker"]) == ("queued", "gpu", None)
+
+
+def test_without_tasks_it_says_so(here: Here, tmp_path: Path) -> None:
+    async def make() -> None:
+        async with Client.connect(tmp_path / "everlong.db") as client:
+            await client.list()
+
+    asyncio.run(make())
+    assert here("queues").out == "nothing stands in a task queue\n"
+    assert here("queues", "--json").document["queues"] == []

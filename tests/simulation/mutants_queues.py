@@ -1,0 +1,55 @@
+"""Defects of task queues: who takes what, who may settle it, and what ends it."""
+
+from typing import Final
+
+from everlong.worker._activities import ActivityRunner
+from everlong.worker._appends import _task_ends  # pyright: ignore[reportPrivateUsage]
+from everlong.worker._tasks import TaskTaker
+from everlong_engine.machine.tasks import judge_task, marks_ahead
+from tests.simulation.planting import Edit, Mutant, mutant
+
+__all__ = ["QUEUES"]
+
+QUEUES: Final[tuple[Mutant, ...]] = (
+    mutant(
+        "whoever has had a task may settle it",
+        Edit("task_held", "AND worker_id = ? AND token = ?", "AND ? <> '' AND ? > 0"),
+    ),
+    mutant(
+        "a settlement that is repeated settles what was taken since",
+        Edit("task_held", "AND token = ?", "AND ? > 0"),
+    ),
+    mutant(
+        "a cancelled activity is taken from its queue",
+        Edit(_task_ends, "found[event.activity_id] = TaskEnd.ASK", "pass"),
+    ),
+    mutant(
+        "a task is ended before it is there",
+        Edit(marks_ahead, "ahead.add(at)", "pass"),
+    ),
+    mutant(
+        "the tasks of who is dead stay with the dead",
+        Edit("orphaned_tasks", "w.dead = 0", "1"),
+    ),
+    mutant(
+        "the loss of a last attempt is told to nobody",
+        Edit(judge_task, "mail=None if again or pauses else outcome", "mail=None"),
+    ),
+    mutant(
+        "a task of a paused execution is taken",
+        Edit("due_tasks", "AND r.status = 0", ""),
+        Edit("next_task", "AND r.status = 0", ""),
+    ),
+    mutant(
+        "what a claim of tasks took whose answer was lost is forgotten",
+        Edit(TaskTaker._take, "self._in_doubt = True", "pass"),  # pyright: ignore[reportPrivateUsage]
+    ),
+    mutant(
+        "an owner that lets go withdraws what it has put into a queue",
+        Edit(
+            ActivityRunner._go_on,  # pyright: ignore[reportPrivateUsage]
+            "not (run.dropped or run.releasing)",
+            "not run.dropped",
+        ),
+    ),
+)
