@@ -46,6 +46,8 @@ def test_what_waits_is_listed_with_who_takes_it(here: Here) -> None:
     assert "gpu" in text
     assert "none takes from it" in text
     assert "queued in gpu" in here("show", "a").out
+    warning = "no worker takes from the task queue gpu: 2 calls of cli_render wait"
+    assert warning in here("doctor").out
     (shown,) = here("show", "b", "--json").document["activities"]
     assert (shown["state"], shown["queue"], shown["worker"]) == ("queued", "gpu", None)
 

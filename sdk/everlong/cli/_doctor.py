@@ -114,6 +114,7 @@ async def _examine_store(client: Client, findings: _Findings) -> None:
     ]
     findings.warnings += await _locked(client)
     findings.warnings += await _unhosted(client, [one for one in workers if one.is_there])
+    findings.warnings += await _untaken(client)
     blocked = await client.list(status="blocked", limit=_BLOCKED_SHOWN_MAX)
     if blocked.items:
         count = f"{len(blocked.items)}{'+' if blocked.next else ''}"
@@ -132,6 +133,17 @@ async def _unhosted(client: Client, workers: Sequence[WorkerRow]) -> list[str]:
         f"no worker is here for {what}: {'1 run waits' if count == 1 else f'{count} runs wait'}"
         for what, count in sorted(waiting.items())[:_UNHOSTED_SHOWN_MAX]
     ]
+
+
+async def _untaken(client: Client) -> list[str]:
+    """Task queues from which nobody takes."""
+    return [
+        f"no worker takes from the task queue {one.queue}: "
+        f"{'1 call' if one.waiting == 1 else f'{one.waiting} calls'} of {one.activity} "
+        f"{'waits' if one.waiting == 1 else 'wait'}"
+        for one in await client.queues()
+        if one.waiting and not one.workers
+    ][:_UNHOSTED_SHOWN_MAX]
 
 
 async def _locked(client: Client) -> list[str]:
