@@ -46,6 +46,10 @@ class LocalHost(Protocol):
         """Take a message for a run that this worker owns; False when it owns none."""
         ...
 
+    def tasks_changed(self) -> None:
+        """Something has come into a task queue, or what stood there has ended."""
+        ...
+
     def wake(self) -> None:
         """There may be something to claim."""
         ...
@@ -271,6 +275,11 @@ class Engine:
         """A worker has come, or a run was pinned: each looks whether its runs are still its own."""
         for host in self.hosts:
             host.versions_changed()
+
+    def tasks_changed(self) -> None:
+        """This process has put something into a task queue, or has ended what stood there."""
+        for host in self.hosts:
+            host.tasks_changed()
 
     def wake_hosts(self) -> None:
         for host in self.hosts:

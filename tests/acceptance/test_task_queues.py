@@ -470,7 +470,7 @@ async def test_payloads_and_details_stay_secret_on_their_way(path: Path) -> None
 
 
 async def test_a_cancelled_call_ends_where_it_runs(path: Path) -> None:
-    gate, go = Gate(), Signal("go", None)
+    gate, go = Gate(), Signal("queue_go", None)
 
     @activity(queue="gpu")
     async def render() -> None:
@@ -493,7 +493,7 @@ async def test_a_cancelled_call_ends_where_it_runs(path: Path) -> None:
 
 @pytest.mark.parametrize("hosted", [False, True])
 async def test_one_that_has_not_begun_never_begins(path: Path, *, hosted: bool) -> None:
-    gate, go = Gate(), Signal("go", None)
+    gate, go = Gate(), Signal("queue_go", None)
 
     @activity(queue="gpu", on_cancel="wait")
     async def render() -> None:
@@ -521,7 +521,7 @@ async def test_one_that_has_not_begun_never_begins(path: Path, *, hosted: bool) 
 
 
 async def test_whoever_waits_for_the_end_of_a_cancelled_one_is_told_it(path: Path) -> None:
-    gate, go = Gate(), Signal("go", None)
+    gate, go = Gate(), Signal("queue_go", None)
 
     @activity(queue="gpu", on_cancel="wait")
     async def render() -> None:
@@ -549,7 +549,7 @@ async def test_whoever_waits_for_the_end_of_a_cancelled_one_is_told_it(path: Pat
 
 
 async def test_one_that_fails_while_its_end_is_waited_for_is_not_tried_again(path: Path) -> None:
-    gate, go = Gate(), Signal("go", None)
+    gate, go = Gate(), Signal("queue_go", None)
 
     @activity(queue="gpu", on_cancel="wait", retry=AT_ONCE)
     async def render() -> None:
@@ -577,7 +577,7 @@ async def test_one_that_fails_while_its_end_is_waited_for_is_not_tried_again(pat
 
 
 async def test_an_abandoned_one_is_left_alone(path: Path) -> None:
-    gate, go, on = Gate(), Signal("go", None), Signal("on", None)
+    gate, go, on = Gate(), Signal("queue_go", None), Signal("queue_on", None)
 
     @activity(queue="gpu", on_cancel="abandon")
     async def render() -> None:

@@ -121,7 +121,7 @@ def worker(
         )
 
     beside = [hosting(version, definitions) for version, definitions in older]
-    asyncio.run(_serve(client, hosting(version_name), beside, db, as_json=as_json))
+    asyncio.run(_serve(client, hosting(version_name), beside, db, queue or None, as_json=as_json))
     return ExitCode.OK
 
 
@@ -197,7 +197,13 @@ def _older(given: str) -> tuple[str, Definitions]:
 
 
 async def _serve(
-    client: Client, worker: Worker, beside: Sequence[Worker], db: str, *, as_json: bool
+    client: Client,
+    worker: Worker,
+    beside: Sequence[Worker],
+    db: str,
+    queues: list[str] | None,
+    *,
+    as_json: bool,
 ) -> None:
     def ready() -> None:
         gc.collect()
@@ -207,8 +213,9 @@ async def _serve(
             "pid": os.getpid(),
             "store": shown(db),
             "namespace": client.namespace,
-            "workflows": sorted(registry.workflows),
+            "workflows": sorted(worker.versions),
             "versions": worker.versions,
+            "queues": queues,
             "activities": sorted(registry.activities),
         }
         if as_json:
@@ -227,6 +234,8 @@ def _tell_ready(facts: dict[str, Any]) -> None:
     screen.say((facts["name"], "bold"), (f"  on {facts['store']}", "dim"))
     screen.say(("workflows   ", "dim"), *_names(facts["workflows"]), indent=2)
     screen.say(("activities  ", "dim"), *_names(facts["activities"]), indent=2)
+    if facts["queues"] is not None:
+        screen.say(("queues      ", "dim"), *_names(facts["queues"]), indent=2)
     screen.say(("ready; Ctrl-C stops it", "dim"), indent=2)
 
 

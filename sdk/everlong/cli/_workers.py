@@ -51,6 +51,8 @@ class _Worker:
     lag_s: float | None
     """For how long the run waits that waits longest for such a worker; None: it is not there."""
     versions: dict[str, str]
+    queues: list[str] | None
+    """The task queues that it takes from; None: all of them."""
 
 
 def workers(
@@ -89,6 +91,7 @@ async def _look(client: Client, row: WorkerRow) -> _Worker:
             for kind, version in zip(row.types, row.versions, strict=False)
             if not kind.startswith(OWN)
         },
+        queues=None if row.queues is None else list(row.queues),
     )
 
 
@@ -104,7 +107,7 @@ def _show(found: Sequence[_Worker]) -> None:
     if not found:
         screen.say(("no worker is here", "dim"))
         return
-    header = ("WORKER", "PROCESS", "STARTED", "HEARD", "LAG", "VERSIONS")
+    header = ("WORKER", "PROCESS", "STARTED", "HEARD", "LAG", "QUEUES", "VERSIONS")
     screen.table([_row(one) for one in found], header=header)
 
 
@@ -120,5 +123,6 @@ def _row(one: _Worker) -> list[Cell]:
         (ago(one.started_at, now()), "dim"),
         heard,
         lag,
+        ("all", "dim") if one.queues is None else ", ".join(one.queues),
         ", ".join(f"{kind} {version}" for kind, version in sorted(one.versions.items())),
     ]

@@ -322,7 +322,7 @@ class RunKeeper:
         for name, told in step.told:
             self.engine.answered(run.execution_id, name, told)
         if step.ends_tasks:
-            self.engine.wake_hosts()
+            self.engine.tasks_changed()
         pumping, run.pumping = run.pumping, True  # What ends at once is fed behind all of them.
         for seq, decision in enumerate(step.decisions, step.base + 1):
             self._act(run, decision, seq)

@@ -67,7 +67,7 @@ class QueueDesk:
 
         def is_there() -> None:
             self._watch(attempt)
-            self._engine.wake_hosts()
+            self._engine.tasks_changed()
 
         self._runner.mark(
             attempt, self._records.attempt(run, waits), is_there, begins=True, tasks=(task,)

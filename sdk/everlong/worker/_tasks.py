@@ -341,10 +341,17 @@ class TaskTaker:
                 self._abandon(attempt)
             elif not write.keeps:
                 self._held.pop(attempt.key, None)
-                self._engine.mail_arrived()
-                self._engine.wake_hosts()
+                self._tell(write)
 
         self._engine.commits.add(write, answered)
+
+    def _tell(self, write: SettleTask) -> None:
+        if write.mail is not None:
+            self._engine.mail_arrived()
+        elif write.again is not None:
+            self._engine.tasks_changed()
+        else:  # Its run sees to it, and sleeps, perhaps.
+            self._engine.wake_hosts()
 
     def _put_back(self, run: RunRow, task: TaskKey, due_us: int) -> None:
         """It has not begun here, and does not count."""
@@ -366,7 +373,7 @@ class TaskTaker:
             rows=(row,),
             again=(task.attempt, due_us),
         )
-        self._engine.commits.add(write, lambda _: self._engine.wake_hosts())
+        self._engine.commits.add(write, lambda _: self._engine.tasks_changed())
 
     # -------------------------------------------------------------------- what nobody wants
 

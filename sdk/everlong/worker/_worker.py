@@ -535,6 +535,10 @@ class Worker(Answering):
     def wake(self) -> None:
         """Part of the engine's protocol."""
         self._wake.set()
+        self.tasks_changed()
+
+    def tasks_changed(self) -> None:
+        """Part of the engine's protocol."""
         if self._taker is not None:
             self._taker.wake()
 
