@@ -255,6 +255,57 @@ async def test_the_last_attempt_may_pause_its_execution(rig: Rig) -> None:
     assert await rig.store.queues() == []
 
 
+async def test_many_are_queued_and_settled_at_once_and_each_is_judged_alone(rig: Rig) -> None:
+    marks: list[MarkAttempts] = []
+    runs: list[RunRow] = []
+    for number in range(6):
+        name = f"w{number}"
+        row = await rig.owned(name)
+        event = ActivityScheduled(1, "render", b"x", ActivityOptions(queue="gpu"), "")
+        await rig.one(rig.append(row, event))
+        task = NewTask(
+            activity_id=1,
+            attempt=1,
+            queue="gpu",
+            activity="render",
+            due_us=rig.now_us - 10 + number,
+            seq=2,
+            origin="me",
+        )
+        key = (row.shard, row.run_id, row.lease_token - (number == 5))
+        marks.append(MarkAttempts(*key, (waiting(1),), begins=True, tasks=(task,)))
+        runs.append(await rig.row(name))
+    found = [refusal(one) for one in await rig.group(*marks)]
+    assert found == [None] * 5 + [Refusal.FENCED]
+    assert [refusal(one) for one in await rig.group(*marks)] == found  # Answers were lost.
+    assert await take(rig) == [(row.run_id, 1) for row in runs[:5]]
+    assert [refusal(one) for one in await rig.group(*marks)] == found
+    await rig.one(rig.append(runs[3], tasks=((1, TaskEnd.ASK),)))
+    await rig.one(rig.release(runs[0], None))
+    again: dict[str, Any] = {"rows": (waiting(1, 2),), "again": (2, rig.now_us + SECOND_US)}
+    said = replace(waiting(1), state=AttemptState.TAKEN, details=b"half")
+    group = [
+        settled(rig, runs[0], mail=OUTCOME),
+        settled(rig, runs[1], **again),
+        settled(rig, runs[2], rows=(said,), keeps=True),
+        settled(rig, runs[3], **again),
+        settled(rig, runs[4], token=2, mail=OUTCOME),
+    ]
+    refused = [refusal(one) for one in await rig.group(*group)]
+    assert refused == [None, None, None, Refusal.CONFLICT, Refusal.FENCED]
+    loaded = [await rig.load(f"w{number}") for number in range(5)]
+    assert [[one.kind for one in each.mail] for each in loaded] == [[OUTCOME[0]], [], [], [], []]
+    assert loaded[0].row.wake_us == rig.now_us
+    states = [[one.state.name for one in each.attempts] for each in loaded]
+    assert states == [["TAKEN"], ["TAKEN", "QUEUED"], ["TAKEN"], ["TAKEN"], ["TAKEN"]]
+    held = {one.run_id for one in await rig.store.tasks_of(rig.worker_id)}
+    assert held == {row.run_id for row in runs[2:5]}
+    ends = [rig.append(await rig.row(f"w{n}"), tasks=((1, TaskEnd.DROP),)) for n in (1, 2)]
+    assert [refusal(one) for one in await rig.group(*ends)] == [None, None]
+    assert [one.waiting + one.taken for one in await rig.store.queues()] == [2]
+    assert await rig.problems() == []
+
+
 # ------------------------------------------------------------------- what its code decides of it
 
 

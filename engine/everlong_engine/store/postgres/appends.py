@@ -30,11 +30,7 @@ ACCEPTED: Final = AppendResult()
 DONE: Final = AppendResult(repeated=True)
 FENCED: Final = AppendResult(Refusal.FENCED)
 MAIL: Final = AppendResult(Refusal.MAIL)
-_TASK_ENDS: Final = {
-    TaskEnd.DROP: "drop_task",
-    TaskEnd.ASK: "ask_task",
-    TaskEnd.LEAVE: "drop_waiting_task",
-}
+_TASK_ENDS: Final = {TaskEnd.ASK: "ask_task", TaskEnd.LEAVE: "drop_waiting_task"}
 
 Chain: TypeAlias = list[tuple[int, Append]]
 
@@ -63,10 +59,13 @@ async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None
     history: list[tuple[Any, ...]] = []
     items: list[tuple[Any, ...]] = []
     trimming: list[Append] = []
+    ending: list[Append] = []
     for chain in chains:
         accepted = chain[0][1].run_id in hit
         for at, append in chain:
             results[at] = await _accept(tx, append, history) if accepted else FENCED
+            if accepted and (append.over or append.tasks):
+                ending.append(append)
             if accepted and append.items:
                 items += item_values(append)
                 trimming.append(append)
@@ -75,6 +74,7 @@ async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None
     if items:
         await tx.rows("insert_published", items)
         await trim(tx, trimming)
+    await _end_activities(tx, ending)
     again: Chain = []
     for at, append in broken:
         results[at] = FENCED
@@ -85,6 +85,27 @@ async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None
     for at, append in appends:
         if results[at] is not ACCEPTED and await _was_done(tx, append, results[at]):
             results[at] = DONE
+
+
+async def _end_activities(tx: Tx, appends: Sequence[Append]) -> None:
+    """What becomes of tasks in queues, and what whoever has a token is told from here on."""
+    over = {
+        (append.shard, append.execution_id, name): mark
+        for append in appends
+        for name, mark in append.over
+    }
+    if over:
+        await tx.rows("put_requests", [(*key, mark) for key, mark in over.items()])
+    drops: list[tuple[Any, ...]] = []
+    for append in appends:
+        for activity_id, end in append.tasks:
+            key = (append.shard, append.run_id, activity_id)
+            if end is TaskEnd.DROP:
+                drops.append(key)
+            else:
+                await tx.run(_TASK_ENDS[end], key)
+    if drops:
+        await tx.rows("drop_tasks_of", drops)
 
 
 async def append_with_statements(tx: Tx, appends: Chain, results: list[WriteResult]) -> None:
@@ -255,10 +276,6 @@ async def _accept(tx: Tx, append: Append, history: list[tuple[Any, ...]]) -> App
         await tx.run("pin_run", (append.pin, append.shard, append.run_id))
     if append.answers:
         await put_answers(tx, append.shard, append.execution_id, append.answers)
-    for name, mark in append.over:
-        await tx.run("put_request", (append.shard, append.execution_id, name, mark))
-    for activity_id, end in append.tasks:
-        await tx.run(_TASK_ENDS[end], (append.shard, append.run_id, activity_id))
     if append.tags:
         await change_tags(tx, append)
     if append.next_run is None:

@@ -54,6 +54,7 @@ from everlong_engine.store.postgres.reports import put_beat, put_report
 from everlong_engine.store.postgres.resets import reset_run
 from everlong_engine.store.postgres.starts import start_runs
 from everlong_engine.store.postgres.statements import Tx
+from everlong_engine.store.postgres.task_groups import goes_together, queue_all, settle_all
 from everlong_engine.store.postgres.tasks import queue_tasks, settle_task, withdraw_task
 
 __all__ = ["commit_group", "is_for_others"]
@@ -120,22 +121,39 @@ async def _apply(tx: Tx, writes: Sequence[Write]) -> list[WriteResult]:
     if starts:
         await start_runs(tx, starts, results)
     ahead = marks_ahead(writes)
-    for at in sorted(ahead):
-        results[at] = await _apply_one(tx, writes[at])
+    await _queue_tasks(tx, writes, sorted(ahead), results)
     if appends:
         append = append_with_statements if with_statements else append_all
         await append(tx, appends, results)
     await send_all(tx, writes, results)
     if len(starts) + len(appends) < len(writes):
         releases: list[tuple[int, Release]] = []
+        rest: list[tuple[int, Write]] = []
         for at, write in enumerate(writes):
             if isinstance(write, Release):
                 releases.append((at, write))
             elif not (isinstance(write, (Append, StartRun)) or at in ahead):
+                rest.append((at, write))
+        settles = [(at, write) for at, write in rest if isinstance(write, SettleTask)]
+        if len(settles) == len(rest) and goes_together([write for _, write in rest]):
+            await settle_all(tx, settles, results)
+        else:
+            for at, write in rest:
                 results[at] = await _apply_one(tx, write)
         if releases:  # Last, so that they see the mail of this very group.
             await release_all(tx, releases, results)
     return results
+
+
+async def _queue_tasks(
+    tx: Tx, writes: Sequence[Write], ahead: Sequence[int], results: list[WriteResult]
+) -> None:
+    marks = [(at, mark) for at in ahead if isinstance(mark := writes[at], MarkAttempts)]
+    if goes_together([mark for _, mark in marks]):
+        await queue_all(tx, marks, results)
+    else:
+        for at, mark in marks:
+            results[at] = await queue_tasks(tx, mark)
 
 
 async def _apply_one(tx: Tx, write: Write) -> WriteResult:

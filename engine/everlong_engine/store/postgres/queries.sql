@@ -139,6 +139,12 @@ ORDER BY approvals.run_id, approvals.number LIMIT $5;
 -- One event.
 SELECT seq, kind, at_us, body, checksum FROM everlong.history WHERE shard = $1 AND run_id = $2 AND seq = $3;
 
+-- name: events_of
+-- Events, one of each run and number.
+SELECT h.run_id, h.seq, h.kind, h.at_us, h.body, h.checksum FROM everlong.history AS h
+JOIN unnest($1::INT[], $2::BYTEA[], $3::BIGINT[]) AS w (shard, run_id, seq)
+  ON h.shard = w.shard AND h.run_id = w.run_id AND h.seq = w.seq;
+
 -- name: blob_at
 -- One spilled payload.
 SELECT data FROM everlong.blobs WHERE shard = $1 AND digest = $2;
@@ -968,6 +974,63 @@ FROM everlong.attempts WHERE shard = $1 AND run_id = $2 AND activity_id = $3 AND
 -- Whether this worker has it under this token, and has been asked to end it.
 SELECT asked FROM everlong.tasks
 WHERE shard = $1 AND run_id = $2 AND activity_id = $3 AND worker_id = $4 AND token = $5 FOR UPDATE;
+
+-- name: lock_leases
+-- Of open runs, in one order, so that groups which meet wait for each other in turn.
+SELECT run_id, status, lease_token, execution_id FROM everlong.runs
+WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[])) AND status < 10
+ORDER BY shard, run_id FOR UPDATE;
+
+-- name: states_of
+-- How attempts stand.
+SELECT a.run_id, a.activity_id, a.attempt, a.state FROM everlong.attempts AS a
+JOIN unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BIGINT[])
+    AS w (shard, run_id, activity_id, attempt)
+  ON a.shard = w.shard AND a.run_id = w.run_id AND a.activity_id = w.activity_id
+ AND a.attempt = w.attempt;
+
+-- name: tasks_held
+-- Which of them these workers have under these tokens, and whether they were asked to end.
+SELECT t.run_id, t.activity_id, t.asked FROM everlong.tasks AS t
+JOIN unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BYTEA[], $5::BIGINT[])
+    AS w (shard, run_id, activity_id, worker_id, token)
+  ON t.shard = w.shard AND t.run_id = w.run_id AND t.activity_id = w.activity_id
+ AND t.worker_id = w.worker_id AND t.token = w.token
+FOR UPDATE OF t;
+
+-- name: requeue_tasks
+-- Their next attempts wait.
+UPDATE everlong.tasks AS t SET worker_id = NULL, attempt = w.attempt, due_us = w.due_us
+FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[])
+    AS w (shard, run_id, activity_id, attempt, due_us)
+WHERE t.shard = w.shard AND t.run_id = w.run_id AND t.activity_id = w.activity_id;
+
+-- name: drop_tasks_of
+-- Their activities are over.
+DELETE FROM everlong.tasks AS t USING unnest($1::INT[], $2::BYTEA[], $3::BIGINT[])
+    AS w (shard, run_id, activity_id)
+WHERE t.shard = w.shard AND t.run_id = w.run_id AND t.activity_id = w.activity_id;
+
+-- name: insert_letters
+-- Messages, in their order.
+INSERT INTO everlong.inbox (shard, execution_id, kind, body, checksum)
+SELECT l.shard, l.execution_id, l.kind, l.body, l.checksum
+FROM unnest($1::INT[], $2::BYTEA[], $3::INT[], $4::BYTEA[], $5::BIGINT[])
+    WITH ORDINALITY AS l (shard, execution_id, kind, body, checksum, place)
+ORDER BY l.place;
+
+-- name: wake_runs
+-- As `wake_run`.
+UPDATE everlong.runs AS r SET wake_us = least(w.now_us, r.wake_us)
+FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[]) AS w (shard, run_id, now_us)
+WHERE r.shard = w.shard AND r.run_id = w.run_id AND r.owner IS NULL AND r.status = 0
+  AND NOT (r.next_seq = 1 AND coalesce(r.wake_us > w.now_us, FALSE));
+
+-- name: put_requests
+-- What whoever asks under these names is told from now on.
+INSERT INTO everlong.requests (shard, execution_id, request_id, result)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::TEXT[], $4::BYTEA[])
+ON CONFLICT (shard, execution_id, request_id) DO UPDATE SET result = excluded.result;
 
 -- name: requeue_task
 -- Its next attempt waits.

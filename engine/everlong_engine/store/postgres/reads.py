@@ -154,7 +154,11 @@ def _recorded(found: Sequence[Any], blobs: dict[bytes, bytes]) -> Recorded:
 
 async def event(tx: Tx, shard: int, run_id: bytes, seq: int) -> Recorded | None:
     """One event, with no more than it refers to. Raises UndecodablePayload."""
-    found = await tx.one("event_at", (shard, run_id, seq))
+    return await recorded(tx, shard, await tx.one("event_at", (shard, run_id, seq)))
+
+
+async def recorded(tx: Tx, shard: int, found: Sequence[Any] | None) -> Recorded | None:
+    """An event from its row. Raises UndecodablePayload."""
     if found is None:
         return None
     spilled = [

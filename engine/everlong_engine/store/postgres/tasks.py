@@ -40,6 +40,7 @@ __all__ = [
     "queues",
     "settle_task",
     "take_tasks",
+    "task_values",
     "tasks_of",
     "withdraw_task",
 ]
@@ -65,12 +66,17 @@ async def queue_tasks(tx: Tx, mark: MarkAttempts) -> AppendResult:
 async def _put_tasks(tx: Tx, mark: MarkAttempts) -> None:
     row = await read_run(tx, mark.shard, mark.run_id)
     assert row is not None, "its lease has just been checked"
-    values = [
+    await tx.rows("put_tasks", task_values(mark, row.execution_id))
+
+
+def task_values(mark: MarkAttempts, execution_id: bytes) -> list[tuple[Any, ...]]:
+    """Parameters of `put_tasks`."""
+    return [
         (
             mark.shard,
             mark.run_id,
             task.activity_id,
-            row.execution_id,
+            execution_id,
             task.attempt,
             task.queue,
             task.activity,
@@ -81,7 +87,6 @@ async def _put_tasks(tx: Tx, mark: MarkAttempts) -> None:
         )
         for task in mark.tasks
     ]
-    await tx.rows("put_tasks", values)
 
 
 async def withdraw_task(tx: Tx, withdraw: WithdrawTask) -> Withdrawn:
@@ -115,9 +120,12 @@ async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> list[
     wanted = [(row.shard, row.run_id, row.task.activity_id, row.task.attempt) for row in rows]
     before = {(one[0], one[1]): one[2:] for one in await tx.rows("details_of_tasks", wanted)}
     taken: list[TakenTask] = []
+    places = [(row.shard, row.run_id, row.task.seq) for row in rows]
+    there = {tuple(one[:2]): one[1:] for one in await tx.rows("events_of", places)}
     for row in sorted(rows, key=_by_due):
         try:
-            scheduled = await _scheduled(tx, row)
+            event = await reads.recorded(tx, row.shard, there.get((row.run_id, row.task.seq)))
+            scheduled = _scheduling(row, event)
         except UndecodablePayload as error:
             await _drop(tx, row, AttemptState.NOT_BEGUN, error)
             continue
@@ -146,7 +154,11 @@ def _started(one: TakenTask, wants: TaskWants, now_us: int) -> tuple[Any, ...]:
 
 async def _scheduled(tx: Tx, row: TaskRow) -> Recorded:
     """What its attempts are called with. Raises UndecodablePayload."""
-    found = await reads.event(tx, row.shard, row.run_id, row.task.seq)
+    return _scheduling(row, await reads.event(tx, row.shard, row.run_id, row.task.seq))
+
+
+def _scheduling(row: TaskRow, found: Recorded | None) -> Recorded:
+    """Raises UndecodablePayload: it is something else."""
     if found is None or not isinstance(found.event, ActivityScheduled):
         raise UndecodablePayload(f"event {row.task.seq} schedules no activity")
     return found
