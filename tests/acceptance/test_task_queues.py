@@ -798,6 +798,62 @@ async def test_a_flow_for_ever_sends_to_a_queue_in_each_of_its_runs(path: Path) 
     assert seen[:21] == list(range(21))
 
 
+async def test_a_reset_takes_what_waits_out_of_the_queue_and_puts_it_there_anew(
+    path: Path,
+) -> None:
+    @activity
+    async def first() -> int:
+        return 1
+
+    @activity(queue="gpu")
+    async def render(number: int) -> int:
+        return number + 1
+
+    @workflow
+    async def flow() -> int:
+        return await render(await first())
+
+    async with hosting(path, queues=["default"]) as client:
+        handle = await client.start(flow)
+        await pending(handle, "queued")
+        (before,) = await client.engine.store.queues()
+        await handle.reset(3)
+        await pending(handle, "queued")
+        assert await client.engine.store.queues() != []
+        assert before.waiting == 1
+        async with Worker(client, queues=["gpu"], workflows=[]):
+            assert await handle.result() == 2
+        assert await client.engine.store.queues() == []
+
+
+@pytest.mark.parametrize("taken", [False, True])
+async def test_an_execution_leaves_its_queue_behind_when_it_moves(
+    path: Path, tmp_path: Path, *, taken: bool
+) -> None:
+    gate = Gate()
+
+    @activity(queue="gpu")
+    async def render() -> str:
+        await gate()
+        return "done"
+
+    @workflow
+    async def flow() -> str:
+        return await render()
+
+    text = ""
+    async with hosting(path, queues=["default"]) as client:
+        handle = await client.start(flow, id="w")
+        async with Worker(client, queues=["gpu" if taken else "other"], workflows=[]) as worker:
+            await pending(handle, "running" if taken else "queued")
+            text = await client.export("w")
+            assert worker is not None
+            gate.open.set()
+    async with apart(tmp_path / "other.db") as other:
+        await other.import_(text)
+        assert await other.get_handle("w").result() == "done"
+
+
 # ------------------------------------------------------------------------------------ wrong uses
 
 
