@@ -6,7 +6,7 @@ the parent said. What a store does by itself in the transaction of another execu
 an end together with its parent) stands here before anybody has looked at the store.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -446,9 +446,9 @@ class Family:
             )
         self._letters_are_in_order(decode)
 
-    def times_sent(self, execution_id: bytes, text: str, decode: Callable[[bytes], Any]) -> int:
-        """How often others have sent a letter; 1 if it came from a client."""
-        mine = (one.payload for one in self.letters if one.execution_id == execution_id)
+    def times_sent(self, to: Set[bytes], text: str, decode: Callable[[bytes], Any]) -> int:
+        """How often others have sent a letter to some executions; 1 if it came from a client."""
+        mine = (one.payload for one in self.letters if one.execution_id in to)
         return max([str(decode(one)) for one in mine].count(text), 1)
 
     def _has_heard(self, execution_id: bytes) -> bool:

@@ -179,8 +179,9 @@ class Judge:
         name = last.workflow_id
         got = journal.letters_of(execution_id, unpack)
         for text in sorted({one for one in got if got.count(one) > 1}):
-            # One whose sender was reset may have been sent twice.
-            right = got.count(text) <= journal.family.times_sent(execution_id, text, unpack)
+            # One whose sender was reset may have been sent twice, also to who was forked from this.
+            to = journal.lineage.repeated_by(last)
+            right = got.count(text) <= journal.family.times_sent(to, text, unpack)
             journal.must(right, f"{name}: letter {text} was delivered twice: {got}")
         wished = _wishes_of(journal.lineage.chain(last))
         for text in sorted({one for one in wished if wished.count(one) > 1}):

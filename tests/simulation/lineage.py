@@ -119,6 +119,15 @@ class Lineage:
             one = one.previous
         return found[::-1]
 
+    def repeated_by(self, book: "RunBook") -> set[bytes]:
+        """The execution of a run, and those of which it repeats a part."""
+        found: set[bytes] = set()
+        one: RunBook | None = book
+        while one is not None:
+            found.add(one.execution_id)
+            one = one.previous if one.repeats is None else one.repeats.other
+        return found
+
     # ---------------------------------------------------------------------------------- messages
 
     def posted(self, write: Message, execution_id: bytes, position: int) -> None:
