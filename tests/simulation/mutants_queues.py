@@ -5,7 +5,7 @@ from typing import Final
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._appends import _task_ends  # pyright: ignore[reportPrivateUsage]
 from everlong.worker._tasks import TaskTaker
-from everlong_engine.machine.tasks import judge_task, marks_ahead
+from everlong_engine.machine.tasks import marks_ahead
 from tests.simulation.planting import Edit, Mutant, mutant
 
 __all__ = ["QUEUES"]
@@ -30,10 +30,6 @@ QUEUES: Final[tuple[Mutant, ...]] = (
     mutant(
         "the tasks of who is dead stay with the dead",
         Edit("orphaned_tasks", "w.dead = 0", "1"),
-    ),
-    mutant(
-        "the loss of a last attempt is told to nobody",
-        Edit(judge_task, "mail=None if again or pauses else outcome", "mail=None"),
     ),
     mutant(
         "a task of a paused execution is taken",
