@@ -32,6 +32,7 @@ from everlong import (
     workflow,
 )
 from everlong.codec import Encrypt
+from everlong_engine import TaskWants
 from tests.support.hosting import AT_ONCE, ONCE, described, hosting, of_kind, until
 
 
@@ -384,6 +385,38 @@ async def test_an_exhausted_activity_pauses_its_execution_and_begins_anew(path: 
         assert tried == [1, 2, 3]
 
 
+async def test_it_goes_on_though_its_owner_has_never_heard_of_the_pause(path: Path) -> None:
+    tried: list[int] = []
+
+    @activity(queue="gpu", retry=Retry(max_attempts=1, on_exhausted="pause"))
+    async def render() -> str:
+        tried.append(info(ActivityInfo).attempt)
+        if len(tried) == 1:
+            raise ConnectionError
+        return "done"
+
+    @workflow
+    async def flow() -> str:
+        return await render()
+
+    async with hosting(path, queues=["default"]) as client:
+        handle = await client.start(flow)
+        await pending(handle, "queued")
+        owner: Any = client.engine.hosts[0]
+        look = owner._keeper.deliver
+
+        def is_deaf(mail: object) -> bool:
+            return True
+
+        owner._keeper.deliver = is_deaf
+        async with Worker(client, queues=["gpu"], workflows=[]):
+            await described(handle, lambda one: one.status == "paused")
+            owner._keeper.deliver = look
+            await handle.resume()
+            assert await handle.result() == "done"
+    assert tried == [1, 2]
+
+
 async def test_whoever_has_its_token_may_complete_it_later(path: Path) -> None:
     tokens: list[str] = []
     handed = asyncio.Event()
@@ -574,6 +607,41 @@ async def test_one_that_fails_while_its_end_is_waited_for_is_not_tried_again(pat
         ended = (await of_kind(handle, "ActivityCancelled"))[0]
         assert ended.fields["outcome"] == "failed"
     assert gate.times == 1
+
+
+async def test_one_that_was_taken_in_a_lost_answer_ends_unbegun(path: Path) -> None:
+    """Its worker has never heard of it, so only the store knows whose it is."""
+    go = Signal("queue_go", None)
+
+    @activity(queue="gpu", on_cancel="wait")
+    async def render() -> None: ...
+
+    @workflow
+    async def flow() -> str:
+        call = asyncio.ensure_future(render())
+        await go.receive()
+        call.cancel()
+        await asyncio.wait([call])
+        return "cancelled" if call.cancelled() else "not"
+
+    async with (
+        hosting(path, queues=["default"]) as client,
+        Worker(client, queues=["gpu"], workflows=[], activities=[]) as worker,
+    ):
+        handle = await client.start(flow)
+        await pending(handle, "queued")
+        engine = client.engine
+        wants = TaskWants(worker.worker_id, "gpu", ("render",))
+        await engine.store.take_tasks(wants, engine.clock.now_us(), 1)
+        await handle.signal(go)
+        await until(lambda: of_kind(handle, "ActivityCancelRequested"))
+        taker: Any = worker._taker  # pyright: ignore[reportPrivateUsage]
+        taker._in_doubt = True
+        worker.wake()
+        assert await handle.result() == "cancelled"
+        ended = (await of_kind(handle, "ActivityCancelled"))[0]
+        assert (ended.fields["outcome"], ended.fields["attempts"]) == ("not_begun", 0)
+        assert await engine.store.queues() == []
 
 
 async def test_an_abandoned_one_is_left_alone(path: Path) -> None:

@@ -216,6 +216,12 @@ class RunLoader:
         for number in sorted(run.attempts.keys() - state.activities.keys()):
             # Closed by an append that was stored, though this worker was told otherwise.
             activities.cancel(run, number)
+        for number, attempt in list(run.attempts.items()):
+            if attempt.queued and attempt.elsewhere:
+                # Of these nothing is here: their rows tell, also when somebody has paused the run
+                # for one of them, and it goes on by now.
+                attempt.abandoned = True
+                del run.attempts[number]
         answered = {
             one.event.activity_id
             for one in run.mailbox

@@ -20,6 +20,7 @@ from everlong.exceptions import EverlongError, StoreError
 from everlong.worker._bench import Bench
 from everlong.worker._task_outcomes import Settled, TaskJudge
 from everlong_engine import (
+    ActivityCancelled,
     ActivityScheduled,
     Alarm,
     AppendResult,
@@ -48,6 +49,8 @@ _UNREADABLE_US: Final = 10_000_000
 _DETAILS_EVERY_US: Final = 1_000_000
 _QUIET: Final = 30
 """Looks of the clock, one a second, that a server is spared while nothing is due."""
+
+_CONFLICT: Final = AppendResult(Refusal.CONFLICT)
 
 _Key = tuple[bytes, int, int]
 
@@ -136,6 +139,8 @@ class TaskTaker:
         """When the next task in its queues is due, by the last look."""
         self._quiet = 0
         self._stopped = False
+        self._over = False
+        """Everything was handed back: what is not stored now is lost with this worker."""
 
     # ---------------------------------------------------------------------------------- taking
 
@@ -328,7 +333,8 @@ class TaskTaker:
         def answered(result: WriteResult | StoreError) -> None:
             if isinstance(result, StoreError):
                 # Full, for example. It is this worker's until that is stored, or it is dead.
-                if not (write.keeps or attempt.abandoned or self._engine.commits.failed):
+                given_up = self._over or attempt.abandoned or self._engine.commits.failed
+                if not (write.keeps or given_up):
                     again = partial(self._put, attempt, write)
                     self._engine.alarms.after(_AGAIN_S, again)
                 return
@@ -354,7 +360,19 @@ class TaskTaker:
             self._engine.wake_hosts()
 
     def _put_back(self, run: RunRow, task: TaskKey, due_us: int) -> None:
-        """It has not begun here, and does not count."""
+        """It has not begun here, and does not count. If its end is waited for, that is its end."""
+        mail = None
+        if task.asked:
+            end = ActivityCancelled(task.activity_id, "not_begun", task.attempt - 1)
+            mail = self._records.outcome(run, end, {})
+
+        def answered(result: WriteResult | StoreError) -> None:
+            if isinstance(result, AppendResult) and result.refusal is None:
+                self._tell(write)
+            elif isinstance(result, StoreError) or result == _CONFLICT:
+                self._in_doubt = True  # It bears this worker's name still: look what it is now.
+                self._wake.set()
+
         now_us = self._engine.clock.now_us()
         row = AttemptRow(
             activity_id=task.activity_id,
@@ -371,9 +389,10 @@ class TaskTaker:
             worker_id=self._wants.worker_id,
             now_us=now_us,
             rows=(row,),
-            again=(task.attempt, due_us),
+            again=None if task.asked else (task.attempt, due_us),
+            mail=mail,
         )
-        self._engine.commits.add(write, lambda _: self._engine.tasks_changed())
+        self._engine.commits.add(write, answered)
 
     # -------------------------------------------------------------------- what nobody wants
 
@@ -425,7 +444,7 @@ class TaskTaker:
 
     def hand_back(self) -> None:
         """The worker stops: what has not ended is lost, and tried again elsewhere."""
-        self._stopped = True
+        self._over = True
         for attempt in list(self._held.values()):
             if attempt.settling:
                 continue
@@ -436,7 +455,7 @@ class TaskTaker:
 
     def abandon(self) -> None:
         """The lease is lost, or the store: nothing of it is this worker's any more."""
-        self._stopped = True
+        self._stopped = self._over = True
         if self._loop is not None:
             self._loop.cancel()
         for attempt in list(self._held.values()):
