@@ -783,8 +783,9 @@ async def test_lines_of_a_file_that_grows(path: Path, tmp_path: Path) -> None:
             lines.write("ee\n")
             lines.flush()
             await described(handle, lambda it: it.history_events == 6)
-        file.unlink()
-        file.write_text("another\n")
+        another = tmp_path / "another"  # Beside it, so that it is another file for certain.
+        another.write_text("another\n")
+        another.replace(file)
         paused = await described(handle, lambda it: it.paused)
         assert paused.paused is not None
         assert "rotated or made anew" in paused.paused.reason

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, BinaryIO, Final, Generic, TypeVar, overload
 
 import anyio.to_thread
 
@@ -63,16 +63,20 @@ class Lines(Source[T], Generic[T]):
         may get, and its first line. None as long as there is none."""
         try:
             with self.path.open("rb") as file:
-                first = file.readline(_FIRST_BYTES)
-                number = os.fstat(file.fileno()).st_ino
+                return _identity_of(file)
         except FileNotFoundError:
             return None
-        if not first.endswith(b"\n") and len(first) < _FIRST_BYTES:
-            return None
-        return f"inode {number} {sha256(first).hexdigest()[:16]}"
 
     def __repr__(self) -> str:
         return f"Lines({str(self.path)!r})"
+
+
+def _identity_of(file: BinaryIO) -> str | None:
+    """None as long as there is no first line."""
+    first = file.readline(_FIRST_BYTES)
+    if not first.endswith(b"\n") and len(first) < _FIRST_BYTES:
+        return None
+    return f"inode {os.fstat(file.fileno()).st_ino} {sha256(first).hexdigest()[:16]}"
 
 
 class _LinesReader(PolledReader):
@@ -83,22 +87,30 @@ class _LinesReader(PolledReader):
         self._source = source
 
     def look(self, max_messages: int, max_bytes: int) -> list[Record]:
-        source = self._source
-        if (now := source.identify()) != self.identity:
-            raise StreamRewound(
-                f"{source.path} is another file now ({self.identity} was read, {now or 'none'} is "
-                "there): it was rotated or made anew"
-            )
-        with source.path.open("rb") as file:
-            if file.seek(0, 2) < self.at:
-                raise StreamRewound(f"{source.path} was cut: it was read up to byte {self.at}")
-            file.seek(self.at)
-            return self._lines(file, max_messages, max_bytes)
+        path = self._source.path
+        try:
+            # Opened once: what is read is what was identified, whatever gets its name meanwhile.
+            with path.open("rb") as file:
+                self._require_same(_identity_of(file))
+                if file.seek(0, 2) < self.at:
+                    raise StreamRewound(f"{path} was cut: it was read up to byte {self.at}")
+                file.seek(self.at)
+                return self._lines(file, max_messages, max_bytes)
+        except FileNotFoundError:
+            self._require_same(None)
+            raise
 
-    def _lines(self, file: Any, max_messages: int, max_bytes: int) -> list[Record]:
+    def _require_same(self, now: str | None) -> None:
+        if now != self.identity:
+            raise StreamRewound(
+                f"{self._source.path} is another file now ({self.identity} was read, "
+                f"{now or 'none'} is there): it was rotated or made anew"
+            )
+
+    def _lines(self, file: BinaryIO, max_messages: int, max_bytes: int) -> list[Record]:
         found: list[Record] = []
         while len(found) < max_messages and max_bytes > 0:
-            line: bytes = file.readline()
+            line = file.readline()
             if not line.endswith(b"\n"):
                 break  # It is being written.
             self.at += len(line)
