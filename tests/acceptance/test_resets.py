@@ -1,6 +1,8 @@
 """Resets: at each position of a history, of runs in every state, and what is kept of them."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,14 @@ from everlong import (
     Output,
     Signal,
     Update,
+    Worker,
     WorkflowFailed,
     WorkflowHandle,
     activity,
     continue_as_new,
     workflow,
 )
-from tests.support.hosting import ONCE, described, hosting
+from tests.support.hosting import ONCE, described, hosting, until
 
 go = Signal("go", int)
 lines = Output("lines", str)
@@ -198,3 +201,38 @@ async def test_an_earlier_run_is_forked_and_not_reset(path: Path) -> None:
         last = (await handle.describe()).run_id
         assert await (await handle.reset("last", run_id=last)).result() == "end in round 2"
         assert await client.verify() == []
+
+
+@pytest.mark.file  # Whose row is changed behind the store's back.
+async def test_a_suspect_that_is_reset_while_it_is_held_leaves_its_successor_alone(
+    path: Path,
+) -> None:
+    """It was at work when workers died, so it waits here before it is driven again, alone."""
+
+    @workflow
+    async def flow() -> int:
+        await asyncio.sleep(0)
+        first = await go.receive()
+        return first + await go.receive()
+
+    async with Client.connect(path) as client:
+        async with Worker(client, workflows=[flow]):
+            handle = await client.start(flow, id="suspect")
+            await handle.signal(go, 1)
+            await described(handle, lambda it: it.history_events >= 2)
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("update runs set losses = 4, wake_us = 0")
+            db.commit()
+        worker = Worker(client, workflows=[flow])
+        async with worker:
+            loading = worker._keeper.loading  # type: ignore[union-attr]
+
+            async def is_held() -> bool:
+                return loading.suspected == 1
+
+            await until(is_held)
+            await handle.reset(to="start")
+            await described(handle, lambda it: it.reset is not None and it.owner)
+            assert loading.suspected == 0
+            await handle.signal(go, 2)
+            assert await handle.result() == 3

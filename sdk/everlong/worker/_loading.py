@@ -114,6 +114,7 @@ class RunLoader:
             # Reset from outside: nobody has told us yet.
             self._keeper.forget(before)
             self._keeper.reject(before)
+        self._forget_suspects(loaded.row.execution_id)
         if is_suspect(loaded.row.losses):
             self._hold(loaded.row)
             return
@@ -403,6 +404,13 @@ class RunLoader:
         self._held[row.run_id] = row
         due_us = self._engine.clock.now_us() + hold
         self._keeper.deadlines.add(due_us, self._may_be_tried, row, matters=self._is_held)
+
+    def _forget_suspects(self, execution_id: bytes) -> None:
+        """Another run of theirs is here now: they were reset, or claimed anew."""
+        for row in list(self._held.values()):
+            if row.execution_id == execution_id:
+                del self._held[row.run_id]
+        self._to_try = deque(row for row in self._to_try if row.execution_id != execution_id)
 
     def _is_held(self, row: RunRow) -> bool:
         return self._held.get(row.run_id) is row
