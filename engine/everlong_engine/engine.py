@@ -122,6 +122,8 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._append_base = random.getrandbits(38) << 24
         self._append_count = 0
+        self.tasks_held_back = False
+        """A worker here has seen tasks that may begin when others have ended."""
         self._last_sent = 0
 
     # --------------------------------------------------------------------- opening and closing
@@ -278,6 +280,7 @@ class Engine:
 
     def tasks_changed(self) -> None:
         """This process has put something into a task queue, or has ended what stood there."""
+        self.tasks_held_back = False
         for host in self.hosts:
             host.tasks_changed()
 

@@ -19,6 +19,7 @@ from everlong.client import (
     ExecutionDescription,
     ExecutionSummary,
     HistoryEvent,
+    LimitSummary,
     NotDone,
     OpenApproval,
     Page,
@@ -92,6 +93,7 @@ from everlong.exceptions import (
 from everlong.interceptors import ContextPropagator, Interceptor
 from everlong.labels import TagValue, literal, set_memo, set_tags
 from everlong.mapping import MapFailure, MapResult, map_all
+from everlong.queues import Rate, TaskQueue
 from everlong.registry import Definitions
 from everlong.replayer import ReplayedRun, Replayer
 from everlong.saga import Saga, saga
@@ -153,6 +155,7 @@ __all__ = [
     "InvalidTag",
     "InvalidToken",
     "ItemsGone",
+    "LimitSummary",
     "MapFailure",
     "MapResult",
     "MissingKey",
@@ -177,6 +180,7 @@ __all__ = [
     "Query",
     "QueryFailed",
     "QueueSummary",
+    "Rate",
     "Repeated",
     "ReplayedRun",
     "Replayer",
@@ -190,6 +194,7 @@ __all__ = [
     "StoreOwned",
     "TagValue",
     "TamperedPayload",
+    "TaskQueue",
     "TooManyFailures",
     "Transaction",
     "UndecodablePayload",

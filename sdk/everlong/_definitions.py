@@ -19,6 +19,7 @@ from everlong_engine import ActivityOptions, Retry, is_queue_name, limits
 
 __all__ = [
     "OWN",
+    "QUEUE",
     "ActivityDefinition",
     "Versioning",
     "WorkflowDefinition",
@@ -47,6 +48,10 @@ def check_version(value: str, owner: str) -> None:
             f"{owner}: {value!r:.60} names no version: give 1 to {VERSION_CHARS_MAX} printable "
             'characters, such as "2026-11-21" or a commit'
         )
+
+
+QUEUE: Final = "default"
+"""The task queue of workflows, and of activities that name none."""
 
 
 def queue_name(value: object) -> str:

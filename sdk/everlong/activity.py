@@ -32,12 +32,21 @@ from everlong._context import (
     current_run,
     source_line,
 )
-from everlong._definitions import OWN, ActivityDefinition, queue_name
+from everlong._definitions import OWN, QUEUE, ActivityDefinition, queue_name
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value, resolve_hints
 from everlong.exceptions import DefinitionError, EverlongError
+from everlong.queues import TaskQueue
 from everlong.transactions import Transaction
-from everlong_engine import ON_CANCEL, ActivityOptions, OnCancel, Retry, seconds_us
+from everlong_engine import (
+    ON_CANCEL,
+    ActivityOptions,
+    OnCancel,
+    Retry,
+    is_queue_name,
+    limits,
+    seconds_us,
+)
 
 __all__ = ["Activity", "activity", "complete_later", "heartbeat"]
 
@@ -45,6 +54,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _Duration = float | timedelta
+_Key = Callable[..., object]
 
 
 class Activity(Generic[P, R]):
@@ -55,10 +65,12 @@ class Activity(Generic[P, R]):
         function: Callable[..., Any],
         definition: ActivityDefinition,
         options: ActivityOptions,
+        key: "_Key | None" = None,
     ) -> None:
         self.function = function
         self.definition = definition
         self._options = options
+        self._key = key
         self.__name__ = getattr(function, "__name__", definition.name)
         self.__qualname__ = getattr(function, "__qualname__", definition.name)
         self.__module__ = function.__module__
@@ -77,7 +89,10 @@ class Activity(Generic[P, R]):
         where = source_line(calling_frame(1))
         # Looked up here: what may not decide anything (a query) raises at the call, awaited or not.
         schedule = run.call_activity
-        return _scheduled(schedule, definition, self._options, arguments, where)
+        options = self._options
+        if self._key is not None:
+            options = options.changed({"key": _checked_key(definition, self._key(*args, **kwargs))})
+        return _scheduled(schedule, definition, options, arguments, where)
 
     async def _just_run(self, args: Any, kwargs: Any) -> R:
         if self.definition.transactional:
@@ -100,7 +115,9 @@ class Activity(Generic[P, R]):
         heartbeat_timeout: _Duration | None = None,
         at_most_once: bool | None = None,
         on_cancel: OnCancel | None = None,
-        queue: str | None = None,
+        queue: str | TaskQueue | None = None,
+        key: str | int | Callable[..., object] | None = None,
+        priority: int | None = None,
     ) -> "Activity[P, R]":
         """The same activity with other options, for one call or many.
 
@@ -117,11 +134,13 @@ class Activity(Generic[P, R]):
             at_most_once,
             on_cancel,
             queue,
+            priority,
         )
         options = self._options.changed(changed)
-        if self.definition.transactional:
-            _check_queue(f"activity {self.definition.name}", options)
-        return Activity(self.function, self.definition, options)
+        name = f"activity {self.definition.name}"
+        chosen = self._key if key is None else _key_of(name, key)
+        _check_queue(name, options, chosen, transactional=self.definition.transactional)
+        return Activity(self.function, self.definition, options, chosen)
 
     def __repr__(self) -> str:
         return f"<activity {self.definition.name}>"
@@ -159,7 +178,8 @@ def options_of(
     heartbeat_timeout: _Duration | None = None,
     at_most_once: bool | None = None,
     on_cancel: OnCancel | None = None,
-    queue: str | None = None,
+    queue: str | TaskQueue | None = None,
+    priority: int | None = None,
 ) -> dict[str, Any]:
     """Not public: options as `ActivityOptions.changed` takes them."""
     return _options(
@@ -171,6 +191,7 @@ def options_of(
         at_most_once,
         on_cancel,
         queue,
+        priority,
     )
 
 
@@ -182,7 +203,8 @@ def _options(
     heartbeat_timeout: _Duration | None,
     at_most_once: bool | None,
     on_cancel: OnCancel | None,
-    queue: str | None,
+    queue: str | TaskQueue | None,
+    priority: int | None,
 ) -> dict[str, Any]:
     """Only what was given, in microseconds."""
     changed: dict[str, Any] = {}
@@ -217,8 +239,44 @@ def _options(
             raise ValueError(f"on_cancel={on_cancel!r}: give 'try', 'wait' or 'abandon'")
         changed["on_cancel"] = on_cancel
     if queue is not None:
-        changed["queue"] = queue_name(queue)
+        changed["queue"] = queue.name if isinstance(queue, TaskQueue) else queue_name(queue)
+    if priority is not None:
+        changed["priority"] = _checked_priority(priority)
     return changed
+
+
+def _checked_priority(priority: object) -> int:
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise TypeError(f"priority={priority!r}: give a whole number; the larger goes first")
+    if abs(priority) > limits.PRIORITY_MAX:
+        raise ValueError(
+            f"priority={priority}: give {-limits.PRIORITY_MAX:,} to {limits.PRIORITY_MAX:,}"
+        )
+    return priority
+
+
+def _key_of(name: str, key: object) -> "_Key":
+    if callable(key):
+        return key
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise TypeError(
+            f"{name}: key={key!r} is no key: give a text, a number, or a function of the arguments"
+        )
+    return lambda *_, **__: key
+
+
+def _checked_key(definition: ActivityDefinition, key: object) -> str:
+    """As it is recorded. Raises TypeError or ValueError, in the workflow that made the call."""
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise TypeError(
+            f"activity {definition.name}: its key= gave {key!r:.80}; a key is a text or a number"
+        )
+    if not is_queue_name(str(key)):
+        raise ValueError(
+            f"activity {definition.name}: its key= gave {key!r:.80}; give 1 to "
+            f"{limits.QUEUE_CHARS_MAX} printable characters"
+        )
+    return str(key)
 
 
 @overload
@@ -237,7 +295,9 @@ def activity(
     raises: Iterable[type[Exception]] = (),
     at_most_once: bool = False,
     on_cancel: OnCancel = "try",
-    queue: str | None = None,
+    queue: str | TaskQueue | None = None,
+    key: Callable[..., object] | None = None,
+    priority: int = 0,
     process: bool = False,
 ) -> "ActivityDecorator": ...
 @overload
@@ -266,7 +326,9 @@ def activity(
     raises: Iterable[type[Exception]] = (),
     at_most_once: bool = False,
     on_cancel: OnCancel = "try",
-    queue: str | None = None,
+    queue: str | TaskQueue | None = None,
+    key: Callable[..., object] | None = None,
+    priority: int = 0,
     process: bool = False,
     transactional: bool = False,
 ) -> Any:
@@ -296,7 +358,11 @@ def activity(
             "abandon" asks nobody and leaves the attempt alone. CancelledError comes in each case.
         queue: the task queue that it goes through: workers that take from it run it, wherever its
             workflow is (a machine with a GPU, say). A worker takes from all queues unless its
-            `queues=` names some. "default" is where workflows are.
+            `queues=` names some. A `TaskQueue` has limits. "default" is where workflows are.
+        key: gives a call's key (a text or a number) by its arguments, as in
+            `lambda order: order.customer`: keys that wait in a queue are served in turn, and a
+            `TaskQueue` may limit each. It is stored as it is, also where codecs encrypt payloads.
+        priority: of what waits in its queue, the larger goes first; 0 unless given.
         process: run a plain function in a process pool (for work that holds the interpreter).
         transactional: its first parameter is a `Transaction`, whose SQL is stored with the
             activity's completion, or not at all.
@@ -319,8 +385,10 @@ def activity(
                     at_most_once,
                     on_cancel,
                     queue,
+                    priority,
                 )
             ),
+            key=key,
             raises=tuple(raises),
             process=process,
             transactional=transactional,
@@ -354,6 +422,7 @@ def _define(
     *,
     name: str | None,
     options: ActivityOptions,
+    key: Callable[..., object] | None,
     raises: tuple[type[Exception], ...],
     process: bool,
     transactional: bool,
@@ -379,6 +448,7 @@ def _define(
         _check_transactional(function, options, process=process)
     chosen = function.__name__ if name is None else name
     owner, own = f"activity {chosen}", str(chosen).startswith(OWN)
+    _check_queue(owner, options, key, transactional=transactional)
     hints = resolve_hints(function, owner=owner)
     exceptions = ExceptionRegistry(raises)
     exceptions.register_visible(sys.modules[function.__module__])
@@ -395,7 +465,7 @@ def _define(
         process=process,
         transactional=transactional,
     )
-    made: Activity[Any, Any] = Activity(function, definition, options)
+    made: Activity[Any, Any] = Activity(function, definition, options, key)
     registry.register(registry.tables().activities, chosen, made, function, "activities")
     return made
 
@@ -415,18 +485,26 @@ def _check_transactional(
         )
     if process:
         raise DefinitionError(f"{name}: a transaction cannot go to another process; leave process=")
-    _check_queue(name, options)
     if options.at_most_once:
         raise DefinitionError(
             f"{name}: what is stored with its completion is stored once; leave at_most_once="
         )
 
 
-def _check_queue(name: str, options: ActivityOptions) -> None:
-    if options.queue:
+def _check_queue(
+    name: str, options: ActivityOptions, key: "_Key | None", *, transactional: bool
+) -> None:
+    if options.queue and transactional:
         raise DefinitionError(
             f"{name} is transactional: what it stores is stored with its run's history, by the "
             "worker that has the run; leave queue="
+        )
+    if key is not None and not callable(key):
+        raise TypeError(f"{name}: key={key!r} is no function of the call's arguments")
+    if options.queue in ("", QUEUE) and (key is not None or options.priority):
+        raise DefinitionError(
+            f"{name}: key= and priority= order what waits in a task queue, and this goes through "
+            'none; give queue="…" too'
         )
 
 

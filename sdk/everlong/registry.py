@@ -19,7 +19,9 @@ __all__ = [
     "Definitions",
     "Tables",
     "activities",
+    "is_apart",
     "outputs",
+    "queues",
     "register",
     "signals",
     "tables",
@@ -46,11 +48,18 @@ workflows: Final = _everything.workflows
 activities: Final = _everything.activities
 signals: Final = _everything.signals
 outputs: Final = _everything.outputs
+queues: Final[dict[str, tuple[Any, str]]] = {}
+"""Task queues that were declared, of all versions, and in which files: a queue is one for all."""
 
 
 def tables() -> Tables:
     """Where a definition goes that is made now."""
     return _here.get()
+
+
+def is_apart() -> bool:
+    """Whether what is imported now is another version, under `Definitions`."""
+    return _here.get() is not _everything
 
 
 class Definitions:

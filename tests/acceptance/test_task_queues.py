@@ -132,7 +132,23 @@ async def test_a_worker_takes_from_all_queues_unless_it_names_some(path: Path) -
         handle = await client.start(flow)
         assert await handle.result() == "done"
         scheduled = (await of_kind(handle, "ActivityScheduled"))[0]
-        assert scheduled.fields["began"] is True  # It went through no queue.
+        assert scheduled.fields["began"] is False  # It stood in its queue, as any other call.
+
+
+async def test_the_queue_of_workflows_is_no_detour(path: Path) -> None:
+    @activity(queue="default")
+    async def render() -> str:
+        return "done"
+
+    @workflow
+    async def flow() -> str:
+        return await render()
+
+    async with hosting(path) as client:
+        handle = await client.start(flow)
+        assert await handle.result() == "done"
+        scheduled = (await of_kind(handle, "ActivityScheduled"))[0]
+        assert scheduled.fields["began"] is True
 
 
 async def test_what_nobody_takes_waits_visibly_and_survives_restarts(path: Path) -> None:

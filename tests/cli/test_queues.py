@@ -60,3 +60,44 @@ def test_without_tasks_it_says_so(here: Here, tmp_path: Path) -> None:
     asyncio.run(make())
     assert here("queues").out == "nothing stands in a task queue\n"
     assert here("queues", "--json").document["queues"] == []
+
+
+@pytest.mark.usefixtures("waiting")
+def test_a_queue_is_limited_closed_and_opened(here: Here) -> None:
+    said = here("limit", "gpu", "--concurrency", "2", "--rate", "100/min", "--by", "ann").out
+    assert said == "gpu: 2 at once, 100 in 1 min\n"
+    said = here("limit", "gpu", "--key-concurrency", "0", "--key-rate", "3/10s").out
+    assert said == "gpu: closed per key, 3 in 10 s per key\n"
+    assert here("limit", "gpu", "--concurrency", "0", "--by", "ann").out == "gpu: closed\n"
+    shown = here("queues").out
+    assert "closed" in shown
+    assert "set by ann" in shown
+    (found,) = here("queues", "--json").document["limits"]
+    assert (found["queue"], found["concurrency"], found["rate"]) == ("gpu", 0, None)
+    assert here("unlimit", "gpu").out == "gpu: no limits\n"
+    assert "no limit of this queue was set by hand" in here("unlimit", "gpu").out
+    assert here("unlimit", "gpu", "--json").document["was_set"] is False
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "give a limit"),
+        (("--rate", "often"), "is no rate"),
+        (("--rate", "5/week"), "is no rate"),
+        (("--rate", "0/s"), "is no rate"),
+        (("--key-rate", "5/0s"), "is no rate"),
+        (("--concurrency", "-1"), "--concurrency"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(here: Here, options: tuple[str, ...], says: str) -> None:
+    done = here("limit", "gpu", *options)
+    assert done.code == 2
+    assert says in done.err
+
+
+@pytest.mark.usefixtures("waiting")
+def test_the_queue_of_workflows_has_no_limits(here: Here) -> None:
+    done = here("limit", "default", "--concurrency", "1")
+    assert done.code == 2
+    assert "cannot be limited" in done.err

@@ -48,7 +48,7 @@ def defaults_in_code() -> dict[str, str]:
     decorated = inspect.signature(inspect.unwrap(activity)).parameters
     for name in ("timeout", "schedule_to_close", "schedule_to_start", "heartbeat_timeout"):
         found[name] = shown(decorated[name].default)
-    for name in ("at_most_once", "on_cancel"):
+    for name in ("at_most_once", "on_cancel", "queue", "key", "priority"):
         found[name] = shown(decorated[name].default)
     for owner, function, left_out in (
         ("Client", Client.connect, {"url", "retention"}),

@@ -73,6 +73,8 @@ OPTIONS: Final = {
     "versions": ("--type",),
     "workers": ("--all",),
     "queues": (),
+    "limit": ("--concurrency", "--rate", "--key-concurrency", "--key-rate", "--by"),
+    "unlimit": (),
     "pin": (),
     "unpin": (),
     "lint": ("--ignore",),

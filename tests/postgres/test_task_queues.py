@@ -5,6 +5,8 @@ import signal
 from asyncio.subprocess import Process
 from contextlib import AbstractAsyncContextManager
 
+import asyncpg
+
 from everlong import Client
 from tests.support.hosting import of_kind, until
 from tests.support.postgres_server import fresh_database
@@ -78,3 +80,42 @@ async def test_one_that_was_frozen_comes_back_too_late() -> None:
         assert await client.verify() == []
         handles = [await client.start(count_apart, 5) for _ in range(3)]
         assert await asyncio.gather(*(one.result() for one in handles)) == [15] * 3
+
+
+LIMIT = 3
+_WATCH = f"""
+    CREATE TABLE exceeded (taken INT);
+    CREATE FUNCTION count_taken() RETURNS trigger LANGUAGE plpgsql AS $$
+    DECLARE taken INT;
+    BEGIN
+        SELECT count(*) INTO taken FROM everlong.tasks WHERE worker_id IS NOT NULL;
+        IF taken > {LIMIT} THEN INSERT INTO exceeded VALUES (taken); END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER count_taken AFTER UPDATE ON everlong.tasks
+        FOR EACH STATEMENT EXECUTE FUNCTION count_taken();
+"""
+
+
+async def test_a_limit_holds_and_leaks_nothing_while_workers_are_killed() -> None:
+    url = await fresh_database()
+    async with Client.connect(url) as client, worker(url, "default"), worker(url, "apart"):
+        await client.limit_queue("apart", concurrency=LIMIT)
+        watch = await asyncpg.connect(url)
+        await watch.execute(_WATCH)
+
+        async def all_are_taken() -> bool:
+            return sum(one.running for one in await client.queues()) == LIMIT
+
+        handle = await client.start(count_apart, TIMES)
+        for _ in range(4):
+            async with worker(url, "apart") as one:
+                await until(all_are_taken)
+                one.kill()
+                await one.wait()
+        await until(all_are_taken)  # What the dead had is free again, all of it.
+        assert await handle.result() == sum(range(1, TIMES + 1))
+        assert await watch.fetch("SELECT * FROM exceeded") == []
+        await watch.close()
+        assert len(await of_kind(handle, "ActivityCompleted")) == TIMES
+        assert await client.verify() == []

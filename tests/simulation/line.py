@@ -18,6 +18,7 @@ from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.filters import AnyField
 from everlong_engine.model.outgoing import Target
+from everlong_engine.model.queues import LimitRow, SetLimits
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
@@ -31,7 +32,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags
-from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
+from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -279,10 +280,13 @@ class FaultyStore:
     async def next_wake(self, wants: Wants) -> int | None:
         return await self._ask("next_wake", lambda: self._inner.next_wake(wants))
 
-    async def take_tasks(
-        self, wants: TaskWants, now_us: int, limit: int
-    ) -> tuple[list[TakenTask], int | None]:
-        return await self._ask("take_tasks", lambda: self._inner.take_tasks(wants, now_us, limit))
+    async def take_tasks(self, wants: TaskWants, now_us: int, limit: int) -> TaskClaim:
+        async def take() -> TaskClaim:
+            claim = await self._inner.take_tasks(wants, now_us, limit)
+            self._world.remember_keys(claim.tasks)
+            return claim
+
+        return await self._ask("take_tasks", take)
 
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         return await self._ask("tasks_of", lambda: self._inner.tasks_of(worker_id))
@@ -291,6 +295,12 @@ class FaultyStore:
 
     async def queues(self) -> list[QueueCount]:
         return await self._ask("queues", self._inner.queues)
+
+    async def queue_limits(self) -> list[LimitRow]:
+        return await self._ask("queue_limits", self._inner.queue_limits)
+
+    async def set_limits(self, change: SetLimits) -> None:
+        await self._ask("set_limits", lambda: self._inner.set_limits(change))
 
     async def load(self, shard: int, run_id: bytes) -> LoadedRun | None:
         return await self._ask("load", lambda: self._inner.load(shard, run_id))
@@ -435,6 +445,7 @@ _WRITING = frozenset(
         "claim",
         "claim_run",
         "take_tasks",
+        "set_limits",
         "prune",
     }
 )

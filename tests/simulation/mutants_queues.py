@@ -5,12 +5,33 @@ from typing import Final
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._appends import _task_ends  # pyright: ignore[reportPrivateUsage]
 from everlong.worker._tasks import TaskTaker
+from everlong_engine.machine.lanes import Dealer
 from everlong_engine.machine.tasks import marks_ahead
 from tests.simulation.planting import Edit, Mutant, mutant
 
 __all__ = ["QUEUES"]
 
 QUEUES: Final[tuple[Mutant, ...]] = (
+    mutant(
+        "what workers have does not count against a queue's limit",
+        Edit(Dealer.room_of_queue, "limits.concurrency - self._in_queue.get(queue, 0)", "9"),
+    ),
+    mutant(
+        "what workers have does not count against a key's limit",
+        Edit(
+            Dealer._room_of_key,  # pyright: ignore[reportPrivateUsage]
+            "limits.key_concurrency - self._taken.get((queue, key), 0)",
+            "9",
+        ),
+    ),
+    mutant(
+        "slots that are dealt at once are not counted together",
+        Edit(
+            Dealer._share_out,  # pyright: ignore[reportPrivateUsage]
+            "promised[whole] = promised.get(whole, 0) + quota",
+            "promised[whole] = 0",
+        ),
+    ),
     mutant(
         "whoever has had a task may settle it",
         Edit("task_held", "AND worker_id = ? AND token = ?", "AND ? <> '' AND ? > 0"),

@@ -157,6 +157,12 @@ class Plan:
     """How many runs are claimed at a time, or judged whose worker is dead."""
     queues: bool = False
     """Whether some activities go through a task queue, from which another worker takes."""
+    at_once: int | None = None
+    """How many of them the queue lets through at once."""
+    at_once_of_key: int | None = None
+    """And how many of each key, of which there are two."""
+    in_a_second: int | None = None
+    """And how many may begin in a second."""
 
     def options(self) -> str:
         """The swarm options, for people."""
@@ -172,6 +178,7 @@ class Plan:
             f"steal={self.steal} skew={self.skew_s} fresh={self.fresh} "
             f"features={','.join(self.features) or 'none'} hurry={self.hurry} "
             f"versioning={self.versioning or 'none'} queues={self.queues} "
+            f"at_once={self.at_once}/{self.at_once_of_key} in_a_second={self.in_a_second} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -221,6 +228,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
     changes = any(one.kind in ("change code", "hand over to new code") for one in mishaps)
     needs_new_code = bombs or mistakes or changes
     later = _chance(seed, "later")
+    limits = _chance(seed, "limits of queues")
     return Plan(
         seed=seed,
         store=store or ("memory" if _chance(seed, "store").random() < 0.25 else "sqlite"),
@@ -245,6 +253,9 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         hurry=hurry,
         batch=_chance(seed, "batch").choice((1, 2, 100, 100)),
         queues=_chance(seed, "queues").random() < 0.35,
+        at_once=limits.choice((None, None, 1, 2)),
+        at_once_of_key=limits.choice((None, None, 1)),
+        in_a_second=limits.choice((None, None, None, 1, 5)),
     )
 
 

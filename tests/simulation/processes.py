@@ -3,7 +3,7 @@
 # tidy: this file sleeps because its clock is the simulation's
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +14,7 @@ from everlong import (
     QueryFailed,
     StoreError,
     StoreOwned,
+    TaskQueue,
     UpdateFailed,
     UpdateRejected,
     UpdateUnfinished,
@@ -90,6 +91,10 @@ class SimulatedWorker(Worker):
     """A worker whose process ends when it can no longer trust the store, as the CLI's does."""
 
     on_store_failed: Callable[[], None]
+    queues_of_code: Sequence[TaskQueue] = ()
+
+    def _declared_queues(self) -> list[TaskQueue]:
+        return list(self.queues_of_code)
 
     def store_failed(self, error: StoreError) -> None:
         super().store_failed(error)
@@ -126,6 +131,7 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
 
     for worker in (process.worker, process.helper):
         if isinstance(worker, SimulatedWorker):
+            worker.queues_of_code = world.declared_queues()
             worker.on_store_failed = failed
             process.loop.spawn(_serve(process, worker))
     for sender in senders:

@@ -43,6 +43,8 @@ class SharedSqlite:
             return work()
         finally:
             connection.set_progress_handler(None, 0)
+            if connection.in_transaction:  # It was the end of a mere look that was broken off.
+                connection.execute("ROLLBACK")
 
     def close(self) -> None:
         self._database.close()

@@ -1,17 +1,18 @@
 """One seed's world: processes on a schedule, a shared store, books of what happened, mishaps."""
 
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from hashlib import blake2b
 from random import Random
 from typing import Any, Final
 
-from everlong import ActivityInfo, OpenApproval, Worker
+from everlong import ActivityInfo, OpenApproval, Rate, TaskQueue, Worker
 from everlong_engine.model.events import KINDS, ActivityCancelled
 from everlong_engine.model.ids import id_from_text, id_text
 from everlong_engine.model.runs import LoadedRun
+from everlong_engine.model.tasks import TakenTask
 from everlong_engine.model.writes import (
     Append,
     MarkAttempts,
@@ -137,6 +138,7 @@ class World:
         self.clock_us = 0
         self.was_set_back = False
         self._notes = 0
+        self._keys_taken: dict[tuple[bytes, int, int], str] = {}
         self.highest_us = 0
         self.code_version = 1
         self.bombs_are_live = True
@@ -224,6 +226,7 @@ class World:
                 self.told(process, f"takes {taken.run.workflow_id} {taken.task.activity_id}")
                 self.reached("task taken")
                 self.journal.taken(process.name, taken)
+            self._count_permits()
         elif verb == "take_over":
             self.told(process, f"take_over: {outcome}")
             if outcome:
@@ -337,7 +340,40 @@ class World:
     def queue_of(self, label: str) -> dict[str, Any]:
         """Where a step's activity runs, as options of it: by its label, so in each replay alike."""
         apart = self.plan.queues and sum(map(ord, label)) % 2 == 0
-        return {"queue": APART} if apart else {}
+        if not apart:
+            return {}
+        return {"queue": APART, "key": label[-1], "priority": len(label) % 3}
+
+    def declared_queues(self) -> list[TaskQueue]:
+        """What the code of each worker says of its queues."""
+        per_second = self.plan.in_a_second
+        queue = TaskQueue(
+            APART,
+            concurrency=self.plan.at_once,
+            rate=None if per_second is None else Rate(per_second, per=1.0),
+            key_concurrency=self.plan.at_once_of_key,
+        )
+        return [queue] if self.plan.queues else []
+
+    def remember_keys(self, taken: Iterable[TakenTask]) -> None:
+        """Whether or not whoever took them hears of it."""
+        for one in taken:
+            key = (one.run.run_id, one.task.activity_id, one.token)
+            self._keys_taken[key] = one.task.key
+
+    def _count_permits(self) -> None:
+        """What workers have at this moment, as the store has it, is never more than the limits."""
+        workers = [row.worker_id for row in self.read(self._inner.workers())]
+        held = [one for who in workers for one in self.read(self._inner.tasks_of(who))]
+        keys = Counter(self._keys_taken[one.run_id, one.activity_id, one.token] for one in held)
+        plan, must = self.plan, self.journal.must
+        if plan.at_once is not None:
+            if keys.total() == plan.at_once:
+                self.reached("queue at its limit")
+            must(keys.total() <= plan.at_once, f"{keys.total()} tasks are taken of {plan.at_once}")
+        if plan.at_once_of_key is not None:
+            most = max(keys.values(), default=0)
+            must(most <= plan.at_once_of_key, f"{most} tasks of a key are taken: {dict(keys)}")
 
     def queue_of_activity(self, book: RunBook, number: int) -> str:
         scheduled = book.scheduled.get(number)
@@ -354,6 +390,9 @@ class World:
         process = self.running
         book = self.journal.runs[id_from_text(about.run_id)]
         stopping = process.worker is None or process.worker._keeper is None or process.stopping  # pyright: ignore[reportPrivateUsage]
+        if self.queue_of_activity(book, about.activity_id) and process.helper is not None:
+            taker = process.helper._taker  # pyright: ignore[reportPrivateUsage]
+            stopping = stopping or taker is None or taker.over
         if book.closing is not None and self.queue_of_activity(book, about.activity_id):
             return  # Its run was terminated: so is what stood in a queue for it.
         if not stopping and book.left_alone.get(about.activity_id) == process.name:

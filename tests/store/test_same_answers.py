@@ -24,6 +24,7 @@ from everlong_engine.model.events import (
 )
 from everlong_engine.model.outgoing import AwaitEnd, CancelChild, Outgoing, SendTo
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.queues import LimitOrigin, QueueLimits, RateLimit, SetLimits
 from everlong_engine.model.requests import name_of_over
 from everlong_engine.model.runs import AttemptRow, AttemptState, Halt, Probation, RunRow, Trim
 from everlong_engine.model.tasks import NewTask, SettleTask, TaskEnd, TaskWants, WithdrawTask
@@ -141,6 +142,7 @@ class BothStores(RuleBasedStateMachine):
             found += [await store.pinned_of(rig.worker_id) for rig in self.rigs]
             found += [await store.next_wake(one) for one in self.wanted("1", "2")]
             found += [await store.next_wake(self.rigs[0].wants())]
+            found += [await store.queue_limits()]
             found += [await store.queues(), await store.tasks_of(self.rigs[0].worker_id)]
             found += [await store.take_tasks(self.task_wants(0, None), 1 << 60, 0)]
             found += await store.mail_since(0, 1000)
@@ -272,6 +274,8 @@ class BothStores(RuleBasedStateMachine):
         attempt=st.integers(1, 2),
         queue=st.sampled_from(["gpu", "slow"]),
         due=st.integers(-1, 2),
+        rank=st.sampled_from([0, 0, -1, 5]),
+        key=st.sampled_from(["", "", "a", "b", "\u00e4"]),
         large=seldom,
         once=st.booleans(),
         pauses=seldom,
@@ -297,24 +301,45 @@ class BothStores(RuleBasedStateMachine):
             due_us=rig.now_us + how["due"] * SECOND_US,
             seq=seq,
             origin=name,
+            rank=how["rank"],
+            key=how["key"],
         )
         attempts = (self._attempt(activity, attempt, AttemptState.QUEUED),)
         token = row.lease_token
         mark = MarkAttempts(row.shard, row.run_id, token, attempts, begins=True, tasks=(task,))
         self.add(mark)
 
-    def task_wants(self, who: int, queues: list[str] | None) -> TaskWants:
+    @rule(
+        queue=st.sampled_from(["gpu", "slow"]),
+        origin=st.sampled_from(LimitOrigin),
+        limits=st.none()
+        | st.builds(
+            QueueLimits,
+            concurrency=st.none() | st.integers(0, 3),
+            rate=st.none() | st.builds(RateLimit, st.integers(1, 3), st.just(5 * SECOND_US)),
+            key_concurrency=st.none() | st.integers(0, 2),
+            key_rate=st.none() | st.builds(RateLimit, st.integers(1, 2), st.just(SECOND_US)),
+        ),
+    )
+    def set_limits(self, queue: str, origin: LimitOrigin, limits: QueueLimits | None) -> None:
+        now_us = self.rigs[0].now_us
+        change = SetLimits(queue=queue, origin=origin, limits=limits, now_us=now_us, by="me")
+        self.both(lambda store: store.set_limits(change))
+
+    def task_wants(self, who: int, queues: list[str] | None, after: str = "") -> TaskWants:
         chosen = None if queues is None else tuple(queues)
-        return TaskWants(self.rigs[who].worker_id, f"worker {who}", ("do1", "do2"), chosen)
+        kinds = ("do1", "do2")
+        return TaskWants(self.rigs[who].worker_id, f"worker {who}", kinds, chosen, after)
 
     @rule(
         who=whose,
         queues=st.sampled_from([None, None, ["gpu"], ["slow", "gpu"], ["none"]]),
         limit=st.integers(0, 3),
+        after=st.sampled_from(["", "a", "az"]),
     )
-    def take_tasks(self, who: int, queues: list[str] | None, limit: int) -> None:
+    def take_tasks(self, who: int, queues: list[str] | None, limit: int, after: str) -> None:
         self.flush()
-        wants = self.task_wants(who, queues)
+        wants = self.task_wants(who, queues, after)
         self.both(lambda store: store.take_tasks(wants, self.rigs[0].now_us, limit))
 
     @rule(

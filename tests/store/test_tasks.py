@@ -14,6 +14,7 @@ from everlong_engine.model.events import (
     RunCompleted,
 )
 from everlong_engine.model.policies import ActivityOptions
+from everlong_engine.model.queues import LimitOrigin, QueueLimits, RateLimit, SetLimits
 from everlong_engine.model.runs import AttemptRow, AttemptState, Halt, RunRow, RunStatus
 from everlong_engine.model.tasks import (
     NewTask,
@@ -70,7 +71,7 @@ def wants(rig: Rig, *queues: str, activities: tuple[str, ...] = ("render",)) -> 
 
 async def take(rig: Rig, *queues: str, limit: int = 10, **how: Any) -> list[tuple[bytes, int]]:
     """What it takes, as (run, activity)."""
-    taken, _ = await rig.store.take_tasks(wants(rig, *queues, **how), rig.now_us, limit)
+    taken, *_ = await rig.store.take_tasks(wants(rig, *queues, **how), rig.now_us, limit)
     return [(one.run.run_id, one.task.activity_id) for one in taken]
 
 
@@ -92,7 +93,7 @@ def settled(rig: Rig, row: RunRow, number: int = 1, **how: Any) -> SettleTask:
 async def test_a_task_is_taken_once_with_all_that_it_needs(rig: Rig) -> None:
     row = await queued(rig, arguments=LARGE)
     other = Rig(rig.store, seed=8)
-    taken, _ = await rig.store.take_tasks(wants(rig), rig.now_us, 10)
+    taken, *_ = await rig.store.take_tasks(wants(rig), rig.now_us, 10)
     assert await take(other) == []
     (one,) = taken
     assert one.run == row
@@ -146,17 +147,17 @@ async def test_a_worker_takes_from_its_queues_what_it_hosts(rig: Rig) -> None:
 async def test_what_is_not_due_waits_and_tells_when_it_is(rig: Rig) -> None:
     due_us = rig.now_us + 5 * SECOND_US
     await queued(rig, due_us=due_us)
-    assert await rig.store.take_tasks(wants(rig), rig.now_us, 10) == ([], due_us)
-    assert await rig.store.take_tasks(wants(rig, "cpu"), rig.now_us, 10) == ([], None)
+    assert await rig.store.take_tasks(wants(rig), rig.now_us, 10) == ([], due_us, False)
+    assert await rig.store.take_tasks(wants(rig, "cpu"), rig.now_us, 10) == ([], None, False)
     rig.now_us = due_us
-    assert await rig.store.take_tasks(wants(rig), rig.now_us, 0) == ([], due_us)
+    assert await rig.store.take_tasks(wants(rig), rig.now_us, 0) == ([], due_us, False)
     assert len(await take(rig)) == 1
 
 
 async def test_nothing_of_a_paused_run_is_taken(rig: Rig) -> None:
     row = await queued(rig)
     await rig.one(Pause(rig.target(), rig.now_us, "me", "why"))
-    assert await rig.store.take_tasks(wants(rig), rig.now_us, 10) == ([], None)
+    assert await rig.store.take_tasks(wants(rig), rig.now_us, 10) == ([], None, False)
     await rig.one(Resume(rig.target(), rig.now_us))
     assert await take(rig) == [(row.run_id, 1)]
 
@@ -208,7 +209,7 @@ async def test_a_failure_puts_the_next_attempt_into_the_queue(rig: Rig) -> None:
     assert refusal(await rig.one(settled(rig, row, rows=rows, again=again))) is None
     assert await take(rig) == []
     rig.now_us += SECOND_US
-    taken, _ = await rig.store.take_tasks(wants(rig), rig.now_us, 10)
+    taken, *_ = await rig.store.take_tasks(wants(rig), rig.now_us, 10)
     assert [(one.task.attempt, one.details, one.details_of) for one in taken] == [(2, b"half", 1)]
     states = [one.state for one in (await rig.load()).attempts]
     assert states == [AttemptState.FAILED, AttemptState.TAKEN]
@@ -414,7 +415,7 @@ async def test_an_attempt_of_a_dead_worker_is_lost_and_tried_again(rig: Rig) -> 
     lost, waits = (await rig.load()).attempts
     assert (lost.state, lost.retry_us, lost.worker) == (AttemptState.LOST, rig.now_us, "dead")
     assert (waits.state, waits.attempt) == (AttemptState.QUEUED, 2)
-    taken, _ = await rig.store.take_tasks(wants(rig), rig.now_us, 10)
+    taken, *_ = await rig.store.take_tasks(wants(rig), rig.now_us, 10)
     assert [one.task.attempt for one in taken] == [2]
     assert (await rig.row()).owner == row.owner  # Nobody else is concerned.
 
@@ -455,3 +456,134 @@ async def test_tasks_go_with_their_runs_at_last(rig: Rig) -> None:
     await rig.store.prune((-1, b""), rig.now_us + 10 * SECOND_US, 100)
     assert await rig.store.queues() == []
     assert await rig.problems() == []
+
+
+# ---------------------------------------------------------------------- urgency, fairness, limits
+
+
+async def limit(
+    rig: Rig, queue: str = "gpu", origin: LimitOrigin = LimitOrigin.CODE, **what: Any
+) -> None:
+    limits = QueueLimits(**what) if what else None
+    change = SetLimits(queue=queue, origin=origin, limits=limits, now_us=rig.now_us, by="me")
+    await rig.store.set_limits(change)
+
+
+async def begun(rig: Rig, limit: int = 10, after: str = "") -> tuple[list[int], int | None]:
+    """What begins, as numbers of activities, and when there is more, from now on."""
+    asked = replace(wants(rig), after=after)
+    taken, next_us, _ = await rig.store.take_tasks(asked, rig.now_us, limit)
+    return [
+        one.task.activity_id for one in taken
+    ], None if next_us is None else next_us - rig.now_us
+
+
+async def test_the_most_urgent_goes_first(rig: Rig) -> None:
+    for number, rank in enumerate((0, 5, -3, 0), 1):
+        await queued(rig, number=number, rank=rank)
+    assert await begun(rig) == ([3, 1, 4, 2], None)
+
+
+async def test_a_key_with_much_to_do_leaves_room_for_others(rig: Rig) -> None:
+    for number in range(1, 7):
+        await queued(rig, number=number, key="large", due_us=rig.now_us - 100 + number)
+    await queued(rig, number=7, key="small", due_us=rig.now_us - 1)
+    assert (await begun(rig, limit=2))[0] == [1, 7]
+    assert (await begun(rig, limit=2))[0] == [2, 3]
+
+
+async def test_keys_take_turns(rig: Rig) -> None:
+    for number in range(1, 9):
+        await queued(rig, number=number, key="ab"[number % 2], due_us=rig.now_us - 100 + number)
+    order: list[int] = []
+    after = ""
+    for _ in range(8):
+        (one,), _ = await begun(rig, limit=1, after=after)
+        order.append(one)
+        after = "ab"[one % 2]
+        row = await rig.row("w")
+        assert refusal(await rig.one(settled(rig, row, one, mail=OUTCOME))) is None
+    assert order == [2, 1, 4, 3, 6, 5, 8, 7]
+
+
+async def test_a_queue_lets_as_many_through_as_it_is_allowed(rig: Rig) -> None:
+    other = Rig(rig.store, seed=8)
+    await limit(rig, concurrency=2)
+    row = await rig.owned("w")
+    for number in (1, 2, 3):
+        row = await queued(rig, number=number, due_us=rig.now_us - 10 + number)
+    await queued(rig, number=4, queue="cpu")
+    assert await begun(rig) == ([1, 2, 4], None)
+    assert await begun(other) == ([], None)
+    assert refusal(await rig.one(settled(rig, row, 1, again=(2, rig.now_us + 50)))) is None
+    assert await begun(other) == ([3], 50)
+
+
+async def test_a_key_gets_as_many_through_as_it_is_allowed(rig: Rig) -> None:
+    await limit(rig, key_concurrency=1)
+    row = await rig.owned("w")
+    for number, key in enumerate(("a", "a", "b", "", ""), 1):
+        row = await queued(rig, number=number, key=key, due_us=rig.now_us - 10 + number)
+    assert sorted((await begun(rig))[0]) == [1, 3, 4, 5]
+    assert await begun(rig) == ([], None)
+    assert refusal(await rig.one(settled(rig, row, 1, mail=OUTCOME))) is None
+    assert await begun(rig) == ([2], None)
+
+
+async def test_a_rate_spreads_what_begins(rig: Rig) -> None:
+    await limit(rig, rate=RateLimit(2, 1000), key_rate=RateLimit(1, 1500))
+    for number, key in enumerate(("a", "a", "b", "c"), 1):
+        await queued(rig, number=number, key=key, due_us=rig.now_us - 10 + number)
+    assert await begun(rig) == ([1, 3], 1000)
+    rig.now_us += 999
+    assert await begun(rig) == ([], 1)
+    rig.now_us += 1
+    assert await begun(rig) == ([4], 500)
+    rig.now_us += 500
+    assert (await begun(rig))[0] == [2]
+
+
+async def test_permits_of_who_is_dead_are_free_again(rig: Rig) -> None:
+    other = Rig(rig.store, seed=8)
+    await limit(rig, concurrency=1)
+    await queued(rig)
+    await queued(rig, number=2)
+    assert await begun(other) == ([1], None)
+    assert await begun(rig) == ([], None)
+    await rig.store.take_over([rig.worker_id], rig.now_us, 10)
+    assert await begun(rig) == ([1], None)
+
+
+async def test_what_a_paused_execution_has_waiting_holds_no_permit(rig: Rig) -> None:
+    await limit(rig, concurrency=1, key_concurrency=1)
+    await queued(rig, "held", key="a", due_us=1)
+    await queued(rig, "free", key="a")
+    await rig.one(Pause(rig.target("held"), rig.now_us, "me", "for a while"))
+    taken, *_ = await rig.store.take_tasks(wants(rig), rig.now_us, 10)
+    assert [one.run.workflow_id for one in taken] == ["free"]
+
+
+async def test_what_a_person_sets_comes_before_what_code_declares(rig: Rig) -> None:
+    await limit(rig, concurrency=1)
+    await limit(rig, origin=LimitOrigin.PERSON, concurrency=2, rate=RateLimit(9, 60))
+    for number in (1, 2, 3):
+        await queued(rig, number=number)
+    assert await begun(rig) == ([1, 2], None)
+    assert [
+        (one.origin, one.limits.concurrency, one.by) for one in await rig.store.queue_limits()
+    ] == [
+        (LimitOrigin.CODE, 1, "me"),
+        (LimitOrigin.PERSON, 2, "me"),
+    ]
+    await limit(rig, origin=LimitOrigin.PERSON)
+    await limit(rig, origin=LimitOrigin.CODE)
+    assert await begun(rig) == ([3], None)
+    assert await rig.store.queue_limits() == []
+
+
+async def test_a_queue_that_nothing_may_pass_is_closed(rig: Rig) -> None:
+    await limit(rig, concurrency=0)
+    await queued(rig)
+    assert await begun(rig) == ([], None)
+    await limit(rig)
+    assert await begun(rig) == ([1], None)

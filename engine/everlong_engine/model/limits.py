@@ -68,6 +68,10 @@ CLAIM_RUNS_MAX: Final = 100
 TAKE_TASKS_MAX: Final = 50
 """Of task queues, with one look; fewer if fewer slots are free."""
 QUEUE_CHARS_MAX: Final = 200
+"""Of its name, and of a key in it."""
+PRIORITY_MAX: Final = 1_000_000
+LANES_MAX: Final = 500
+"""Of keys that may begin, among whom one claim chooses."""
 
 LOSSES_TO_PROBATION: Final = 2
 STRIKES_TO_POISON: Final = 3

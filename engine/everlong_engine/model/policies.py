@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from everlong_engine.model.errors import UndecodablePayload
-from everlong_engine.model.limits import INSTANT_US_MAX, QUEUE_CHARS_MAX
+from everlong_engine.model.limits import INSTANT_US_MAX, PRIORITY_MAX, QUEUE_CHARS_MAX
 
 __all__ = [
     "ON_CANCEL",
@@ -163,6 +163,10 @@ class ActivityOptions(Struct, frozen=True):
     """What comes behind its last attempt: its failure, or a pause of its execution."""
     queue: str = ""
     """The task queue that it goes through; "" for that of its workflow."""
+    key: str = ""
+    """Whose call it is, among whom the queue is fair."""
+    priority: int = 0
+    """The larger, the sooner."""
 
     def to_wire(self) -> list[Any] | None:
         """None for the defaults of version 1: most activities record nothing here. What came
@@ -216,7 +220,7 @@ class ActivityOptions(Struct, frozen=True):
 
 
 _DEFAULT = ActivityOptions()
-_LATER: Final = ("on_exhausted", "queue")
+_LATER: Final = ("on_exhausted", "queue", "key", "priority")
 """The last fields, which came behind version 1."""
 
 
@@ -261,5 +265,7 @@ _SENSIBLE: Mapping[str, Callable[[object], bool]] = {
     "on_cancel": lambda it: it in ON_CANCEL,
     "on_exhausted": lambda it: it in ON_EXHAUSTED,
     "queue": lambda it: it == "" or is_queue_name(it),
+    "key": lambda it: it == "" or is_queue_name(it),
+    "priority": lambda it: type(it) is int and abs(it) <= PRIORITY_MAX,
 }
 """What may stand in a history, in the order of the fields."""

@@ -7,6 +7,7 @@ QUEUED, or TAKEN. What the attempt is called with stands in the history, once.
 """
 
 from enum import IntEnum
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -20,6 +21,7 @@ __all__ = [
     "QueueCount",
     "SettleTask",
     "TakenTask",
+    "TaskClaim",
     "TaskEnd",
     "TaskKey",
     "TaskRow",
@@ -43,6 +45,10 @@ class NewTask(Struct, frozen=True, kw_only=True):
     """What its idempotency key begins with: the run that scheduled it first."""
     behind: int = 0
     """The attempt at which its attempts were exhausted last: its set began behind it."""
+    rank: int = 0
+    """The smaller, the sooner."""
+    key: str = ""
+    """Whose it is, among whom a queue is fair; "" where there are no keys."""
 
 
 class TaskRow(Struct, frozen=True, kw_only=True):
@@ -83,6 +89,16 @@ class TaskKey(Struct, frozen=True):
     asked: bool = False
 
 
+class TaskClaim(NamedTuple):
+    """What a claim of tasks has come to."""
+
+    tasks: list[TakenTask]
+    next_us: int | None
+    """When there is more to take."""
+    held_back: bool = False
+    """Something waits that its queue lets through when others have ended."""
+
+
 class TaskWants(Struct, frozen=True):
     """What a worker takes from queues."""
 
@@ -92,6 +108,8 @@ class TaskWants(Struct, frozen=True):
     activities: tuple[str, ...]
     queues: tuple[str, ...] | None = None
     """None: all of them."""
+    after: str = ""
+    """The key that it has served last."""
 
     def takes(self, queue: str, activity: str) -> bool:
         return (self.queues is None or queue in self.queues) and activity in self.activities

@@ -21,6 +21,7 @@ from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.filters import AnyField, Filter
 from everlong_engine.model.outgoing import Target
+from everlong_engine.model.queues import LimitRow, SetLimits
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
@@ -34,7 +35,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags, TagValue
-from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
+from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 
 __all__ = [
@@ -216,11 +217,11 @@ class Ownership(Protocol):
 
     async def next_wake(self, wants: Wants) -> int | None: ...
 
-    async def take_tasks(
-        self, wants: TaskWants, now_us: int, limit: int
-    ) -> tuple[list[TakenTask], int | None]:
-        """Take up to `limit` tasks that are due, the longest due first, and say when the next one
-        is. What nobody may begin now, since its run is paused, is passed over."""
+    async def take_tasks(self, wants: TaskWants, now_us: int, limit: int) -> TaskClaim:
+        """Take up to `limit` tasks that are due, and say when there is more to take. The most
+        urgent come first, among them each key in turn, and of a key the longest due. What nobody
+        may begin now, since its run is paused or its queue at its limit, is passed over; what
+        waits for the end of other calls has no time."""
         ...
 
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
@@ -306,6 +307,10 @@ class Reads(Protocol):
         """What stands in all task queues, by queue and activity."""
         ...
 
+    async def queue_limits(self) -> list[LimitRow]:
+        """What queues let through, by queue and origin: the last of a queue is in force."""
+        ...
+
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None: ...
 
     async def told(self, target: Target, name: str) -> tuple[RunRow, bytes | None] | None:
@@ -341,6 +346,10 @@ class Reads(Protocol):
 
 
 class Upkeep(Protocol):
+    async def set_limits(self, change: SetLimits) -> None:
+        """What a queue lets through from the next claim on. Calls that have begun go on."""
+        ...
+
     async def prune(
         self, cursor: tuple[int, bytes], horizon_us: int, limit: int
     ) -> tuple[tuple[int, bytes] | None, int]:

@@ -19,7 +19,7 @@ from everlong.client._bulk import Bulking
 from everlong.client._finding import Finding
 from everlong.client._handle import WorkflowHandle
 from everlong.client._pausing import Pausing
-from everlong.client._queues import QueueSummary, queue_summaries
+from everlong.client._queues import Queues
 from everlong.client._reports import Reporting
 from everlong.client._transferring import Transferring
 from everlong.client._versions import VersionSummary, summaries
@@ -49,7 +49,7 @@ R = TypeVar("R")
 _VERIFIED_AT_ONCE = 100
 
 
-class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
+class Client(Approving, Bulking, Finding, Pausing, Queues, Reporting, Transferring):
     """A connection to a store. Make it with `Client.connect`.
 
     async with Client.connect("orders.db") as client:
@@ -188,16 +188,6 @@ class Client(Approving, Bulking, Finding, Pausing, Reporting, Transferring):
         """
         counts = await self.engine.store.versions(self.namespace)
         return summaries(counts, await self.workers())
-
-    async def queues(self) -> Sequence[QueueSummary]:
-        """What stands in task queues, in all namespaces: how many calls of which activity wait, for
-        how long, and which workers take from there.
-
-            for one in await client.queues():
-                print(one.queue, one.activity, one.waiting, one.oldest_at)
-        """
-        counts = await self.engine.store.queues()
-        return queue_summaries(counts, await self.workers())
 
     async def verify(self) -> Sequence[Problem]:
         """Check every history of the store: gapless, checksums, orphans. Empty: all is well.

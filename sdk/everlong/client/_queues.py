@@ -1,13 +1,27 @@
-"""What stands in task queues, and who takes from them."""
+"""What stands in task queues, who takes from them, and what they let through."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from everlong._definitions import QUEUE, queue_name
+from everlong._texts import storable
+from everlong.client._connected import Connected
 from everlong.client._views import instant
-from everlong_engine import QueueCount, WorkerRow
+from everlong.exceptions import InvalidArguments
+from everlong.queues import Rate, limits_of
+from everlong_engine import (
+    NO_LIMITS,
+    LimitOrigin,
+    LimitRow,
+    QueueCount,
+    QueueLimits,
+    RateLimit,
+    SetLimits,
+    WorkerRow,
+)
 
-__all__ = ["QueueSummary", "queue_summaries"]
+__all__ = ["LimitSummary", "QueueSummary", "Queues"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +40,132 @@ class QueueSummary:
     know."""
 
 
-def queue_summaries(
-    counts: Iterable[QueueCount], workers: Sequence[WorkerRow]
-) -> list[QueueSummary]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitSummary:
+    """What a task queue lets through; None: no limit of this kind."""
+
+    queue: str
+    concurrency: int | None
+    rate: Rate | None
+    key_concurrency: int | None
+    key_rate: Rate | None
+    set_by_person: bool
+    """False: as the code of a worker declares it."""
+    by: str
+    """Who, or which worker."""
+    since: datetime
+
+
+class Queues(Connected):
+    """The part of a client that looks at task queues, and limits them."""
+
+    async def queues(self) -> Sequence[QueueSummary]:
+        """What stands in task queues, in all namespaces: how many calls of which activity wait, for
+        how long, and which workers take from there.
+
+            for one in await client.queues():
+                print(one.queue, one.activity, one.waiting, one.oldest_at)
+        """
+        counts = await self.engine.store.queues()
+        return _summaries(counts, await self.engine.store.workers())
+
+    async def limits(self) -> Sequence[LimitSummary]:
+        """What task queues let through, as it is in force, by queue.
+
+        for one in await client.limits():
+            print(one.queue, one.concurrency, one.rate, one.by)
+        """
+        rows = await self.engine.store.queue_limits()
+        return [_limit(row) for row in {row.queue: row for row in rows}.values()]
+
+    async def limit_queue(
+        self,
+        queue: str,
+        *,
+        concurrency: int | None = None,
+        rate: Rate | None = None,
+        key_concurrency: int | None = None,
+        key_rate: Rate | None = None,
+        by: str = "",
+    ) -> None:
+        """Limit a task queue from now on, for all workers, until `unlimit_queue`.
+
+        It comes in the place of all limits that the queue had, those that code declares included.
+        What has begun goes on, and counts.
+
+            await client.limit_queue("stripe", concurrency=5, rate=Rate(100, per=60), by="ann")
+            await client.limit_queue("stripe", concurrency=0)          # nothing more begins
+
+        Args:
+            queue: its name.
+            concurrency, rate, key_concurrency, key_rate: see `TaskQueue`.
+            by: who says so, shown with it.
+
+        Raises:
+            InvalidArguments: no limit at all, no name, or the queue of workflows.
+            ValueError, TypeError: a limit that is none.
+        """
+        limits = limits_of(concurrency, rate, key_concurrency, key_rate)
+        if limits == NO_LIMITS:
+            raise InvalidArguments(
+                "limit_queue() needs a limit, such as concurrency=5; unlimit_queue() takes them "
+                "away"
+            )
+        if queue == QUEUE:
+            raise InvalidArguments(
+                f'"{QUEUE}" cannot be limited: there are workflows, and activities that name no '
+                "queue, which run beside them. Give those another one: @activity(queue=…)"
+            )
+        await self._set(queue, limits, by)
+
+    async def unlimit_queue(self, queue: str) -> bool:
+        """Take away what `limit_queue` has set: what code declares is in force again.
+
+            await client.unlimit_queue("stripe")
+
+        Returns:
+            Whether anything was set.
+        """
+        rows = await self.engine.store.queue_limits()
+        was_set = any(row.queue == queue and row.origin is LimitOrigin.PERSON for row in rows)
+        await self._set(queue, None, "")
+        return was_set
+
+    async def _set(self, queue: str, limits: QueueLimits | None, by: str) -> None:
+        engine = self.engine
+        try:
+            queue = queue_name(queue)
+        except ValueError as error:
+            raise InvalidArguments(str(error)) from None
+        change = SetLimits(
+            queue=queue,
+            origin=LimitOrigin.PERSON,
+            limits=limits,
+            now_us=engine.clock.now_us(),
+            by=storable(by, "by"),
+        )
+        await engine.store.set_limits(change)
+        engine.tasks_changed()
+
+
+def _limit(row: LimitRow) -> LimitSummary:
+    return LimitSummary(
+        queue=row.queue,
+        concurrency=row.limits.concurrency,
+        rate=_rate(row.limits.rate),
+        key_concurrency=row.limits.key_concurrency,
+        key_rate=_rate(row.limits.key_rate),
+        set_by_person=row.origin is LimitOrigin.PERSON,
+        by=row.by,
+        since=instant(row.set_us),
+    )
+
+
+def _rate(rate: RateLimit | None) -> Rate | None:
+    return None if rate is None else Rate(rate.count, rate.period_us / 1e6)
+
+
+def _summaries(counts: Iterable[QueueCount], workers: Sequence[WorkerRow]) -> list[QueueSummary]:
     there = [one for one in workers if one.is_there]
     return [
         QueueSummary(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from everlong._definitions import ActivityDefinition
+from everlong._definitions import QUEUE, ActivityDefinition
 from everlong._failures import encode_exception
 from everlong._records import Records
 from everlong.exceptions import StatementFailed, StoreError
@@ -56,6 +56,11 @@ _MARK_AGAIN_US: Final = 500_000
 _LOOK_AGAIN_US: Final = 10_000
 
 
+def _is_here(queue: str) -> bool:
+    """Whether what goes there is for whoever has the run, and stands in no queue."""
+    return queue in ("", QUEUE)
+
+
 class ActivityRunner:
     """The activities of one worker."""
 
@@ -67,7 +72,6 @@ class ActivityRunner:
         deadlines: Deadlines,
         deliver: Callable[[OwnedRun, Incoming], None],
         bench: Bench,
-        takes: Callable[[str], bool],
         *,
         around: Around | None = None,
     ) -> None:
@@ -76,7 +80,6 @@ class ActivityRunner:
         self._worker = worker_name
         self.deadlines = deadlines
         self._deliver = deliver
-        self._takes = takes
         self.bench = bench
         self.around = around
         self.outcomes = OutcomeJudge(self, engine, records)
@@ -87,7 +90,7 @@ class ActivityRunner:
 
     def reserve(self, options: ActivityOptions) -> bool:
         """Take a slot for an activity that is about to be scheduled, if it can begin here."""
-        return self._takes(options.queue) and self.bench.reserve()
+        return _is_here(options.queue) and self.bench.reserve()
 
     def give_back(self) -> None:
         self.bench.give_back()
@@ -163,7 +166,7 @@ class ActivityRunner:
 
     def queue(self, attempt: OpenAttempt) -> None:
         """Its next attempt is due: here, as soon as a slot is free, or wherever its queue leads."""
-        if not self._takes(attempt.scheduled.options.queue):
+        if not _is_here(attempt.scheduled.options.queue):
             self.queues.put(attempt)
         elif self.bench.reserve():
             attempt.has_slot = True

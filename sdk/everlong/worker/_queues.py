@@ -59,6 +59,8 @@ class QueueDesk:
             seq=attempt.seq,
             origin=attempt.origin,
             behind=attempt.set_began_behind,
+            rank=-scheduled.options.priority,
+            key=scheduled.options.key,
         )
         attempt.queued = True
         # What ends it behind this takes the task along, and leaves a mark for who has its token.

@@ -7,7 +7,7 @@ that counts goes to the run, as mail.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -139,7 +139,7 @@ class TaskTaker:
         """When the next task in its queues is due, by the last look."""
         self._quiet = 0
         self._stopped = False
-        self._over = False
+        self.over = False
         """Everything was handed back: what is not stored now is lost with this worker."""
 
     # ---------------------------------------------------------------------------------- taking
@@ -184,10 +184,15 @@ class TaskTaker:
         now_us = self._engine.clock.now_us()
         room = min(self._slots + self._bench.free, limits.TAKE_TASKS_MAX)
         try:
-            taken, self._next_us = await self._engine.store.take_tasks(self._wants, now_us, room)
+            taken, self._next_us, held_back = await self._engine.store.take_tasks(
+                self._wants, now_us, room
+            )
         except BaseException:
             self._in_doubt = True
             raise
+        if held_back:
+            self._engine.tasks_held_back = True
+        self._remember_key(taken)
         if not taken:
             if room > 0:
                 self._give_slots_back()
@@ -197,6 +202,12 @@ class TaskTaker:
         for one in taken:
             self._begin(one, now_us)
         return len(taken)
+
+    def _remember_key(self, taken: Sequence[TakenTask]) -> None:
+        """Of whom something was taken last: those behind come first the next time."""
+        keys = [one.task.key for one in taken if one.task.key]
+        if keys:
+            self._wants = replace(self._wants, after=keys[-1])
 
     def _stand_in_line(self) -> None:
         if not self._in_line:
@@ -333,7 +344,7 @@ class TaskTaker:
         def answered(result: WriteResult | StoreError) -> None:
             if isinstance(result, StoreError):
                 # Full, for example. It is this worker's until that is stored, or it is dead.
-                given_up = self._over or attempt.abandoned or self._engine.commits.failed
+                given_up = self.over or attempt.abandoned or self._engine.commits.failed
                 if not (write.keeps or given_up):
                     again = partial(self._put, attempt, write)
                     self._engine.alarms.after(_AGAIN_S, again)
@@ -352,11 +363,11 @@ class TaskTaker:
         self._engine.commits.add(write, answered)
 
     def _tell(self, write: SettleTask) -> None:
+        if write.again is not None or self._engine.tasks_held_back:
+            self._engine.tasks_changed()
         if write.mail is not None:
             self._engine.mail_arrived()
-        elif write.again is not None:
-            self._engine.tasks_changed()
-        else:  # Its run sees to it, and sleeps, perhaps.
+        elif write.again is None:  # Its run sees to it, and sleeps, perhaps.
             self._engine.wake_hosts()
 
     def _put_back(self, run: RunRow, task: TaskKey, due_us: int) -> None:
@@ -444,7 +455,7 @@ class TaskTaker:
 
     def hand_back(self) -> None:
         """The worker stops: what has not ended is lost, and tried again elsewhere."""
-        self._over = True
+        self.over = True
         for attempt in list(self._held.values()):
             if attempt.settling:
                 continue
@@ -455,7 +466,7 @@ class TaskTaker:
 
     def abandon(self) -> None:
         """The lease is lost, or the store: nothing of it is this worker's any more."""
-        self._stopped = self._over = True
+        self._stopped = self.over = True
         if self._loop is not None:
             self._loop.cancel()
         for attempt in list(self._held.values()):

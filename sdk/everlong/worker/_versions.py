@@ -6,16 +6,14 @@ of the worker that began last in a process, and of the newest that any process h
 
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 from everlong import registry
-from everlong._definitions import Versioning, WorkflowDefinition
+from everlong._definitions import QUEUE, Versioning, WorkflowDefinition
 from everlong.worker._owned import OwnedRun
 from everlong_engine import Wants
 
-__all__ = ["QUEUE", "Versions", "signals_of"]
-
-QUEUE: Final = "default"
+__all__ = ["Versions", "signals_of"]
 
 
 class Versions:

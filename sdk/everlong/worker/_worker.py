@@ -17,8 +17,10 @@ from typing import Any, Final, Self
 
 from msgspec.structs import replace
 
+from everlong import registry
 from everlong._definitions import (
     OWN,
+    QUEUE,
     ActivityDefinition,
     Versioning,
     WorkflowDefinition,
@@ -35,6 +37,7 @@ from everlong.exceptions import (
     StoreError,
 )
 from everlong.interceptors import Interceptor
+from everlong.queues import TaskQueue
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._answering import Answering
 from everlong.worker._attempts import Pools
@@ -45,10 +48,11 @@ from everlong.worker._hand_over import attach, hand_over
 from everlong.worker._hosted import hosted_activities, hosted_workflows
 from everlong.worker._intercepting import Around
 from everlong.worker._keeper import RunKeeper
+from everlong.worker._limits import declare_limits
 from everlong.worker._owned import Incoming, OwnedRun
 from everlong.worker._serving import serve
 from everlong.worker._tasks import TaskTaker
-from everlong.worker._versions import QUEUE, Versions
+from everlong.worker._versions import Versions
 from everlong.workflow import Workflow
 from everlong_engine import (
     Alarm,
@@ -229,6 +233,7 @@ class Worker(Answering):
         """Under a new name, with nothing in hand."""
         now_us = engine.clock.now_us()
         await engine.store.register(self._as_row(now_us))
+        await declare_limits(engine, self._declared_queues(), self.name)
         await self._fleet.look()
         await engine.store.resume_blocked(self._versions.wants(self._worker_id), now_us)
         self._keeper = RunKeeper(
@@ -249,6 +254,9 @@ class Worker(Answering):
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
         taker.start()
         engine.versions_changed()  # Older ones let go of what follows.
+
+    def _declared_queues(self) -> list[TaskQueue]:
+        return [queue for queue, _ in registry.queues.values()]
 
     def _takes(self, queue: str) -> bool:
         """Whether it takes from a task queue; "" for that of workflows."""
@@ -410,9 +418,7 @@ class Worker(Answering):
         pools = Pools(self._threads, self._processes)
         pools.client_of = partial(Client.beside, engine, records, beside.path, beside.hooks)
         bench = Bench(engine, self._slots, pools, around)
-        return ActivityRunner(
-            engine, records, self.name, deadlines, deliver, bench, self._takes, around=around
-        )
+        return ActivityRunner(engine, records, self.name, deadlines, deliver, bench, around=around)
 
     # --------------------------------------------------------------------------------- claiming
 

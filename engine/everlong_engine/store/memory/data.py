@@ -13,6 +13,7 @@ from msgspec import Struct
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.outgoing import Target
+from everlong_engine.model.queues import LimitOrigin, LimitRow, Starts
 from everlong_engine.model.requests import Sent
 from everlong_engine.model.runs import (
     AttemptRow,
@@ -32,7 +33,15 @@ from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.tables import Index, Journal, Table
 from everlong_engine.store.user_sql import UserConnection, run_statements
 
-__all__ = ["AskedQuestion", "HostingWorker", "MemoryData", "StoredApproval", "StoredEvent", "View"]
+__all__ = [
+    "AskedQuestion",
+    "HostingWorker",
+    "MemoryData",
+    "StoredApproval",
+    "StoredEvent",
+    "StoredStarts",
+    "View",
+]
 
 T = TypeVar("T")
 
@@ -51,6 +60,11 @@ class StoredApproval(Struct, frozen=True):
 
 class HostingWorker(Struct, frozen=True):
     row: WorkerRow
+
+
+class StoredStarts(Struct, frozen=True):
+    until_us: int
+    starts: Starts
 
 
 class AskedQuestion(Struct, frozen=True):
@@ -145,6 +159,8 @@ class MemoryData:
             )
         )
         self.tasks = Table(journal, self.tasks_of_run, self.tasks_taken, self.tasks_waiting)
+        self.queue_limits = Table[tuple[str, LimitOrigin], LimitRow](journal)
+        self.queue_starts = Table[tuple[str, str], StoredStarts](journal)
         self._make_tags(journal)
 
     def _make_tags(self, journal: Journal) -> None:

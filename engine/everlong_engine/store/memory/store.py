@@ -23,6 +23,7 @@ from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.filters import AnyField
 from everlong_engine.model.outgoing import Target
+from everlong_engine.model.queues import LimitRow, SetLimits
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
@@ -36,7 +37,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags
-from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
+from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -48,7 +49,7 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.memory import leases, pauses, reads, tasks, transfers, upkeep
+from everlong_engine.store.memory import lanes, leases, pauses, reads, tasks, transfers, upkeep
 from everlong_engine.store.memory.data import HostingWorker, MemoryData
 from everlong_engine.store.memory.group import apply_group
 
@@ -163,13 +164,11 @@ class MemoryStore:
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return self._write(lambda data: leases.claim_runs(data, wants, now_us, limit))
 
-    async def take_tasks(
-        self, wants: TaskWants, now_us: int, limit: int
-    ) -> tuple[list[TakenTask], int | None]:
-        due_us = tasks.next_task(self._open_data(), wants)
+    async def take_tasks(self, wants: TaskWants, now_us: int, limit: int) -> TaskClaim:
+        due_us = lanes.next_task(self._open_data(), wants)
         if limit <= 0 or due_us is None or due_us > now_us:
-            return [], due_us
-        return self._write(lambda data: tasks.take_tasks(data, wants, now_us, limit)), now_us
+            return TaskClaim([], due_us)
+        return self._write(lambda data: lanes.take_tasks(data, wants, now_us, limit))
 
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         return tasks.tasks_of(self._open_data(), worker_id)
@@ -254,6 +253,12 @@ class MemoryStore:
 
     async def queues(self) -> list[QueueCount]:
         return tasks.queues(self._open_data())
+
+    async def queue_limits(self) -> list[LimitRow]:
+        return lanes.queue_limits(self._open_data())
+
+    async def set_limits(self, change: SetLimits) -> None:
+        self._write(lambda data: lanes.set_limits(data, change))
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         asked = self._open_data().questions.get(question_id)

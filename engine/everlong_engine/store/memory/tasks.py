@@ -7,16 +7,14 @@ from msgspec.structs import replace
 from everlong_engine.machine.tasks import judge_task, judged_unreadable
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import ActivityScheduled, Recorded
-from everlong_engine.model.runs import AttemptRow, AttemptState, RunRow, RunStatus
+from everlong_engine.model.runs import AttemptState, RunRow
 from everlong_engine.model.tasks import (
     NewTask,
     QueueCount,
     SettleTask,
-    TakenTask,
     TaskEnd,
     TaskKey,
     TaskRow,
-    TaskWants,
     Withdrawn,
     WithdrawTask,
 )
@@ -28,13 +26,13 @@ from everlong_engine.store.memory.messages import wake_for_mail
 from everlong_engine.store.memory.pauses import hold
 
 __all__ = [
+    "drop_unreadable",
     "end_tasks",
     "free_tasks",
-    "next_task",
     "queue_tasks",
     "queues",
+    "scheduled_by",
     "settle_task",
-    "take_tasks",
     "tasks_of",
     "withdraw_task",
 ]
@@ -99,32 +97,7 @@ def withdraw_task(data: MemoryData, withdraw: WithdrawTask) -> Withdrawn:
 # ------------------------------------------------------------------------------------- for workers
 
 
-def take_tasks(data: MemoryData, wants: TaskWants, now_us: int, limit: int) -> list[TakenTask]:
-    """The longest due first. What cannot be read is parked with its run."""
-    due = [row for row in _waiting(data, wants) if row.task.due_us <= now_us]
-    taken: list[TakenTask] = []
-    for row in sorted(due, key=_by_due)[:limit]:
-        run, key = data.runs.rows[row.run_id], (row.run_id, row.task.activity_id)
-        try:
-            scheduled = _scheduled(data, row)
-        except UndecodablePayload as error:
-            _drop(data, row, AttemptState.NOT_BEGUN, error)
-            continue
-        details, details_of = _details(data, row)
-        data.tasks.put(key, replace(row, worker_id=wants.worker_id, token=row.token + 1))
-        started = AttemptRow(
-            activity_id=row.task.activity_id,
-            attempt=row.task.attempt,
-            state=AttemptState.TAKEN,
-            started_us=now_us,
-            worker=wants.worker,
-        )
-        put_attempts(data, row.run_id, (started,))
-        taken.append(TakenTask(row.task, run, scheduled, row.token + 1, details, details_of))
-    return taken
-
-
-def _scheduled(data: MemoryData, row: TaskRow) -> Recorded:
+def scheduled_by(data: MemoryData, row: TaskRow) -> Recorded:
     """What its attempts are called with. Raises UndecodablePayload."""
     found = reads.event(data, row.run_id, row.task.seq)
     if found is None or not isinstance(found.event, ActivityScheduled):
@@ -132,36 +105,14 @@ def _scheduled(data: MemoryData, row: TaskRow) -> Recorded:
     return found
 
 
-def _drop(data: MemoryData, row: TaskRow, state: AttemptState, error: UndecodablePayload) -> None:
+def drop_unreadable(
+    data: MemoryData, row: TaskRow, state: AttemptState, error: UndecodablePayload
+) -> None:
     """A task that cannot be read: its run is blocked, and says so. Once that goes on, whoever has
     it sees to the activity by what is known of this attempt."""
     data.tasks.remove((row.run_id, row.task.activity_id))
     put_attempts(data, row.run_id, (judged_unreadable(row.task, state),))
     park(data, data.runs.rows[row.run_id], error)
-
-
-def _details(data: MemoryData, row: TaskRow) -> tuple[bytes | None, int]:
-    """The last heartbeat details that there are, and of which attempt."""
-    for attempt in (row.task.attempt, row.task.attempt - 1):
-        known = data.attempts.get((row.run_id, row.task.activity_id, attempt))
-        if known is not None and known.details is not None:
-            return known.details, attempt
-    return None, 0
-
-
-def next_task(data: MemoryData, wants: TaskWants) -> int | None:
-    """When the next one that the worker may take, and begin, is due."""
-    return min((row.task.due_us for row in _waiting(data, wants)), default=None)
-
-
-def _waiting(data: MemoryData, wants: TaskWants) -> list[TaskRow]:
-    groups = [group for group in data.tasks_waiting.groups() if wants.takes(*group)]  # type: ignore[misc]
-    rows = [data.tasks.rows[key] for group in groups for key in data.tasks_waiting.keys(group)]
-    return [row for row in rows if data.runs.rows[row.run_id].status is RunStatus.RUNNING]
-
-
-def _by_due(row: TaskRow) -> tuple[int, bytes, int]:
-    return row.task.due_us, row.run_id, row.task.activity_id
 
 
 def tasks_of(data: MemoryData, worker_id: bytes) -> list[TaskKey]:
@@ -214,11 +165,11 @@ def _free(data: MemoryData, row: TaskRow, now_us: int) -> None:
     taken = data.attempts.get((row.run_id, row.task.activity_id, row.task.attempt))
     owner = data.workers.rows.get(row.worker_id or b"")
     try:
-        scheduled = _scheduled(data, row)
+        scheduled = scheduled_by(data, row)
         if taken is None:
             raise UndecodablePayload(f"what is known of activity {row.task.activity_id} is gone")
     except UndecodablePayload as error:
-        _drop(data, row, AttemptState.STARTED, error)
+        drop_unreadable(data, row, AttemptState.STARTED, error)
         return
     name = "unknown" if owner is None else owner.row.name
     assert isinstance(scheduled.event, ActivityScheduled)

@@ -868,9 +868,10 @@ ON CONFLICT (shard, run_id, activity_id, attempt) DO UPDATE SET
 -- name: put_tasks
 -- Into their queues, with whatever attempts come next.
 INSERT INTO everlong.tasks (shard, run_id, activity_id, execution_id, attempt, queue, activity, due_us,
-                            seq, origin, behind)
+                            seq, origin, behind, rank, key)
 SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BYTEA[], $5::BIGINT[], $6::TEXT[],
-                     $7::TEXT[], $8::BIGINT[], $9::BIGINT[], $10::TEXT[], $11::BIGINT[])
+                     $7::TEXT[], $8::BIGINT[], $9::BIGINT[], $10::TEXT[], $11::BIGINT[],
+                     $12::BIGINT[], $13::TEXT[])
 ON CONFLICT (shard, run_id, activity_id) DO UPDATE SET
     attempt = excluded.attempt, queue = excluded.queue, due_us = excluded.due_us,
     behind = excluded.behind, asked = FALSE, worker_id = NULL
@@ -893,27 +894,19 @@ UPDATE everlong.tasks SET asked = TRUE WHERE shard = $1 AND run_id = $2 AND acti
 DELETE FROM everlong.tasks WHERE shard = $1 AND run_id = $2;
 
 -- name: due_tasks
--- What may begin, the longest due first, from one queue and activity to the next in the index.
-WITH RECURSIVE pairs AS (
-    (SELECT queue, activity FROM everlong.tasks WHERE worker_id IS NULL AND NOT asked
-     ORDER BY queue, activity LIMIT 1)
-    UNION ALL
-    SELECT next.queue, next.activity FROM pairs, LATERAL (
-        SELECT t.queue, t.activity FROM everlong.tasks AS t
-        WHERE t.worker_id IS NULL AND NOT t.asked AND (t.queue, t.activity) > (pairs.queue, pairs.activity)
-        ORDER BY t.queue, t.activity LIMIT 1) AS next
-)
-SELECT due.shard, due.run_id, due.activity_id FROM pairs, LATERAL (
+-- What may begin of some lanes, each the longest due first.
+SELECT due.shard, due.run_id, due.activity_id
+FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[], $4::TEXT[], $5::BIGINT[], $6::BIGINT[]) WITH ORDINALITY
+    AS l (queue, activity, rank, key, quota, now_us, place), LATERAL (
     SELECT t.due_us, t.shard, t.run_id, t.activity_id FROM everlong.tasks AS t
     JOIN everlong.runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
-    WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = pairs.queue
-      AND t.activity = pairs.activity AND t.due_us <= $1
-    ORDER BY t.due_us, t.shard, t.run_id, t.activity_id LIMIT $2) AS due
-WHERE pairs.activity = ANY ($3::TEXT[]) AND ($4::TEXT[] IS NULL OR pairs.queue = ANY ($4))
-ORDER BY due.due_us, due.shard, due.run_id, due.activity_id LIMIT $2;
+    WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = l.queue AND t.activity = l.activity
+      AND t.rank = l.rank AND t.key = l.key AND t.due_us <= l.now_us
+    ORDER BY t.due_us, t.shard, t.run_id, t.activity_id LIMIT l.quota) AS due
+ORDER BY l.place, due.due_us, due.shard, due.run_id, due.activity_id;
 
 -- name: next_task
--- When the first is due that may begin.
+-- When the first is due, behind a moment, that may begin.
 WITH RECURSIVE pairs AS (
     (SELECT queue, activity FROM everlong.tasks WHERE worker_id IS NULL AND NOT asked
      ORDER BY queue, activity LIMIT 1)
@@ -927,9 +920,112 @@ SELECT min(due.due_us) FROM pairs, LATERAL (
     SELECT t.due_us FROM everlong.tasks AS t
     JOIN everlong.runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
     WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = pairs.queue
-      AND t.activity = pairs.activity
+      AND t.activity = pairs.activity AND t.due_us > $3
     ORDER BY t.due_us LIMIT 1) AS due
 WHERE pairs.activity = ANY ($1::TEXT[]) AND ($2::TEXT[] IS NULL OR pairs.queue = ANY ($2));
+
+-- name: lock_limits
+-- Of queues of which something waits that the worker may take; in one order, those in force last.
+WITH RECURSIVE pairs AS (
+    (SELECT queue, activity FROM everlong.tasks WHERE worker_id IS NULL AND NOT asked
+     ORDER BY queue, activity LIMIT 1)
+    UNION ALL
+    SELECT next.queue, next.activity FROM pairs, LATERAL (
+        SELECT t.queue, t.activity FROM everlong.tasks AS t
+        WHERE t.worker_id IS NULL AND NOT t.asked AND (t.queue, t.activity) > (pairs.queue, pairs.activity)
+        ORDER BY t.queue, t.activity LIMIT 1) AS next
+)
+SELECT l.queue, l.origin, l.concurrency, l.rate, l.rate_us, l.key_concurrency, l.key_rate, l.key_rate_us,
+       l.set_us, l.set_by
+FROM everlong.queue_limits AS l WHERE l.queue IN
+    (SELECT queue FROM pairs
+     WHERE activity = ANY ($1::TEXT[]) AND ($2::TEXT[] IS NULL OR queue = ANY ($2)))
+ORDER BY l.queue, l.origin FOR UPDATE OF l;
+
+-- name: lanes
+-- Queues, activities, ranks and keys of which something is due: of each rank those without a key, and
+-- as many keys, those behind the one that was served last first.
+WITH RECURSIVE shelves AS (
+    (SELECT queue, activity, rank FROM everlong.tasks WHERE worker_id IS NULL AND NOT asked
+     ORDER BY queue, activity, rank LIMIT 1)
+    UNION ALL
+    SELECT next.queue, next.activity, next.rank FROM shelves AS s, LATERAL (
+        SELECT t.queue, t.activity, t.rank FROM everlong.tasks AS t
+        WHERE t.worker_id IS NULL AND NOT t.asked AND (t.queue, t.activity, t.rank) > (s.queue, s.activity, s.rank)
+        ORDER BY t.queue, t.activity, t.rank LIMIT 1) AS next
+)
+SELECT s.queue, s.activity, s.rank, k.key, k.due_us FROM shelves AS s, LATERAL (
+    (SELECT t.key, t.due_us FROM everlong.tasks AS t
+     WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = s.queue AND t.activity = s.activity
+       AND t.rank = s.rank AND t.key = ''
+     ORDER BY t.due_us LIMIT 1)
+    UNION ALL
+    (WITH RECURSIVE keys AS (
+        (SELECT t.key, t.due_us FROM everlong.tasks AS t
+         WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = s.queue AND t.activity = s.activity
+           AND t.rank = s.rank AND t.key > $4
+         ORDER BY t.key, t.due_us LIMIT 1)
+        UNION ALL
+        SELECT next.key, next.due_us FROM keys, LATERAL (
+            SELECT t.key, t.due_us FROM everlong.tasks AS t
+            WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = s.queue AND t.activity = s.activity
+              AND t.rank = s.rank AND t.key > keys.key
+            ORDER BY t.key, t.due_us LIMIT 1) AS next
+     ) SELECT key, due_us FROM keys WHERE due_us <= $3 LIMIT $5)
+    UNION ALL
+    (WITH RECURSIVE keys AS (
+        (SELECT t.key, t.due_us FROM everlong.tasks AS t
+         WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = s.queue AND t.activity = s.activity
+           AND t.rank = s.rank AND t.key > '' AND t.key <= $4
+         ORDER BY t.key, t.due_us LIMIT 1)
+        UNION ALL
+        SELECT next.key, next.due_us FROM keys, LATERAL (
+            SELECT t.key, t.due_us FROM everlong.tasks AS t
+            WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = s.queue AND t.activity = s.activity
+              AND t.rank = s.rank AND t.key > keys.key AND t.key <= $4
+            ORDER BY t.key, t.due_us LIMIT 1) AS next
+     ) SELECT key, due_us FROM keys WHERE due_us <= $3 LIMIT $5)
+) AS k
+WHERE s.activity = ANY ($1::TEXT[]) AND ($2::TEXT[] IS NULL OR s.queue = ANY ($2)) AND k.due_us <= $3;
+
+-- name: tasks_at_work
+-- How many of each key of some queues workers have.
+SELECT queue, key, count(*) FROM everlong.tasks
+WHERE worker_id IS NOT NULL AND queue = ANY ($1::TEXT[]) GROUP BY queue, key;
+
+-- name: queue_limits
+-- All there are; what is in force is the last of a queue.
+SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key_rate_us, set_us, set_by
+FROM everlong.queue_limits ORDER BY queue, origin;
+
+-- name: put_limits
+-- In the place of what the same origin said before.
+INSERT INTO everlong.queue_limits (queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate,
+                                   key_rate_us, set_us, set_by)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+ON CONFLICT (queue, origin) DO UPDATE SET
+    concurrency = excluded.concurrency, rate = excluded.rate, rate_us = excluded.rate_us,
+    key_concurrency = excluded.key_concurrency, key_rate = excluded.key_rate,
+    key_rate_us = excluded.key_rate_us, set_us = excluded.set_us, set_by = excluded.set_by;
+
+-- name: drop_limits
+-- What the origin said is nothing any more.
+DELETE FROM everlong.queue_limits WHERE queue = $1 AND origin = $2;
+
+-- name: starts_of
+-- When calls of queues, or of queues and keys, began.
+SELECT s.queue, s.key, s.marks FROM everlong.queue_starts AS s
+JOIN unnest($1::TEXT[], $2::TEXT[]) AS w (queue, key) ON s.queue = w.queue AND s.key = w.key;
+
+-- name: put_starts
+-- As they are now.
+INSERT INTO everlong.queue_starts (queue, key, until_us, marks)
+SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::BIGINT[], $4::BYTEA[])
+ON CONFLICT (queue, key) DO UPDATE SET until_us = excluded.until_us, marks = excluded.marks;
+
+-- name: forget_starts
+-- What limits nothing any more.
+DELETE FROM everlong.queue_starts WHERE until_us <= $1;
 
 -- name: share_runs
 -- In one order; until the end of the transaction nobody changes them.

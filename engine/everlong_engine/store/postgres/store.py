@@ -19,6 +19,7 @@ from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.filters import AnyField
 from everlong_engine.model.limits import LEASE_US, STRIKES_TO_POISON
 from everlong_engine.model.outgoing import Target
+from everlong_engine.model.queues import LimitRow, SetLimits
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
@@ -32,7 +33,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags
-from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
+from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -44,7 +45,7 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.postgres import leases, pauses, reads, tasks, transfers, upkeep
+from everlong_engine.store.postgres import lanes, leases, pauses, reads, tasks, transfers, upkeep
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.bell import Bell
 from everlong_engine.store.postgres.connection import AWAY, Line, classify, connect
@@ -227,13 +228,11 @@ class PostgresStore:
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
 
-    async def take_tasks(
-        self, wants: TaskWants, now_us: int, limit: int
-    ) -> tuple[list[TakenTask], int | None]:
-        due_us = await self._look(lambda tx: tasks.next_task(tx, wants))
+    async def take_tasks(self, wants: TaskWants, now_us: int, limit: int) -> TaskClaim:
+        due_us = await self._look(lambda tx: lanes.next_task(tx, wants))
         if limit <= 0 or due_us is None or due_us > now_us:
-            return [], due_us
-        return await self._write(lambda tx: tasks.take_tasks(tx, wants, now_us, limit)), now_us
+            return TaskClaim([], due_us)
+        return await self._write(lambda tx: lanes.take_tasks(tx, wants, now_us, limit))
 
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         return await self._look(lambda tx: tasks.tasks_of(tx, worker_id))
@@ -324,6 +323,12 @@ class PostgresStore:
 
     async def queues(self) -> list[QueueCount]:
         return await self._look(tasks.queues)
+
+    async def queue_limits(self) -> list[LimitRow]:
+        return await self._look(lanes.queue_limits)
+
+    async def set_limits(self, change: SetLimits) -> None:
+        await self._write(lambda tx: lanes.set_limits(tx, change))
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         found = await self._look(lambda tx: tx.one("get_answer", (question_id,)))

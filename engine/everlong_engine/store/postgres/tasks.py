@@ -8,15 +8,13 @@ from msgspec.structs import replace
 from everlong_engine.machine.tasks import judge_task, judged_unreadable
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import ActivityScheduled, Recorded
-from everlong_engine.model.runs import AttemptRow, AttemptState
+from everlong_engine.model.runs import AttemptState
 from everlong_engine.model.tasks import (
     NewTask,
     QueueCount,
     SettleTask,
-    TakenTask,
     TaskKey,
     TaskRow,
-    TaskWants,
     Withdrawn,
     WithdrawTask,
 )
@@ -24,22 +22,22 @@ from everlong_engine.model.writes import AppendResult, MarkAttempts, Refusal
 from everlong_engine.store.postgres import reads
 from everlong_engine.store.postgres.appends import ACCEPTED, FENCED
 from everlong_engine.store.postgres.leases import (
-    attempt_values,
     mark_attempts,
     park,
     put_attempts,
 )
 from everlong_engine.store.postgres.pauses import hold
-from everlong_engine.store.postgres.rows import put_mail, read_run, run_row
+from everlong_engine.store.postgres.rows import put_mail, read_run
 from everlong_engine.store.postgres.statements import Tx
 
 __all__ = [
+    "drop_unreadable",
     "free_tasks",
-    "next_task",
     "queue_tasks",
     "queues",
+    "scheduling",
     "settle_task",
-    "take_tasks",
+    "task_row",
     "task_values",
     "tasks_of",
     "withdraw_task",
@@ -84,6 +82,8 @@ def task_values(mark: MarkAttempts, execution_id: bytes) -> list[tuple[Any, ...]
             task.seq,
             task.origin,
             task.behind,
+            task.rank,
+            task.key,
         )
         for task in mark.tasks
     ]
@@ -105,70 +105,16 @@ async def withdraw_task(tx: Tx, withdraw: WithdrawTask) -> Withdrawn:
 # ------------------------------------------------------------------------------------- for workers
 
 
-async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> list[TakenTask]:
-    """The longest due first. What cannot be read is parked with its run."""
-    due = await tx.all("due_tasks", (now_us, limit, wants.activities, wants.queues))
-    if not due:
-        return []
-    # Shared locks on the runs, so that nothing begins behind a pause that somebody was told of.
-    keys = sorted({(shard, run_id) for shard, run_id, _ in due})
-    runs = {one["run_id"]: run_row(one) for one in await tx.rows("share_runs", keys)}
-    found = await tx.rows("take_tasks", [(*one, wants.worker_id) for one in due])
-    rows = [_row(values) for values in found]
-    if not rows:
-        return []
-    wanted = [(row.shard, row.run_id, row.task.activity_id, row.task.attempt) for row in rows]
-    before = {(one[0], one[1]): one[2:] for one in await tx.rows("details_of_tasks", wanted)}
-    taken: list[TakenTask] = []
-    places = [(row.shard, row.run_id, row.task.seq) for row in rows]
-    there = {tuple(one[:2]): one[1:] for one in await tx.rows("events_of", places)}
-    for row in sorted(rows, key=_by_due):
-        try:
-            event = await reads.recorded(tx, row.shard, there.get((row.run_id, row.task.seq)))
-            scheduled = _scheduling(row, event)
-        except UndecodablePayload as error:
-            await _drop(tx, row, AttemptState.NOT_BEGUN, error)
-            continue
-        details = before.get((row.run_id, row.task.activity_id), (None, 0))
-        taken.append(TakenTask(row.task, runs[row.run_id], scheduled, row.token, *details))
-    started = [_started(one, wants, now_us) for one in taken]
-    if started:
-        await tx.rows("put_attempts", started)
-    return taken
-
-
-def _by_due(row: TaskRow) -> tuple[int, int, bytes, int]:
-    return row.task.due_us, row.shard, row.run_id, row.task.activity_id
-
-
-def _started(one: TakenTask, wants: TaskWants, now_us: int) -> tuple[Any, ...]:
-    row = AttemptRow(
-        activity_id=one.task.activity_id,
-        attempt=one.task.attempt,
-        state=AttemptState.TAKEN,
-        started_us=now_us,
-        worker=wants.worker,
-    )
-    return attempt_values(one.run.shard, one.run.run_id, row)
-
-
 async def _scheduled(tx: Tx, row: TaskRow) -> Recorded:
     """What its attempts are called with. Raises UndecodablePayload."""
-    return _scheduling(row, await reads.event(tx, row.shard, row.run_id, row.task.seq))
+    return scheduling(row, await reads.event(tx, row.shard, row.run_id, row.task.seq))
 
 
-def _scheduling(row: TaskRow, found: Recorded | None) -> Recorded:
+def scheduling(row: TaskRow, found: Recorded | None) -> Recorded:
     """Raises UndecodablePayload: it is something else."""
     if found is None or not isinstance(found.event, ActivityScheduled):
         raise UndecodablePayload(f"event {row.task.seq} schedules no activity")
     return found
-
-
-async def next_task(tx: Tx, wants: TaskWants) -> int | None:
-    """When the next one that the worker may take, and begin, is due."""
-    found = await tx.one("next_task", (wants.activities, wants.queues))
-    due_us: int | None = found[0]
-    return due_us
 
 
 async def tasks_of(tx: Tx, worker_id: bytes) -> list[TaskKey]:
@@ -200,7 +146,7 @@ async def settle_task(tx: Tx, settle: SettleTask) -> AppendResult:
 
 async def free_tasks(tx: Tx, now_us: int, limit: int) -> int:
     """Judge tasks of workers that are dead; how many there were."""
-    orphans = [_row(values) for values in await tx.all("orphaned_tasks", (limit,))]
+    orphans = [task_row(values) for values in await tx.all("orphaned_tasks", (limit,))]
     if not orphans:
         return 0
     await tx.rows("lock_runs", sorted({(row.shard, row.run_id) for row in orphans}))
@@ -209,11 +155,13 @@ async def free_tasks(tx: Tx, now_us: int, limit: int) -> int:
         try:
             await _free(tx, row, names, now_us)
         except UndecodablePayload as error:
-            await _drop(tx, row, AttemptState.STARTED, error)
+            await drop_unreadable(tx, row, AttemptState.STARTED, error)
     return len(orphans)
 
 
-async def _drop(tx: Tx, row: TaskRow, state: AttemptState, error: UndecodablePayload) -> None:
+async def drop_unreadable(
+    tx: Tx, row: TaskRow, state: AttemptState, error: UndecodablePayload
+) -> None:
     """A task that cannot be read: its run is blocked, and says so. Once that goes on, whoever has
     it sees to the activity by what is known of this attempt."""
     key = (row.shard, row.run_id)
@@ -233,7 +181,7 @@ async def _free(tx: Tx, row: TaskRow, names: Mapping[bytes, str], now_us: int) -
     await settle_task(tx, judge_task(row, scheduled.event, taken, name, now_us))
 
 
-def _row(values: Any) -> TaskRow:
+def task_row(values: Any) -> TaskRow:
     task = NewTask(
         activity_id=values["activity_id"],
         attempt=values["attempt"],
@@ -243,6 +191,8 @@ def _row(values: Any) -> TaskRow:
         seq=values["seq"],
         origin=values["origin"],
         behind=values["behind"],
+        rank=values["rank"],
+        key=values["key"],
     )
     return TaskRow(
         shard=values["shard"],

@@ -506,8 +506,8 @@ DELETE FROM attempts WHERE shard = ?1 AND run_id = ?2 AND activity_id = ?3 AND a
 -- name: put_task
 -- Into its queue, with whatever attempt comes next.
 INSERT INTO tasks (shard, run_id, activity_id, execution_id, attempt, queue, activity, due_us, seq,
-                   origin, behind)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                   origin, behind, rank, key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (shard, run_id, activity_id) DO UPDATE SET
     attempt = excluded.attempt, queue = excluded.queue, due_us = excluded.due_us,
     behind = excluded.behind, asked = 0, worker_id = NULL
@@ -515,7 +515,7 @@ WHERE excluded.attempt > tasks.attempt;
 
 -- name: task_at
 SELECT shard, run_id, activity_id, execution_id, attempt, queue, activity, due_us, seq, origin, behind,
-       token, asked, worker_id
+       token, asked, worker_id, rank, key
 FROM tasks WHERE shard = ? AND run_id = ? AND activity_id = ?;
 
 -- name: drop_task
@@ -533,24 +533,77 @@ UPDATE tasks SET asked = 1 WHERE shard = ? AND run_id = ? AND activity_id = ?;
 DELETE FROM tasks WHERE shard = ? AND run_id = ?;
 
 -- name: waiting_tasks
--- The first queue and activity behind a pair of which something waits.
-SELECT queue, activity FROM tasks
-WHERE worker_id IS NULL AND asked = 0 AND (queue, activity) > (?, ?)
-ORDER BY queue, activity LIMIT 1;
+-- The first queue and activity behind a pair of which something waits. Not by a comparison of pairs:
+-- for that SQLite goes through all that waits of the pair itself.
+SELECT * FROM (SELECT queue, activity FROM tasks
+               WHERE worker_id IS NULL AND asked = 0 AND queue = ?1 AND activity > ?2
+               ORDER BY activity LIMIT 1)
+UNION ALL
+SELECT * FROM (SELECT queue, activity FROM tasks
+               WHERE worker_id IS NULL AND asked = 0 AND queue > ?1
+               ORDER BY queue, activity LIMIT 1)
+LIMIT 1;
 
 -- name: due_tasks
--- What may begin, of one queue and activity, the longest due first.
-SELECT t.due_us, t.shard, t.run_id, t.activity_id FROM tasks AS t
+-- What may begin, of one lane, the longest due first.
+SELECT t.shard, t.run_id, t.activity_id FROM tasks AS t
 JOIN runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
-WHERE t.worker_id IS NULL AND t.asked = 0 AND t.queue = ? AND t.activity = ? AND t.due_us <= ?
+WHERE t.worker_id IS NULL AND t.asked = 0 AND t.queue = ? AND t.activity = ? AND t.rank = ? AND t.key = ?
+  AND t.due_us <= ?
 ORDER BY t.due_us, t.shard, t.run_id, t.activity_id LIMIT ?;
 
 -- name: next_task
--- When the first of one queue and activity is due that may begin.
+-- When the first of one queue and activity is due, behind a moment, that may begin.
 SELECT t.due_us FROM tasks AS t
 JOIN runs AS r ON r.shard = t.shard AND r.run_id = t.run_id AND r.status = 0
-WHERE t.worker_id IS NULL AND t.asked = 0 AND t.queue = ? AND t.activity = ?
+WHERE t.worker_id IS NULL AND t.asked = 0 AND t.queue = ? AND t.activity = ? AND t.due_us > ?
 ORDER BY t.due_us LIMIT 1;
+
+-- name: next_rank
+-- The first behind this one of which something waits.
+SELECT rank FROM tasks
+WHERE worker_id IS NULL AND asked = 0 AND queue = ? AND activity = ? AND rank > ?
+ORDER BY rank LIMIT 1;
+
+-- name: lane_without_key
+-- When the first of it is due.
+SELECT due_us FROM tasks
+WHERE worker_id IS NULL AND asked = 0 AND queue = ? AND activity = ? AND rank = ? AND key = ''
+ORDER BY due_us LIMIT 1;
+
+-- name: next_key
+-- The first behind this one of which something waits, and when its first is due.
+SELECT key, due_us FROM tasks
+WHERE worker_id IS NULL AND asked = 0 AND queue = ? AND activity = ? AND rank = ? AND key > ?
+ORDER BY key, due_us LIMIT 1;
+
+-- name: tasks_at_work
+-- How many of each key of a queue workers have.
+SELECT key, count(*) FROM tasks WHERE worker_id IS NOT NULL AND queue = ? GROUP BY key;
+
+-- name: queue_limits
+-- All there are; what is in force is the last of a queue.
+SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key_rate_us, set_us, set_by
+FROM queue_limits ORDER BY queue, origin;
+
+-- name: put_limits
+REPLACE INTO queue_limits (queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate,
+                           key_rate_us, set_us, set_by)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: drop_limits
+DELETE FROM queue_limits WHERE queue = ? AND origin = ?;
+
+-- name: starts_of
+-- When calls of a queue, or of a queue and key, began.
+SELECT marks FROM queue_starts WHERE queue = ? AND key = ?;
+
+-- name: put_starts
+REPLACE INTO queue_starts (queue, key, until_us, marks) VALUES (?, ?, ?, ?);
+
+-- name: forget_starts
+-- What limits nothing any more.
+DELETE FROM queue_starts WHERE until_us <= ?;
 
 -- name: take_task
 UPDATE tasks SET worker_id = ?, token = token + 1 WHERE shard = ? AND run_id = ? AND activity_id = ?;

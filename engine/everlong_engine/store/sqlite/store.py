@@ -21,6 +21,7 @@ from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.filters import AnyField
 from everlong_engine.model.limits import STRIKES_TO_POISON
 from everlong_engine.model.outgoing import Target
+from everlong_engine.model.queues import LimitRow, SetLimits
 from everlong_engine.model.runs import (
     ApprovalRow,
     AttemptRow,
@@ -34,7 +35,7 @@ from everlong_engine.model.runs import (
     WorkerRow,
 )
 from everlong_engine.model.tags import Tags
-from everlong_engine.model.tasks import QueueCount, TakenTask, TaskKey, TaskWants
+from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -46,7 +47,7 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.sqlite import leases, pauses, reads, tasks, transfers, upkeep
+from everlong_engine.store.sqlite import lanes, leases, pauses, reads, tasks, transfers, upkeep
 from everlong_engine.store.sqlite.access import Access
 from everlong_engine.store.sqlite.columns import as_id, fetch_one, named
 from everlong_engine.store.sqlite.connection import (
@@ -227,13 +228,11 @@ class SqliteStore:
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
         return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
 
-    async def take_tasks(
-        self, wants: TaskWants, now_us: int, limit: int
-    ) -> tuple[list[TakenTask], int | None]:
-        due_us = await self._read(lambda tx: tasks.next_task(tx, wants))
+    async def take_tasks(self, wants: TaskWants, now_us: int, limit: int) -> TaskClaim:
+        due_us = await self._read(lambda tx: lanes.next_task(tx, wants))
         if limit <= 0 or due_us is None or due_us > now_us:
-            return [], due_us
-        return await self._write(lambda tx: tasks.take_tasks(tx, wants, now_us, limit)), now_us
+            return TaskClaim([], due_us)
+        return await self._write(lambda tx: lanes.take_tasks(tx, wants, now_us, limit))
 
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         return await self._read(lambda tx: tasks.tasks_of(tx, worker_id))
@@ -348,6 +347,12 @@ class SqliteStore:
 
     async def queues(self) -> list[QueueCount]:
         return await self._read(tasks.queues)
+
+    async def queue_limits(self) -> list[LimitRow]:
+        return await self._read(lanes.queue_limits)
+
+    async def set_limits(self, change: SetLimits) -> None:
+        await self._write(lambda tx: lanes.set_limits(tx, change))
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None:
         def look(tx: sqlite3.Connection) -> tuple[bool, bytes] | None:

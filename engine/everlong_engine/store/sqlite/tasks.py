@@ -1,6 +1,5 @@
 """Task queues: what is put into them, who takes what, and what comes of it."""
 
-import heapq
 from contextlib import suppress
 from sqlite3 import Connection
 from typing import Any, Final
@@ -10,15 +9,13 @@ from msgspec.structs import replace
 from everlong_engine.machine.tasks import judge_task, judged_unreadable
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import ActivityScheduled
-from everlong_engine.model.runs import AttemptRow, AttemptState
+from everlong_engine.model.runs import AttemptState
 from everlong_engine.model.tasks import (
     NewTask,
     QueueCount,
     SettleTask,
-    TakenTask,
     TaskKey,
     TaskRow,
-    TaskWants,
     Withdrawn,
     WithdrawTask,
 )
@@ -32,12 +29,12 @@ from everlong_engine.store.sqlite.rows import put_mail, read_run
 from everlong_engine.store.sqlite.statements import SQL
 
 __all__ = [
+    "drop_unreadable",
     "free_tasks",
-    "next_task",
     "queue_tasks",
     "queues",
     "settle_task",
-    "take_tasks",
+    "task_row",
     "tasks_of",
     "withdraw_task",
 ]
@@ -76,6 +73,8 @@ def _put_tasks(tx: Connection, mark: MarkAttempts) -> None:
             task.seq,
             task.origin,
             task.behind,
+            task.rank,
+            task.key,
         )
         tx.execute(SQL["put_task"], values)
 
@@ -93,63 +92,6 @@ def withdraw_task(tx: Connection, withdraw: WithdrawTask) -> Withdrawn:
 
 
 # ------------------------------------------------------------------------------------- for workers
-
-
-def take_tasks(tx: Connection, wants: TaskWants, now_us: int, limit: int) -> list[TakenTask]:
-    """The longest due first. What cannot be read is parked with its run."""
-    due: list[tuple[int, int, bytes, int]] = []
-    for pair in _pairs(tx, wants):
-        due += tx.execute(SQL["due_tasks"], (*pair, now_us, limit)).fetchall()
-    taken: list[TakenTask] = []
-    for _, shard, run_id, activity_id in heapq.nsmallest(limit, due):
-        try:
-            one = _take(tx, wants, (shard, run_id, activity_id), now_us)
-        except UndecodablePayload as error:
-            _drop(tx, (shard, run_id, activity_id), AttemptState.NOT_BEGUN, error)
-            continue
-        taken.append(one)
-    return taken
-
-
-def _take(tx: Connection, wants: TaskWants, key: tuple[int, bytes, int], now_us: int) -> TakenTask:
-    row = _row(tx.execute(SQL["task_at"], key).fetchone())
-    run = read_run(tx, *key[:2])
-    if run is None:
-        raise UndecodablePayload("its run is not there")
-    scheduled = reads.event(tx, *key[:2], row.task.seq)
-    if scheduled is None or not isinstance(scheduled.event, ActivityScheduled):
-        raise UndecodablePayload(f"event {row.task.seq} schedules no activity")
-    started = AttemptRow(
-        activity_id=row.task.activity_id,
-        attempt=row.task.attempt,
-        state=AttemptState.TAKEN,
-        started_us=now_us,
-        worker=wants.worker,
-    )
-    found = tx.execute(SQL["details_of_task"], (*key, row.task.attempt)).fetchone()
-    details, details_of = (None, 0) if found is None else found
-    if not isinstance(details, bytes | None) or type(details_of) is not int:
-        raise UndecodablePayload(f"what is known of activity {row.task.activity_id} is damaged")
-    tx.execute(SQL["take_task"], (wants.worker_id, *key))
-    put_attempts(tx, MarkAttempts(*key[:2], 0, (started,)))
-    return TakenTask(row.task, run, scheduled, row.token + 1, details, details_of)
-
-
-def next_task(tx: Connection, wants: TaskWants) -> int | None:
-    """When the next one that the worker may take, and begin, is due."""
-    due = [tx.execute(SQL["next_task"], pair).fetchone() for pair in _pairs(tx, wants)]
-    return min((one[0] for one in due if one and isinstance(one[0], int)), default=None)
-
-
-def _pairs(tx: Connection, wants: TaskWants) -> list[tuple[str, str]]:
-    """Queue and activity of what waits, as far as the worker may take it."""
-    pairs: list[tuple[str, str]] = []
-    pair = tx.execute(SQL["waiting_tasks"], ("", "")).fetchone()
-    while pair is not None:
-        if wants.takes(*pair):
-            pairs.append(pair)
-        pair = tx.execute(SQL["waiting_tasks"], pair).fetchone()
-    return pairs
 
 
 def tasks_of(tx: Connection, worker_id: bytes) -> list[TaskKey]:
@@ -194,18 +136,18 @@ def free_tasks(tx: Connection, now_us: int, limit: int) -> int:
         try:
             _free(tx, key, names, now_us)
         except UndecodablePayload as error:
-            _drop(tx, key, AttemptState.STARTED, error)
+            drop_unreadable(tx, key, AttemptState.STARTED, error)
     return len(orphans)
 
 
-def _drop(
+def drop_unreadable(
     tx: Connection, key: tuple[int, bytes, int], state: AttemptState, error: UndecodablePayload
 ) -> None:
     """A task that cannot be read: its run is blocked, and says so. Once that goes on, whoever has
     it sees to the activity by what is known of this attempt."""
     found = tx.execute(SQL["task_at"], key).fetchone()
     with suppress(UndecodablePayload):  # Of a damaged row nothing is known but that it was there.
-        left = judged_unreadable(_row(found).task, state)
+        left = judged_unreadable(task_row(found).task, state)
         put_attempts(tx, MarkAttempts(*key[:2], 0, (left,)))
     tx.execute(SQL["drop_task"], key)
     park(tx, key[0], key[1], error)
@@ -214,7 +156,7 @@ def _drop(
 def _free(
     tx: Connection, key: tuple[int, bytes, int], names: dict[bytes, str], now_us: int
 ) -> None:
-    row = _row(tx.execute(SQL["task_at"], key).fetchone())
+    row = task_row(tx.execute(SQL["task_at"], key).fetchone())
     run = read_run(tx, *key[:2])
     scheduled = reads.event(tx, *key[:2], row.task.seq)
     taken = reads.attempt_at(tx, *key, row.task.attempt)
@@ -226,11 +168,11 @@ def _free(
     settle_task(tx, judge_task(row, scheduled.event, taken, name, now_us))
 
 
-def _row(values: Any) -> TaskRow:
+def task_row(values: Any) -> TaskRow:
     """Raises UndecodablePayload."""
     check("tasks", _COLUMNS, values, f"a task of run {named(values[1])}")
     shard, run_id, activity_id, execution_id, attempt, queue, activity, due_us = values[:8]
-    seq, origin, behind, token, asked, worker_id = values[8:]
+    seq, origin, behind, token, asked, worker_id, rank, key = values[8:]
     task = NewTask(
         activity_id=activity_id,
         attempt=attempt,
@@ -240,6 +182,8 @@ def _row(values: Any) -> TaskRow:
         seq=seq,
         origin=origin,
         behind=behind,
+        rank=rank,
+        key=key,
     )
     return TaskRow(
         shard=shard,

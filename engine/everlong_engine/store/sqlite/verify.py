@@ -27,6 +27,7 @@ from everlong_engine.model.events import (
     RunStarted,
 )
 from everlong_engine.model.limits import ROW_BYTES_MAX
+from everlong_engine.model.queues import starts_from_wire
 from everlong_engine.model.runs import RunRow
 from everlong_engine.model.tags import Tags, same_tags
 from everlong_engine.store.interface import Problem, Trouble
@@ -144,6 +145,8 @@ def _of_table(tx: Connection, table: str) -> Iterator[Problem]:
             fault = _fault_of_types(values[-1])
         if fault is None and table == "blobs" and values is not None:
             fault = None if sha256(values[2]).digest() == values[1] else "its content is damaged"
+        if fault is None and table == "queue_starts" and values is not None:
+            fault = _fault_of_marks(values[-1])
         if fault is not None:
             name = " ".join(map(named, key[1:] or key))
             yield Problem(_owner(table, key), f"the row {name} in {table} is damaged: {fault}")
@@ -165,6 +168,14 @@ def _fault_of_types(text: str) -> str | None:
     except (ValueError, RecursionError) as error:
         return f"types is no JSON: {error}"
     return None if isinstance(types, list) else "types is no list"
+
+
+def _fault_of_marks(data: bytes) -> str | None:
+    try:
+        starts_from_wire(data)
+    except UndecodablePayload as error:
+        return f"marks hold no starts: {error}"
+    return None
 
 
 def _of_positions(tx: Connection) -> Iterator[Problem]:
