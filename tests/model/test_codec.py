@@ -408,7 +408,7 @@ UNSAID: tuple[Any, ...] = (None, None, None, [], False, [], None, None, [], b"")
         (ActivityFailed, [1, 1, ["t", "m", "", b"", True, -5], 1], "not a failure"),
         (ActivityScheduled, [1, 1, "a", b"", ["many"], ""], "max_attempts"),
         (ActivityScheduled, [1, 1, "a", b"", [3, 1, float("nan")], ""], "backoff"),
-        (ActivityScheduled, [1, 1, "a", b"", [None] * 15, ""], "15 options"),
+        (ActivityScheduled, [1, 1, "a", b"", [None] * 17, ""], "17 options"),
         (ActivityScheduled, [1, 1, "a", b"", [3, 1, 2.0, 9, 0.5, [7]], ""], "non_retryable"),
         (ActivityScheduled, [1, 1, "a", b"", [3, 1, 2.0, 9, 0.5, 7], ""], "non_retryable"),
     ],
