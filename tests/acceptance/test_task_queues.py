@@ -151,6 +151,74 @@ async def test_the_queue_of_workflows_is_no_detour(path: Path) -> None:
         assert scheduled.fields["began"] is True
 
 
+async def test_what_finds_no_slot_is_offered_to_other_workers(path: Path) -> None:
+    """And what others have not taken by then is begun here."""
+    gates = [Gate() for _ in range(4)]
+
+    @activity
+    async def step(number: int) -> int:
+        await gates[number]()
+        return number
+
+    @workflow
+    async def flow() -> list[int]:
+        return list(await asyncio.gather(*(step(number) for number in range(4))))
+
+    async with (
+        Client.connect(path) as client,
+        Worker(client, activity_slots=1, name="owner"),
+        Worker(client, workflows=[], activity_slots=2, name="other"),
+    ):
+        handle = await client.start(flow)
+        begun = [asyncio.ensure_future(gate.begun.wait()) for gate in gates]
+        async with asyncio.timeout(20):
+            while sum(one.done() for one in begun) < 3:
+                waiting = [one for one in begun if not one.done()]
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        found = (await handle.describe()).activities
+        at_work = sorted(one.worker or "" for one in found if one.state == "running")
+        assert at_work == ["", "other", "other"]
+        for gate in gates:
+            gate.open.set()
+        assert await handle.result() == [0, 1, 2, 3]
+        await asyncio.wait(begun)
+        assert [gate.times for gate in gates] == [1, 1, 1, 1]
+
+
+async def test_what_is_tied_to_its_worker_is_not_offered(path: Path) -> None:
+    gate = Gate()
+
+    @activity
+    async def holds() -> None:
+        await gate()
+
+    @activity(transactional=True)
+    async def store(tx: Transaction, number: int) -> None:
+        tx.execute("create table if not exists numbers (number integer)")
+        tx.execute("insert into numbers values (:number)", {"number": number})
+
+    @workflow
+    async def flow() -> None:
+        await asyncio.gather(holds(), store(1))
+
+    async with (
+        Client.connect(path) as client,
+        Worker(client, activity_slots=1, name="owner"),
+        Worker(client, workflows=[], name="other"),
+    ):
+        handle = await client.start(flow)
+        await gate.begun.wait()
+        await pending_for(1.2)
+        assert await client.queues() == []
+        gate.open.set()
+        await handle.result()
+
+
+async def pending_for(seconds: float) -> None:
+    """Longer than an activity waits for a slot before it is offered."""
+    await asyncio.sleep(seconds)  # tidy: waits because nothing says that it is not offered
+
+
 async def test_what_nobody_takes_waits_visibly_and_survives_restarts(path: Path) -> None:
     @activity(queue="gpu")
     async def render() -> str:

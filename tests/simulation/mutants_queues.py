@@ -13,6 +13,14 @@ __all__ = ["QUEUES"]
 
 QUEUES: Final[tuple[Mutant, ...]] = (
     mutant(
+        "what was offered to others is begun here, too",
+        Edit(
+            ActivityRunner._take_slot,  # pyright: ignore[reportPrivateUsage]
+            " or attempt.queued",
+            "",
+        ),
+    ),
+    mutant(
         "what workers have does not count against a queue's limit",
         Edit(Dealer.room_of_queue, "limits.concurrency - self._in_queue.get(queue, 0)", "9"),
     ),

@@ -163,6 +163,8 @@ class Plan:
     """And how many of each key, of which there are two."""
     in_a_second: int | None = None
     """And how many may begin in a second."""
+    helps: bool = False
+    """Whether that other worker takes from all queues: what finds no slot is offered to it."""
 
     def options(self) -> str:
         """The swarm options, for people."""
@@ -179,6 +181,7 @@ class Plan:
             f"features={','.join(self.features) or 'none'} hurry={self.hurry} "
             f"versioning={self.versioning or 'none'} queues={self.queues} "
             f"at_once={self.at_once}/{self.at_once_of_key} in_a_second={self.in_a_second} "
+            f"helps={self.helps} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -256,6 +259,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         at_once=limits.choice((None, None, 1, 2)),
         at_once_of_key=limits.choice((None, None, 1)),
         in_a_second=limits.choice((None, None, None, 1, 5)),
+        helps=limits.random() < 0.5,
     )
 
 

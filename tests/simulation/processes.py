@@ -121,8 +121,9 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
     )
     if world.plan.queues:
         name = f"{process.name}/apart"
+        queues = None if world.plan.helps else [APART]
         process.helper = SimulatedWorker(
-            client, workflows=[], queues=[APART], name=name, wait=2.0, **options
+            client, workflows=[], queues=queues, name=name, wait=2.0, **options
         )
 
     def failed() -> None:

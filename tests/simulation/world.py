@@ -223,6 +223,8 @@ class World:
             self._claimed(process, outcome)
         elif verb == "take_tasks" and outcome is not None:
             for taken in outcome[0]:
+                if taken.task.queue != APART:
+                    self.reached("activity offered to others")
                 self.told(process, f"takes {taken.run.workflow_id} {taken.task.activity_id}")
                 self.reached("task taken")
                 self.journal.taken(process.name, taken)
@@ -358,14 +360,16 @@ class World:
     def remember_keys(self, taken: Iterable[TakenTask]) -> None:
         """Whether or not whoever took them hears of it."""
         for one in taken:
-            key = (one.run.run_id, one.task.activity_id, one.token)
-            self._keys_taken[key] = one.task.key
+            if one.task.queue == APART:
+                key = (one.run.run_id, one.task.activity_id, one.token)
+                self._keys_taken[key] = one.task.key
 
     def _count_permits(self) -> None:
         """What workers have at this moment, as the store has it, is never more than the limits."""
         workers = [row.worker_id for row in self.read(self._inner.workers())]
         held = [one for who in workers for one in self.read(self._inner.tasks_of(who))]
-        keys = Counter(self._keys_taken[one.run_id, one.activity_id, one.token] for one in held)
+        known = ((one.run_id, one.activity_id, one.token) for one in held)
+        keys = Counter(self._keys_taken[one] for one in known if one in self._keys_taken)
         plan, must = self.plan, self.journal.must
         if plan.at_once is not None:
             if keys.total() == plan.at_once:

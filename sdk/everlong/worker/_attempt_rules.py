@@ -15,6 +15,7 @@ __all__ = [
     "handed_back",
     "limit_matters",
     "retry_matters",
+    "waits_in_line",
     "when_over",
 ]
 
@@ -39,6 +40,12 @@ def limit_matters(attempt: OpenAttempt, start: str) -> bool:
     if attempt.abandoned or attempt.run.dropped:
         return False
     return not (start and (attempt.started_us or attempt.attempt > 1))
+
+
+def waits_in_line(attempt: OpenAttempt, number: int) -> bool:
+    """Whether it is this attempt of it that still waits for a slot."""
+    elsewhere = attempt.queued or attempt.has_slot or attempt.attempt != number
+    return not (elsewhere or attempt.cancel_asked or attempt.abandoned or attempt.run.dropped)
 
 
 def always_matters(*_: Any) -> bool:
