@@ -1,6 +1,7 @@
 """Task queues: who takes what, who may settle it, and what becomes of it when somebody dies."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 from msgspec.structs import replace
@@ -528,6 +529,27 @@ async def test_a_key_gets_as_many_through_as_it_is_allowed(rig: Rig) -> None:
     assert await begun(rig) == ([], None)
     assert refusal(await rig.one(settled(rig, row, 1, mail=OUTCOME))) is None
     assert await begun(rig) == ([2], None)
+
+
+@pytest.mark.parametrize("after", ["", "a", "d", "h", "z"])
+async def test_the_one_key_with_room_is_found_among_many_without(rig: Rig, after: str) -> None:
+    """Some keys at a time are looked at, from wherever the last one was."""
+    await limit(rig, key_concurrency=1)
+    for number, key in enumerate("abcdefghijk", 1):
+        for activity in ("render", "train"):
+            more = 100 * (activity == "train")
+            await queued(rig, number=number + more, key=key, activity=activity)
+            if (key, activity) != ("f", "render"):
+                await queued(rig, number=number + more + 50, key=key, activity=activity)
+    with (
+        mock.patch("everlong_engine.store.sqlite.lanes.LANES_MAX", 2),
+        mock.patch("everlong_engine.store.postgres.lanes.LANES_MAX", 2),
+    ):
+        everything = replace(wants(rig, activities=("render", "train")), after=after)
+        taken: list[str] = []
+        while claim := (await rig.store.take_tasks(everything, rig.now_us, 3)).tasks:
+            taken += [one.task.key for one in claim]
+        assert sorted(taken) == list("abcdefghijk")
 
 
 async def test_a_rate_spreads_what_begins(rig: Rig) -> None:

@@ -341,6 +341,8 @@ class Member(Struct, frozen=True):
     """(type, version) of all that it hosts."""
     left_us: int | None
     """Until its lease ends; below 0: for how long it has been silent. None: it stopped in order."""
+    queues: tuple[str, ...] | None = None
+    """From which it takes; None: all of them."""
 
 
 class Fleet(Struct, frozen=True):

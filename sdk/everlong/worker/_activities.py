@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from everlong._definitions import OWN, QUEUE, ActivityDefinition
+from everlong._definitions import QUEUE, ActivityDefinition
 from everlong._failures import encode_exception
 from everlong._records import Records
 from everlong.exceptions import StatementFailed, StoreError
@@ -21,7 +21,6 @@ from everlong.worker._attempt_rules import (
     handed_back,
     limit_matters,
     retry_matters,
-    waits_in_line,
 )
 from everlong.worker._attempts import Raised
 from everlong.worker._bench import Bench
@@ -55,8 +54,6 @@ __all__ = ["ActivityRunner"]
 _DETAILS_EVERY_US: Final = 1_000_000
 _MARK_AGAIN_US: Final = 500_000
 _LOOK_AGAIN_US: Final = 10_000
-_OFFER_US: Final = 1_000_000
-"""That an activity waits for a slot before it is offered to other workers."""
 
 
 def _is_here(queue: str) -> bool:
@@ -75,6 +72,7 @@ class ActivityRunner:
         deadlines: Deadlines,
         deliver: Callable[[OwnedRun, Incoming], None],
         bench: Bench,
+        may_help: Callable[[], bool],
         *,
         around: Around | None = None,
     ) -> None:
@@ -87,7 +85,7 @@ class ActivityRunner:
         self.around = around
         self.outcomes = OutcomeJudge(self, engine, records)
         self.elsewhere = Elsewhere(engine, records, deadlines, self.outcomes.time_out_elsewhere)
-        self.queues = QueueDesk(self, engine, records)
+        self.queues = QueueDesk(self, engine, records, may_help)
         self.on_rest: Callable[[OwnedRun], None] = lambda _: None
         """Called when an attempt of a paused run has ended, or one could not begin."""
 
@@ -176,23 +174,7 @@ class ActivityRunner:
             self._mark_started(attempt)
         else:
             self.bench.stand_in_line(lambda: self._take_slot(attempt))
-            if self._may_be_offered(attempt):
-                offer_us = self._engine.clock.now_us() + _OFFER_US
-                number = attempt.attempt
-                self.deadlines.add(offer_us, self._offer, attempt, number, matters=waits_in_line)
-
-    def _may_be_offered(self, attempt: OpenAttempt) -> bool:
-        """Whether another worker may run it, should no slot become free here: there may be one, and
-        neither the store nor the version of the code ties it to this one."""
-        others = self._engine.shared or len(self._engine.hosts) > 1
-        definition = attempt.definition
-        tied = definition.transactional or definition.name.startswith(OWN)
-        return others and not tied and attempt.run.version is None
-
-    def _offer(self, attempt: OpenAttempt, _number: int) -> None:
-        """It has waited here for long enough: whoever has a slot first may have it."""
-        if not self.bench.stopping:
-            self.queues.put(attempt)
+            self.queues.stand_by(attempt)
 
     def _take_slot(self, attempt: OpenAttempt) -> bool:
         if attempt.abandoned or attempt.run.dropped or attempt.queued:

@@ -1,11 +1,12 @@
-"""What a worker knows of those in other processes: whether any has a newer version of a workflow.
+"""What a worker knows of others: whether any has a newer version of a workflow, or may help out.
 
 It looks when somebody has come or has stopped in order, and when one that fell silent has been so
 for long. A claim says by which look it was judged; the store gives nothing that follows to whoever
 has not seen the last one that came.
 """
 
-from everlong_engine import Engine, newest_versions
+from everlong._definitions import QUEUE
+from everlong_engine import Engine, Member, newest_versions
 
 __all__ = ["FleetView"]
 
@@ -19,10 +20,16 @@ class FleetView:
         self._again_us: int | None = None
         self.number: int | None = None
         """Of the fleet that was seen last."""
+        self._takers = 0
 
     def allows(self, kind: str, version: str) -> bool:
         """Whether nobody has a newer version of a workflow."""
         return self._newest.get(kind, version) == version
+
+    @property
+    def may_help(self) -> bool:
+        """Whether others may take what this worker has no slot for."""
+        return (self._takers if self._engine.shared else len(self._engine.hosts)) > 1
 
     @property
     def again_us(self) -> int | None:
@@ -41,6 +48,13 @@ class FleetView:
         fleet = await engine.store.fleet()
         newest, left_us = newest_versions(fleet)
         is_new = newest != self._newest
+        self._takers = sum(_takes_over(one) for one in fleet.members)
         self.number, self._newest = fleet.number, newest
         self._again_us = None if left_us is None else now_us + left_us
         return is_new
+
+
+def _takes_over(one: Member) -> bool:
+    """Whether it is there, and takes what stands in the queue of workflows."""
+    is_there = one.left_us is not None and one.left_us > 0
+    return is_there and (one.queues is None or QUEUE in one.queues)

@@ -4,13 +4,15 @@ What a task queue holds is the next attempt of an activity. From the commit that
 its outcome comes as mail nothing of it is here but its time limits, so its run may sleep.
 """
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from everlong._definitions import OWN
 from everlong._records import Records
 from everlong.exceptions import StoreError
-from everlong.worker._attempt_rules import always_matters
+from everlong.worker._attempt_rules import always_matters, waits_in_line
 from everlong.worker._owned import OpenAttempt
 from everlong_engine import (
     AttemptRow,
@@ -29,15 +31,63 @@ if TYPE_CHECKING:
 __all__ = ["QueueDesk"]
 
 _AGAIN_US: Final = 500_000
+_OFFER_US: Final = 1_000_000
+"""That an activity waits for a slot before it is offered to other workers."""
 
 
 class QueueDesk:
     """One per runner."""
 
-    def __init__(self, runner: "ActivityRunner", engine: Engine, records: Records) -> None:
+    def __init__(
+        self,
+        runner: "ActivityRunner",
+        engine: Engine,
+        records: Records,
+        may_help: Callable[[], bool],
+    ) -> None:
         self._runner = runner
         self._engine = engine
         self._records = records
+        self._may_help = may_help
+        self._in_line: deque[tuple[int, OpenAttempt, int]] = deque()
+        """(since when, attempt, its number) of what waits for a slot here."""
+        self._looks = False
+
+    # ------------------------------------------------------------------ where slots are short
+
+    def stand_by(self, attempt: OpenAttempt) -> None:
+        """It waits for a slot here. If none comes, whoever has one may run it: unless the store or
+        the version of its code ties it to this worker."""
+        definition = attempt.definition
+        tied = definition.transactional or definition.name.startswith(OWN)
+        alone = not self._engine.shared and len(self._engine.hosts) < 2
+        if tied or alone or attempt.run.version is not None:
+            return
+        self._in_line.append((self._engine.clock.now_us(), attempt, attempt.attempt))
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if not self._looks:
+            self._looks = True
+            look_us = self._engine.clock.now_us() + _OFFER_US
+            self._runner.deadlines.add(look_us, self._look, matters=always_matters)
+
+    def _look(self) -> None:
+        """Offer what has waited for long enough, if there is anybody."""
+        self._looks = False
+        until_us = self._engine.clock.now_us() - _OFFER_US
+        offers = self._may_help() and not self._runner.bench.stopping
+        while self._in_line:
+            since_us, attempt, number = self._in_line[0]
+            waits = waits_in_line(attempt, number)
+            if waits and (since_us > until_us or not offers):
+                self._look_later()
+                return
+            self._in_line.popleft()
+            if waits:
+                self.put(attempt)
+
+    # ---------------------------------------------------------------------- what stands there
 
     def put(self, attempt: OpenAttempt) -> None:
         """Its next attempt is for whoever takes from its queue."""

@@ -1,6 +1,6 @@
 """Who takes what from task queues: within their limits, by urgency, fairly between keys."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -132,9 +132,9 @@ async def _lanes(
     held_back: list[Lane] = []
     counted: set[str] = set()
     seen: set[Lane] = set()
-    after = wants.after
+    behind, before = wants.after, ""
     while True:
-        values = (wants.activities, wants.queues, now_us, after, LANES_MAX)
+        values = (wants.activities, wants.queues, now_us, behind, LANES_MAX, before, wants.after)
         found = {Lane(*one): due_us for *one, due_us in await tx.all("lanes", values)}
         new = [lane for lane in found if lane not in seen]
         seen.update(new)
@@ -144,9 +144,21 @@ async def _lanes(
         await _learn_starts(tx, dealer, [lane for lane in new if dealer.needs_starts(lane)])
         open_lanes = {lane: found[lane] for lane in new if dealer.room(lane) > 0}
         held_back += [lane for lane in new if lane not in open_lanes]
-        if open_lanes or not new or len(found) < LANES_MAX:
+        if open_lanes or not new:
             return open_lanes, held_back
-        after = max(lane.key for lane in new)
+        behind = _seen_to([lane for lane in found if lane.key > wants.after], behind)
+        before = _seen_to([lane for lane in found if "" < lane.key <= wants.after], before)
+
+
+def _seen_to(found: Iterable[Lane], key: str) -> str:
+    """Up to which key all shelves were looked through: of one that had more than were asked for,
+    only to the last of them."""
+    shelves: dict[tuple[str, str, int], list[str]] = {}
+    for lane in found:
+        shelves.setdefault(_of(lane)[:3], []).append(lane.key)
+    full = [max(keys) for keys in shelves.values() if len(keys) >= LANES_MAX]
+    whole = max((max(keys) for keys in shelves.values()), default=key)
+    return min(full, default=whole)
 
 
 async def _count(tx: Tx, dealer: Dealer, queues: set[str]) -> None:

@@ -515,7 +515,7 @@ UPDATE everlong.workers SET dead = TRUE, lease_us = 0 WHERE worker_id = $1;
 -- All workers, the longest there first, and how long their leases are good for; NULL: for nothing,
 -- and they have said so themselves.
 SELECT store.fleet, host, pid, started_us, types, versions,
-       CASE WHEN lease_us > 0 THEN lease_us - everlong.now_us() END AS left_us
+       CASE WHEN lease_us > 0 THEN lease_us - everlong.now_us() END AS left_us, queue
 FROM everlong.store LEFT JOIN everlong.workers ON TRUE ORDER BY started_us, worker_id;
 
 -- name: forget_workers
@@ -976,13 +976,13 @@ SELECT s.queue, s.activity, s.rank, k.key, k.due_us FROM shelves AS s, LATERAL (
     (WITH RECURSIVE keys AS (
         (SELECT t.key, t.due_us FROM everlong.tasks AS t
          WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = s.queue AND t.activity = s.activity
-           AND t.rank = s.rank AND t.key > '' AND t.key <= $4
+           AND t.rank = s.rank AND t.key > $6 AND t.key <= $7
          ORDER BY t.key, t.due_us LIMIT 1)
         UNION ALL
         SELECT next.key, next.due_us FROM keys, LATERAL (
             SELECT t.key, t.due_us FROM everlong.tasks AS t
             WHERE t.worker_id IS NULL AND NOT t.asked AND t.queue = s.queue AND t.activity = s.activity
-              AND t.rank = s.rank AND t.key > keys.key AND t.key <= $4
+              AND t.rank = s.rank AND t.key > keys.key AND t.key <= $7
             ORDER BY t.key, t.due_us LIMIT 1) AS next
      ) SELECT key, due_us FROM keys WHERE due_us <= $3 LIMIT $5)
 ) AS k

@@ -306,10 +306,10 @@ async def fleet(tx: Tx) -> Fleet:
     """Who is here, and in which versions."""
     members: list[Member] = []
     found = await tx.all("fleet")
-    for _, host, pid, started_us, types, versions, left_us in found:
+    for _, host, pid, started_us, types, versions, left_us, queue in found:
         if host is not None:
             hosted = tuple(zip(_names(types), _names(versions), strict=False))
-            members.append(Member((host, pid), started_us, hosted, left_us))
+            members.append(Member((host, pid), started_us, hosted, left_us, queues_of(queue)))
     return Fleet(found[0][0], tuple(members))
 
 
