@@ -124,6 +124,8 @@ class Engine:
         self._append_count = 0
         self.tasks_held_back = False
         """A worker here has seen tasks that may begin when others have ended."""
+        self.tasks_ended = 0
+        """By workers here, and stored."""
         self._last_sent = 0
 
     # --------------------------------------------------------------------- opening and closing
@@ -283,6 +285,12 @@ class Engine:
         self.tasks_held_back = False
         for host in self.hosts:
             host.tasks_changed()
+
+    def task_ended(self) -> None:
+        """A worker here has given one back: others may wait for that."""
+        self.tasks_ended += 1
+        if self.tasks_held_back:
+            self.tasks_changed()
 
     def wake_hosts(self) -> None:
         for host in self.hosts:

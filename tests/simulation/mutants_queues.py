@@ -16,7 +16,7 @@ QUEUES: Final[tuple[Mutant, ...]] = (
         "what was offered to others is begun here, too",
         Edit(
             ActivityRunner._take_slot,  # pyright: ignore[reportPrivateUsage]
-            " or attempt.queued",
+            " or not attempt.in_line",
             "",
         ),
     ),

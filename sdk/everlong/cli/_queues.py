@@ -179,7 +179,7 @@ def _at_once(count: int, of: str) -> str:
 
 def _in_period(rate: Rate) -> str:
     assert isinstance(rate.per, float | int), "as stores have it"
-    return f"{rate.count} in {span(rate.per)}"
+    return f"{rate.count} in {span(rate.per).replace('.0 ', ' ')}"
 
 
 def _row(one: QueueSummary) -> list[Cell]:

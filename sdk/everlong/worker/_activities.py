@@ -173,13 +173,14 @@ class ActivityRunner:
             attempt.has_slot = True
             self._mark_started(attempt)
         else:
+            attempt.in_line = True
             self.bench.stand_in_line(lambda: self._take_slot(attempt))
             self.queues.stand_by(attempt)
 
     def _take_slot(self, attempt: OpenAttempt) -> bool:
-        if attempt.abandoned or attempt.run.dropped or attempt.queued:
+        if attempt.abandoned or attempt.run.dropped or not attempt.in_line:
             return False
-        attempt.has_slot = True
+        attempt.in_line, attempt.has_slot = False, True
         self._mark_started(attempt)
         return True
 

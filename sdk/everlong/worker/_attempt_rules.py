@@ -44,8 +44,8 @@ def limit_matters(attempt: OpenAttempt, start: str) -> bool:
 
 def waits_in_line(attempt: OpenAttempt, number: int) -> bool:
     """Whether it is this attempt of it that still waits for a slot."""
-    elsewhere = attempt.queued or attempt.has_slot or attempt.attempt != number
-    return not (elsewhere or attempt.cancel_asked or attempt.abandoned or attempt.run.dropped)
+    given_up = attempt.cancel_asked or attempt.abandoned or attempt.run.dropped
+    return attempt.in_line and attempt.attempt == number and not given_up
 
 
 def always_matters(*_: Any) -> bool:

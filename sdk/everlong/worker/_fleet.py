@@ -26,7 +26,6 @@ class FleetView:
         """Whether nobody has a newer version of a workflow."""
         return self._newest.get(kind, version) == version
 
-    @property
     def may_help(self) -> bool:
         """Whether others may take what this worker has no slot for."""
         return (self._takers if self._engine.shared else len(self._engine.hosts)) > 1

@@ -108,6 +108,8 @@ class OpenAttempt(Struct, eq=False):
     """The attempt at which its attempts were exhausted last: a new set began behind it."""
     started_us: int = 0
     has_slot: bool = False
+    in_line: bool = False
+    """It waits for a slot."""
     task: "asyncio.Future[Any] | None" = None
     retry_us: int | None = None
     """In back-off until then."""

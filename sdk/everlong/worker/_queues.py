@@ -85,6 +85,7 @@ class QueueDesk:
                 return
             self._in_line.popleft()
             if waits:
+                attempt.in_line = False
                 self.put(attempt)
 
     # ---------------------------------------------------------------------- what stands there

@@ -138,6 +138,8 @@ class TaskTaker:
         self._next_us: int | None = None
         """When the next task in its queues is due, by the last look."""
         self._quiet = 0
+        self._held_back = False
+        """The last look has seen tasks that wait for the end of others."""
         self._stopped = False
         self.over = False
         """Everything was handed back: what is not stored now is lost with this worker."""
@@ -183,6 +185,7 @@ class TaskTaker:
         """Begin what is due, as far as there are slots; how many there were."""
         now_us = self._engine.clock.now_us()
         room = min(self._slots + self._bench.free, limits.TAKE_TASKS_MAX)
+        ended = self._engine.tasks_ended
         try:
             taken, self._next_us, held_back = await self._engine.store.take_tasks(
                 self._wants, now_us, room
@@ -190,8 +193,11 @@ class TaskTaker:
         except BaseException:
             self._in_doubt = True
             raise
+        self._held_back = held_back
         if held_back:
             self._engine.tasks_held_back = True
+            if self._engine.tasks_ended != ended:  # Perhaps just behind this look.
+                self._wake.set()
         self._remember_key(taken)
         if not taken:
             if room > 0:
@@ -230,7 +236,7 @@ class TaskTaker:
     async def _rest(self, next_us: int | None) -> None:
         """Until something is due or said to be new; a clock looks once a second. A server is not
         asked for that: what others have committed there is seen by whoever watches it."""
-        self._quiet = _QUIET if self._engine.shared else 0
+        self._quiet = _QUIET if self._engine.shared and not self._held_back else 0
         self._set_alarm(next_us)
         try:
             await self._wake.wait()
@@ -363,7 +369,8 @@ class TaskTaker:
         self._engine.commits.add(write, answered)
 
     def _tell(self, write: SettleTask) -> None:
-        if write.again is not None or self._engine.tasks_held_back:
+        self._engine.task_ended()
+        if write.again is not None:
             self._engine.tasks_changed()
         if write.mail is not None:
             self._engine.mail_arrived()

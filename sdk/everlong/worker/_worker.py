@@ -418,15 +418,9 @@ class Worker(Answering):
         pools = Pools(self._threads, self._processes)
         pools.client_of = partial(Client.beside, engine, records, beside.path, beside.hooks)
         bench = Bench(engine, self._slots, pools, around)
+        may_help = self._fleet.may_help
         return ActivityRunner(
-            engine,
-            records,
-            self.name,
-            deadlines,
-            deliver,
-            bench,
-            lambda: self._fleet.may_help,
-            around=around,
+            engine, records, self.name, deadlines, deliver, bench, may_help, around=around
         )
 
     # --------------------------------------------------------------------------------- claiming
