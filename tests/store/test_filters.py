@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -163,8 +164,10 @@ def test_stores_find_what_the_filter_means(
             for by in ("status", "tag.a"):
                 field = parse_field(by)
                 groups = await store.count_runs(meaning(where), field)
-                counts = sorted((repr_of(value), count) for value, count in groups)
-                assert counts == counted(meant, tags, field)
+                counts: Counter[str] = Counter()
+                for value, count in groups:
+                    counts[repr_of(value)] += count  # Large whole numbers may be one float.
+                assert sorted(counts.items()) == counted(meant, tags, field)
 
     database = InlineDatabase()
     try:
