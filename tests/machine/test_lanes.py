@@ -150,6 +150,15 @@ def test_what_a_rate_holds_back_is_due_when_there_is_room() -> None:
     assert dealer.next_us([lane("a")]) == 1_500
 
 
+def test_a_lane_that_gave_nothing_holds_nobody_back() -> None:
+    """All that waits there is paused, say."""
+    dealer = Dealer({"q": QueueLimits(rate=RateLimit(1, 100))}, 1_000)
+    dealer.know(("q", ""), ((950, 950, 1),))
+    dealer.note(lane(), 0)
+    assert dealer.starts(("q", "")) == ((950, 950, 1),)
+    assert not dealer.changed
+
+
 def test_starts_that_cannot_be_read_hold_a_queue_for_a_period() -> None:
     dealer = Dealer({"q": QueueLimits(rate=RateLimit(3, 100))}, 1_000)
     dealer.know(("q", ""), None)

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from everlong_engine.model.queues import NO_LIMITS, QueueLimits, RateLimit, Starts
+from everlong_engine.model.tasks import NewTask
 
 __all__ = ["MARKS_MAX", "Dealer", "Lane", "free_at", "noted", "room_in"]
 
@@ -68,6 +69,10 @@ class Lane(Struct, frozen=True, order=True):
     rank: int
     """The smaller, the sooner."""
     key: str
+
+    @classmethod
+    def of(cls, task: NewTask) -> "Lane":
+        return cls(task.queue, task.activity, task.rank, task.key)
 
 
 class Dealer:
@@ -184,6 +189,8 @@ class Dealer:
 
     def note(self, lane: Lane, count: int) -> None:
         """So many of it begin."""
+        if count == 0:  # Else a mark of nothing would hold others back.
+            return
         self.count(lane.queue, lane.key, count)
         limits = self._limits.get(lane.queue, NO_LIMITS)
         if limits.rate is not None:

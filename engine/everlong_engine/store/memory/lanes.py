@@ -20,7 +20,7 @@ def take_tasks(data: MemoryData, wants: TaskWants, now_us: int, limit: int) -> T
     ready: dict[Lane, int] = {}
     for row in _waiting(data, wants):
         if row.task.due_us <= now_us:
-            lane = _lane(row)
+            lane = Lane.of(row.task)
             ready[lane] = min(row.task.due_us, ready.get(lane, now_us))
     lanes = {lane: due_us for lane, due_us in ready.items() if dealer.room(lane) > 0}
     held_back = [lane for lane in ready if lane not in lanes]
@@ -89,16 +89,12 @@ def _may_begin(data: MemoryData, row: TaskRow) -> bool:
     return data.runs.rows[row.run_id].status is RunStatus.RUNNING
 
 
-def _lane(row: TaskRow) -> Lane:
-    return Lane(row.task.queue, row.task.activity, row.task.rank, row.task.key)
-
-
 def _due(data: MemoryData, wants: TaskWants, lane: Lane, now_us: int) -> list[TaskRow]:
     """What may begin of a lane, the longest due first."""
     rows = [
         row
         for row in _waiting(data, wants)
-        if _lane(row) == lane and row.task.due_us <= now_us and _may_begin(data, row)
+        if Lane.of(row.task) == lane and row.task.due_us <= now_us and _may_begin(data, row)
     ]
     return sorted(rows, key=lambda row: (row.task.due_us, row.run_id, row.task.activity_id))
 

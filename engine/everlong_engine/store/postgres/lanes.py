@@ -45,8 +45,8 @@ async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> TaskC
         begun, there = await _take_all(tx, wants, due, now_us)
         taken += begun
         for lane, quota in dealt:
-            dealer.note(lane, sum(_lane_of(one) == lane for one in begun))
-            if sum(_lane(row) == lane for row in there) < quota:
+            dealer.note(lane, sum(Lane.of(one.task) == lane for one in begun))
+            if sum(Lane.of(row.task) == lane for row in there) < quota:
                 del lanes[lane]
     await _store_starts(tx, dealer, now_us)
     if len(taken) >= limit:
@@ -58,14 +58,6 @@ async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> TaskC
 
 def _of(lane: Lane) -> tuple[str, str, int, str]:
     return lane.queue, lane.activity, lane.rank, lane.key
-
-
-def _lane(row: TaskRow) -> Lane:
-    return Lane(row.task.queue, row.task.activity, row.task.rank, row.task.key)
-
-
-def _lane_of(one: TakenTask) -> Lane:
-    return Lane(one.task.queue, one.task.activity, one.task.rank, one.task.key)
 
 
 async def _take_all(
