@@ -228,6 +228,21 @@ async def test_who_waits_for_a_result_hears_of_a_store_that_fails_while_it_is_re
                 await client.get_handle("waits").result()
 
 
+async def test_no_worker_begins_in_a_process_whose_store_has_failed(path: Path) -> None:
+    @workflow
+    async def flow() -> None: ...
+
+    async with Client.connect(path) as client:
+        store = client.engine.store
+        assert store.on_fatal is not None
+        store.on_fatal(StoreFailed(path=str(path), reason="a sync failed"))
+        with pytest.raises(StoreFailed, match="a sync failed"):
+            await Worker(client, workflows=[flow]).start()
+        assert not store.owned
+    async with hosting(path, workflows=[flow]) as client:  # Another process may.
+        await client.run(flow)
+
+
 @pytest.mark.file
 async def test_an_outcome_waits_for_room_and_is_recorded_by_itself(path: Path) -> None:
     ran: list[int] = []

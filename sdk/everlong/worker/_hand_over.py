@@ -27,10 +27,13 @@ async def attach(engine: Engine, worker: "Worker", wait_s: float) -> None:
 
     Raises:
         StoreOwned: it has not in time.
+        StoreFailed: a write of this process met a store that can no longer be trusted.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
     while True:
+        if engine.commits.failed is not None:
+            raise engine.commits.failed
         try:
             engine.attach(worker)
         except StoreOwned:
