@@ -128,11 +128,14 @@ from everlong_engine.model.policies import (
 )
 from everlong_engine.model.queues import (
     NO_LIMITS,
+    AtLimit,
     LimitOrigin,
     LimitRow,
     QueueLimits,
     RateLimit,
     SetLimits,
+    pool_of,
+    pool_scope,
 )
 from everlong_engine.model.requests import (
     child_request_id,
@@ -188,6 +191,7 @@ from everlong_engine.model.tasks import (
     Withdrawn,
     WithdrawTask,
 )
+from everlong_engine.model.turns import AskTurn, PoolCount, Turn, TurnAnswer, TurnsDealt
 from everlong_engine.model.writes import (
     Answer,
     AnswerApproval,
@@ -261,6 +265,8 @@ __all__ = [
     "ApprovalWithdrawn",
     "Approvals",
     "Ask",
+    "AskTurn",
+    "AtLimit",
     "Attached",
     "AttemptRow",
     "AttemptState",
@@ -328,6 +334,7 @@ __all__ = [
     "PauseRow",
     "Pin",
     "Point",
+    "PoolCount",
     "Probation",
     "Problem",
     "Question",
@@ -386,6 +393,9 @@ __all__ = [
     "TimerFired",
     "TimerStarted",
     "Trim",
+    "Turn",
+    "TurnAnswer",
+    "TurnsDealt",
     "UpdateCompleted",
     "UpdateFailed",
     "UpdateReceived",
@@ -438,6 +448,8 @@ __all__ = [
     "pack",
     "parse_field",
     "parse_filter",
+    "pool_of",
+    "pool_scope",
     "read_export",
     "read_instant",
     "renamed",

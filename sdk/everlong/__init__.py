@@ -27,6 +27,7 @@ from everlong.client import (
     PendingActivity,
     PendingChild,
     PendingTimer,
+    PoolSummary,
     PublishedItem,
     QueueSummary,
     Repeated,
@@ -66,6 +67,7 @@ from everlong.exceptions import (
     PayloadError,
     PayloadTooLarge,
     PlainPayload,
+    PoolFull,
     QueryFailed,
     StatementFailed,
     StoreError,
@@ -93,6 +95,7 @@ from everlong.exceptions import (
 from everlong.interceptors import ContextPropagator, Interceptor
 from everlong.labels import TagValue, literal, set_memo, set_tags
 from everlong.mapping import MapFailure, MapResult, map_all
+from everlong.pools import WorkflowPool
 from everlong.queues import Rate, TaskQueue
 from everlong.registry import Definitions
 from everlong.replayer import ReplayedRun, Replayer
@@ -176,6 +179,8 @@ __all__ = [
     "PendingChild",
     "PendingTimer",
     "PlainPayload",
+    "PoolFull",
+    "PoolSummary",
     "PublishedItem",
     "Query",
     "QueryFailed",
@@ -218,6 +223,7 @@ __all__ = [
     "WorkflowHandle",
     "WorkflowInfo",
     "WorkflowNotFound",
+    "WorkflowPool",
     "WorkflowTerminated",
     "WorkflowTimedOut",
     "activity",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from types import CodeType
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value
@@ -21,11 +21,13 @@ __all__ = [
     "OWN",
     "QUEUE",
     "ActivityDefinition",
+    "PlacesInPool",
     "Versioning",
     "WorkflowDefinition",
     "check_version",
     "check_versioning",
     "code_digest",
+    "pool_name",
     "queue_name",
     "run_policy",
 ]
@@ -66,6 +68,31 @@ def queue_name(value: object) -> str:
             'printable characters, such as "gpu"'
         )
     return str(value)
+
+
+def pool_name(value: object) -> str:
+    """A name for a pool of workflows.
+
+    Raises:
+        ValueError: it is empty, too long, or not printable.
+    """
+    if not is_queue_name(value):
+        raise ValueError(
+            f"{value!r:.60} names no pool: give 1 to {limits.QUEUE_CHARS_MAX} printable "
+            'characters, such as "imports"'
+        )
+    return str(value)
+
+
+class PlacesInPool(Protocol):
+    """How the executions of a workflow take their turns in a pool: a `TurnRule`."""
+
+    @property
+    def pool(self) -> str: ...
+
+    def place(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, int]:
+        """(key, rank) of an execution with these arguments."""
+        ...
 
 
 def check_versioning(value: str, owner: str) -> None:
@@ -130,6 +157,8 @@ class WorkflowDefinition:
     """How an execution is tried again that fails, as its start records it."""
     signals: dict[str, Any] = field(default_factory=dict[str, Any])
     """Those that are declared beside it, by name; live, for one may be declared later."""
+    turns: PlacesInPool | None = None
+    """How its executions take their turns; None: it is in no pool."""
 
     @cached_property
     def digest(self) -> str:

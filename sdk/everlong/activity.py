@@ -36,15 +36,13 @@ from everlong._definitions import OWN, QUEUE, ActivityDefinition, queue_name
 from everlong._failures import ExceptionRegistry
 from everlong._values import Parameters, Value, resolve_hints
 from everlong.exceptions import DefinitionError, EverlongError
-from everlong.queues import TaskQueue
+from everlong.queues import TaskQueue, checked_key, checked_priority
 from everlong.transactions import Transaction
 from everlong_engine import (
     ON_CANCEL,
     ActivityOptions,
     OnCancel,
     Retry,
-    is_queue_name,
-    limits,
     seconds_us,
 )
 
@@ -91,7 +89,8 @@ class Activity(Generic[P, R]):
         schedule = run.call_activity
         options = self._options
         if self._key is not None:
-            options = options.changed({"key": _checked_key(definition, self._key(*args, **kwargs))})
+            key = checked_key(f"activity {definition.name}", self._key(*args, **kwargs))
+            options = options.changed({"key": key})
         return _scheduled(schedule, definition, options, arguments, where)
 
     async def _just_run(self, args: Any, kwargs: Any) -> R:
@@ -241,18 +240,8 @@ def _options(
     if queue is not None:
         changed["queue"] = queue.name if isinstance(queue, TaskQueue) else queue_name(queue)
     if priority is not None:
-        changed["priority"] = _checked_priority(priority)
+        changed["priority"] = checked_priority(priority)
     return changed
-
-
-def _checked_priority(priority: object) -> int:
-    if isinstance(priority, bool) or not isinstance(priority, int):
-        raise TypeError(f"priority={priority!r}: give a whole number; the larger goes first")
-    if abs(priority) > limits.PRIORITY_MAX:
-        raise ValueError(
-            f"priority={priority}: give {-limits.PRIORITY_MAX:,} to {limits.PRIORITY_MAX:,}"
-        )
-    return priority
 
 
 def _key_of(name: str, key: object) -> "_Key":
@@ -263,20 +252,6 @@ def _key_of(name: str, key: object) -> "_Key":
             f"{name}: key={key!r} is no key: give a text, a number, or a function of the arguments"
         )
     return lambda *_, **__: key
-
-
-def _checked_key(definition: ActivityDefinition, key: object) -> str:
-    """As it is recorded. Raises TypeError or ValueError, in the workflow that made the call."""
-    if isinstance(key, bool) or not isinstance(key, str | int):
-        raise TypeError(
-            f"activity {definition.name}: its key= gave {key!r:.80}; a key is a text or a number"
-        )
-    if not is_queue_name(str(key)):
-        raise ValueError(
-            f"activity {definition.name}: its key= gave {key!r:.80}; give 1 to "
-            f"{limits.QUEUE_CHARS_MAX} printable characters"
-        )
-    return str(key)
 
 
 @overload

@@ -119,6 +119,7 @@ __all__ = [
     "PayloadTooLarge",
     "PlainPayload",
     "PoisonMessage",
+    "PoolFull",
     "QueryFailed",
     "StatementFailed",
     "StoreError",
@@ -288,6 +289,10 @@ class StreamRewound(EverlongError):
 
 class PoisonMessage(EverlongError):
     """A message of a stream cannot be decoded, and its loop is to stop at one."""
+
+
+class PoolFull(EverlongError):
+    """The pool refuses what has to wait, and has no room. None of the execution's code ran."""
 
 
 class WorkflowFailed(EverlongError):

@@ -12,9 +12,16 @@ from everlong import registry
 from everlong._context import calling_frame
 from everlong._definitions import QUEUE, queue_name
 from everlong.exceptions import DefinitionError
-from everlong_engine import QueueLimits, RateLimit, seconds_us
+from everlong_engine import (
+    AtLimit,
+    QueueLimits,
+    RateLimit,
+    is_queue_name,
+    limits,
+    seconds_us,
+)
 
-__all__ = ["Rate", "TaskQueue", "limits_of", "rate_of"]
+__all__ = ["Rate", "TaskQueue", "checked_key", "checked_priority", "limits_of", "rate_of"]
 
 _COUNT_MAX: Final = 1_000_000_000
 
@@ -102,6 +109,11 @@ class TaskQueue:
         registry.queues[self.name] = (self, file)
 
     @property
+    def scope(self) -> str:
+        """Not for flows: under which name a store keeps the limits."""
+        return self.name
+
+    @property
     def limits(self) -> QueueLimits:
         """Not for flows: as stores have them."""
         return limits_of(self.concurrency, self.rate, self.key_concurrency, self.key_rate)
@@ -119,6 +131,7 @@ def limits_of(
     rate: Rate | None,
     key_concurrency: int | None,
     key_rate: Rate | None,
+    at_limit: AtLimit = AtLimit.WAIT,
 ) -> QueueLimits:
     """Not for flows: checked limits. Raises ValueError or TypeError."""
     if concurrency is not None:
@@ -130,7 +143,31 @@ def limits_of(
         rate=rate_of(rate, "rate"),
         key_concurrency=key_concurrency,
         key_rate=rate_of(key_rate, "key_rate"),
+        at_limit=at_limit,
     )
+
+
+def checked_key(owner: str, key: object) -> str:
+    """Not for flows: as it is recorded. Raises TypeError or ValueError."""
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise TypeError(f"{owner}: its key= gave {key!r:.80}; a key is a text or a number")
+    if not is_queue_name(str(key)):
+        raise ValueError(
+            f"{owner}: its key= gave {key!r:.80}; give 1 to {limits.QUEUE_CHARS_MAX} printable "
+            "characters"
+        )
+    return str(key)
+
+
+def checked_priority(priority: object) -> int:
+    """Not for flows. Raises TypeError or ValueError."""
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise TypeError(f"priority={priority!r}: give a whole number; the larger goes first")
+    if abs(priority) > limits.PRIORITY_MAX:
+        raise ValueError(
+            f"priority={priority}: give {-limits.PRIORITY_MAX:,} to {limits.PRIORITY_MAX:,}"
+        )
+    return priority
 
 
 def _check_count(count: object, name: str, *, least: int) -> None:

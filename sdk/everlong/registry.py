@@ -21,6 +21,7 @@ __all__ = [
     "activities",
     "is_apart",
     "outputs",
+    "pools",
     "queues",
     "register",
     "signals",
@@ -50,6 +51,8 @@ signals: Final = _everything.signals
 outputs: Final = _everything.outputs
 queues: Final[dict[str, tuple[Any, str]]] = {}
 """Task queues that were declared, of all versions, and in which files: a queue is one for all."""
+pools: Final[dict[str, tuple[Any, str]]] = {}
+"""Likewise, pools of workflows."""
 
 
 def tables() -> Tables:

@@ -39,6 +39,7 @@ from everlong.children import (
 )
 from everlong.exceptions import DefinitionError, EverlongError
 from everlong.labels import TagValue
+from everlong.pools import TurnRule, WorkflowPool
 from everlong_engine import IfClosed, IfOpen, OnCancel, OnParentClose, Retry, seconds_us
 
 __all__ = [
@@ -167,6 +168,9 @@ def workflow(
     raises: Iterable[type[Exception]] = (),
     versioning: Versioning | None = None,
     retry: Retry | None = None,
+    pool: WorkflowPool | None = None,
+    key: Callable[..., object] | None = None,
+    priority: int | Callable[..., int] = 0,
 ) -> WorkflowDecorator: ...
 def workflow(
     function: Callable[..., Any] | None = None,
@@ -176,6 +180,9 @@ def workflow(
     raises: Iterable[type[Exception]] = (),
     versioning: Versioning | None = None,
     retry: Retry | None = None,
+    pool: WorkflowPool | None = None,
+    key: Callable[..., object] | None = None,
+    priority: int | Callable[..., int] = 0,
 ) -> Any:
     """Make an async function a workflow: it survives crashes by being replayed from its journal.
 
@@ -199,6 +206,13 @@ def workflow(
         retry: when an execution that fails is tried again, from its beginning, as a new run behind
             the policy's back-off; see `Retry`. Never unless given. Most failures belong to an
             activity's `Retry` instead: this one does everything again.
+        pool: limits how many executions are under way at once, over all workers; see
+            `WorkflowPool`. Each takes one place in it, from its beginning to its end.
+        key: gives an execution's key (a text or a number) by the workflow's arguments, as in
+            `lambda order: order.customer`: keys that wait are served in turn, and the pool may
+            limit each. It is stored as it is, also where codecs encrypt payloads.
+        priority: of what waits in the pool, the larger goes first: a number, or a function of the
+            arguments.
 
     Raises:
         DefinitionError: not an `async def`, a signature that cannot be recorded, a name that is
@@ -209,6 +223,7 @@ def workflow(
         made = _define(function, name, tuple(raises), versioning)
         if retry is not None:
             made.definition.retry = run_policy(retry, f"workflow {made.definition.name}")
+        made.definition.turns = TurnRule.of(made.definition.name, pool, key, priority)
         return made
 
     return decorate if function is None else decorate(function)

@@ -72,6 +72,8 @@ QUEUE_CHARS_MAX: Final = 200
 PRIORITY_MAX: Final = 1_000_000
 LANES_MAX: Final = 500
 """Of keys that may begin, among whom one claim chooses."""
+TURNS_MAX: Final = 200
+"""Executions of one pool that may begin with one look."""
 
 LOSSES_TO_PROBATION: Final = 2
 STRIKES_TO_POISON: Final = 3

@@ -12,9 +12,11 @@ from typing import Final, NamedTuple, cast
 from msgspec import Struct, field
 
 from everlong_engine.model.events import Recorded
+from everlong_engine.model.limits import INSTANT_US_MAX
 from everlong_engine.model.tags import Tags
 
 __all__ = [
+    "WAITS_US",
     "ApprovalRow",
     "AttemptRow",
     "AttemptState",
@@ -35,6 +37,10 @@ __all__ = [
     "WorkerRow",
     "queues_of",
 ]
+
+
+WAITS_US: Final = INSTANT_US_MAX
+"""When a run is to be woken that waits for its turn in a pool: never, of itself."""
 
 
 class RunStatus(IntEnum):
@@ -181,8 +187,17 @@ class RunRow(Struct, frozen=True, kw_only=True):
 
     def begins_us(self, now_us: int) -> int | None:
         """When the run is to begin, if it has been put off and that has not come."""
-        waits = self.status is RunStatus.RUNNING and self.next_seq == 1
-        return self.wake_us if waits and (self.wake_us or 0) > now_us else None
+        put_off = now_us < (self.wake_us or 0) < WAITS_US
+        return self.wake_us if self._has_not_begun and put_off else None
+
+    @property
+    def waits_for_turn(self) -> bool:
+        """Whether it begins when its pool has room."""
+        return self._has_not_begun and self.wake_us == WAITS_US
+
+    @property
+    def _has_not_begun(self) -> bool:
+        return self.status is RunStatus.RUNNING and self.next_seq == 1
 
 
 class MailRow(Struct, frozen=True):

@@ -36,6 +36,7 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.model.tags import Tags, TagValue
 from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
+from everlong_engine.model.turns import AskTurn, PoolCount, TurnAnswer, TurnsDealt
 from everlong_engine.model.writes import Write, WriteResult
 
 __all__ = [
@@ -224,6 +225,17 @@ class Ownership(Protocol):
         waits for the end of other calls has no time."""
         ...
 
+    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
+        """An execution that has been claimed and has not begun asks whether its pool lets it.
+        Asking again changes nothing. Where it waits, it is handed back with the answer."""
+        ...
+
+    async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
+        """Let begin who waits and has room by now: of pools, each with the key that was served
+        last. The most urgent come first, among them each key in turn, and of a key who has waited
+        longest."""
+        ...
+
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         """The tasks that a worker has: whose are not among them, nobody wants any more."""
         ...
@@ -307,8 +319,12 @@ class Reads(Protocol):
         """What stands in all task queues, by queue and activity."""
         ...
 
+    async def pools(self) -> list[PoolCount]:
+        """Who waits and has begun, by pool; only where somebody is."""
+        ...
+
     async def queue_limits(self) -> list[LimitRow]:
-        """What queues let through, by queue and origin: the last of a queue is in force."""
+        """What queues and pools let through, by name and origin: the last of a name is in force."""
         ...
 
     async def answer(self, question_id: bytes) -> tuple[bool, bytes] | None: ...

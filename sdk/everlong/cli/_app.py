@@ -20,7 +20,7 @@ from everlong.cli._list import list_
 from everlong.cli._messages import cancel, query, signal, terminate, update
 from everlong.cli._migrate import migrate
 from everlong.cli._pausing import pause, paused, resume
-from everlong.cli._queues import limit, queues, unlimit
+from everlong.cli._queues import limit, pools, queues, unlimit
 from everlong.cli._replay import replay
 from everlong.cli._reset import fork, reset
 from everlong.cli._run import run
@@ -56,6 +56,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "versions": (versions, _LOOK),
     "workers": (workers, _LOOK),
     "queues": (queues, _LOOK),
+    "pools": (pools, _LOOK),
     "limit": (limit, _LOOK),
     "unlimit": (unlimit, _LOOK),
     "approve": (approve, _TALK),

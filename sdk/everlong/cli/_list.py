@@ -120,6 +120,8 @@ def _reason(run: ExecutionSummary, workers: Sequence[WorkerRow]) -> str:
         return cropped(run.paused.reason.partition("\n")[0], _REASON_CHARS_MAX) + who
     if run.begins_at is not None:
         return f"begins in {span((run.begins_at - now()).total_seconds())}"
+    if run.waits_for_turn:
+        return "waits for its turn in a pool"
     if run.status == "running" and not hosting(workers, run):
         return cropped(missing(run), _REASON_CHARS_MAX)
     if run.status != "blocked" or not run.reason:

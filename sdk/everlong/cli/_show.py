@@ -171,6 +171,8 @@ class _View:
         if found.begins_at is not None:
             wait = span((found.begins_at - self.today).total_seconds())
             facts.append(("begins", (f"{instant(found.begins_at)}, in {wait}", "yellow")))
+        if found.waits_for_turn:
+            facts.append(("begins", ("when its pool has room: see `everlong pools`", "yellow")))
         if found.tags:
             facts.append(("tags", named(found.tags)))
         if found.memo is not None:

@@ -5,7 +5,7 @@ from everlong.client._bulk_job import BUILT_IN
 from everlong.client._bulk_order import BulkAction, BulkPreview, BulkReport, NotDone
 from everlong.client._client import Client
 from everlong.client._handle import WorkflowHandle
-from everlong.client._queues import LimitSummary, QueueSummary
+from everlong.client._queues import LimitSummary, PoolSummary, QueueSummary
 from everlong.client._resetting import Reapply
 from everlong.client._subscribing import PublishedItem
 from everlong.client._updates import UpdateHandle
@@ -43,6 +43,7 @@ __all__ = [
     "PendingActivity",
     "PendingChild",
     "PendingTimer",
+    "PoolSummary",
     "PublishedItem",
     "QueueSummary",
     "Reapply",

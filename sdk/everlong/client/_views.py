@@ -101,6 +101,8 @@ class ExecutionSummary:
     """The version of the code that it is pinned to; None: it follows the newest."""
     begins_at: datetime | None = None
     """When it is to begin, if that was put off and has not come."""
+    waits_for_turn: bool = False
+    """It begins when its pool has room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,7 @@ def _summary(row: RunRow, reason: str | None, tags: Tags) -> dict[str, Any]:
         "closed_at": None if row.closed_us is None else instant(row.closed_us),
         "history_events": row.next_seq - 1,
         "reason": reason,
+        "waits_for_turn": row.waits_for_turn,
         "tags": dict(tags),
         "version": row.version,
     }

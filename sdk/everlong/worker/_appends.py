@@ -173,8 +173,12 @@ class Appends:
             rows.append(row(run, seq + 1 + index, decision, at_us, blobs))
         return items, sends
 
-    def of_end(self, run: OwnedRun, event: RunTimedOut | RunCancelled, at_us: int) -> Append:
-        """A closing event that the code did not decide."""
+    def of_end(
+        self, run: OwnedRun, event: RunTimedOut | RunCancelled | RunFailed, at_us: int
+    ) -> Append:
+        """A closing event that the code did not decide. Of a run that has not begun, what lies in
+        its inbox is named in it, so there must be no more."""
+        unbegun = run.next_seq == 1 and not isinstance(event, RunTimedOut)
         blobs: Blobs = {}
         rows = [self._records.row(run, run.next_seq, event, at_us, blobs)]
         append = self._append(
@@ -182,8 +186,8 @@ class Appends:
             rows,
             at_us,
             blobs,
-            consumed=(),
-            mail_free=False,
+            consumed=tuple(sorted(run.positions)) if unbegun else (),
+            mail_free=unbegun,
             closing=event,
             approvals=approvals_to_close(run),
         )

@@ -17,6 +17,8 @@ from itertools import islice
 from time import monotonic
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from everlong._interception import Hooks
 from everlong._records import Records
 from everlong._replay import modes
@@ -41,6 +43,7 @@ from everlong.worker._loading import RunLoader
 from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun, Step
 from everlong.worker._pausing import RunPauser
 from everlong.worker._run_timers import RunTimers
+from everlong.worker._turns import TurnDesk
 from everlong.worker._updates import UpdateDesk
 from everlong.worker._versions import Versions, signals_of
 from everlong_engine import (
@@ -57,6 +60,7 @@ from everlong_engine import (
     MailRow,
     Refusal,
     RunCancelled,
+    RunFailed,
     RunStarted,
     RunTerminated,
     RunTimedOut,
@@ -128,6 +132,7 @@ class RunKeeper:
         self.on_blocked: Callable[[OwnedRun, EverlongError], None] = _ignored
         """Called with a run that is being parked, and its fault."""
         self.versions = versions
+        self.turns = TurnDesk(self)
         self.appends = Appends(engine, records, worker_id, versions, self.activities.reserve)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -372,6 +377,7 @@ class RunKeeper:
             return
         self.engine.closed(run.execution_id, run.run_id, event)
         self.forget(run)
+        self.turns.ended(run)
         for one in leftovers:
             if one.on_done is not None:
                 one.on_done(WorkflowClosed(workflow_id=run.workflow_id))
@@ -451,6 +457,7 @@ class RunKeeper:
             self.forget(run)
             self.reject(run)
             self.on_room()
+        self.turns.ended(run)
 
     def look_at(self, execution_id: bytes) -> None:
         """Its row was changed from outside: what is so stands there."""
@@ -467,14 +474,15 @@ class RunKeeper:
 
     def _time_out(self, run: OwnedRun, which: str) -> None:
         """The run's own deadline: closed at once, like a termination."""
-        self._end(run, RunTimedOut(which))
+        self.end(run, RunTimedOut(which))
 
-    def end_unbegun(self, run: OwnedRun, reason: str) -> None:
-        """It was to begin later, and is cancelled before: none of its code ever runs."""
+    def end_unbegun(self, run: OwnedRun, event: RunCancelled | RunFailed) -> None:
+        """It is to begin later, and ends before: none of its code ever runs."""
+        run.late_mail = []  # If there is any, this is refused, and the run is loaded with it.
         signals = (one.event for one in run.mailbox if isinstance(one.event, SignalReceived))
-        self._end(run, RunCancelled(reason, tuple(one.signal for one in signals)))
+        self.end(run, replace(event, unread=tuple(one.signal for one in signals)))
 
-    def _end(self, run: OwnedRun, event: RunTimedOut | RunCancelled) -> None:
+    def end(self, run: OwnedRun, event: RunTimedOut | RunCancelled | RunFailed) -> None:
         """Close it by what the code did not decide."""
         run.code.discard()
         at_us = max(run.last_us, self.engine.clock.now_us())

@@ -27,6 +27,7 @@ from everlong_engine import (
     MarkAttempts,
     Probation,
     Release,
+    RunCancelled,
     RunRow,
     RunStarted,
     RunState,
@@ -176,7 +177,7 @@ class RunLoader:
             run.late_mail = []
             self._keeper.pausing.hold(run)
             return False
-        if self._is_put_off(run):
+        if self._is_put_off(run) or self._keeper.turns.asks(run):
             return False
         self._arm(run, state.started, state.started_us)
         run.pumping = True  # A lost attempt may be an outcome at once: it waits until all is here.
@@ -198,13 +199,21 @@ class RunLoader:
         begins_us = next((one.begins_us for one in waiting if isinstance(one, RunStarted)), None)
         if begins_us is None or begins_us <= self._engine.clock.now_us():
             return False
-        run.late_mail = []
         for event in waiting:
             if isinstance(event, CancelRequested):
-                self._keeper.end_unbegun(run, event.reason)
+                self._keeper.end_unbegun(run, RunCancelled(event.reason))
                 return True
+        run.late_mail = []
         self._keeper.leaving.release(run, begins_us, waits_with=max(run.positions, default=0))
         return True
+
+    def begin(self, run: OwnedRun) -> None:
+        """The turn of a run has come that was loaded and has not begun."""
+        run.loading = False
+        late, run.late_mail = run.late_mail, []
+        for row in late:
+            self._keeper.deliver(row)
+        self._keeper.pump(run)
 
     def _restore_activities(
         self,

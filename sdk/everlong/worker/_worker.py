@@ -37,6 +37,7 @@ from everlong.exceptions import (
     StoreError,
 )
 from everlong.interceptors import Interceptor
+from everlong.pools import WorkflowPool
 from everlong.queues import TaskQueue
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._answering import Answering
@@ -233,7 +234,7 @@ class Worker(Answering):
         """Under a new name, with nothing in hand."""
         now_us = engine.clock.now_us()
         await engine.store.register(self._as_row(now_us))
-        await declare_limits(engine, self._declared_queues(), self.name)
+        await declare_limits(engine, self._declared(), self.name)
         await self._fleet.look()
         await engine.store.resume_blocked(self._versions.wants(self._worker_id), now_us)
         self._keeper = RunKeeper(
@@ -252,11 +253,12 @@ class Worker(Answering):
         taker = TaskTaker(engine, self._client.records, wants, bench, self._activities)
         self._taker = taker
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
+        self._keeper.turns.start()
         taker.start()
         engine.versions_changed()  # Older ones let go of what follows.
 
-    def _declared_queues(self) -> list[TaskQueue]:
-        return [queue for queue, _ in registry.queues.values()]
+    def _declared(self) -> list[TaskQueue | WorkflowPool]:
+        return [one for one, _ in (*registry.queues.values(), *registry.pools.values())]
 
     def _takes(self, queue: str) -> bool:
         """Whether it takes from a task queue; "" for that of workflows."""
@@ -564,8 +566,8 @@ class Worker(Answering):
     def hosts(self, kind: str) -> bool:
         """Whether a workflow of this name can begin here, now."""
         keeper = self._keeper
-        if keeper is None or kind not in self._workflows:
-            return False
+        if keeper is None or kind not in self._workflows or self._workflows[kind].turns is not None:
+            return False  # What is in a pool takes its turn there.
         return keeper.may_begin and self._is_newest(kind)
 
     def begin(

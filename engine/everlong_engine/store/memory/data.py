@@ -28,6 +28,7 @@ from everlong_engine.model.runs import (
 from everlong_engine.model.statements import Statement
 from everlong_engine.model.tags import TagChanges, TagValue
 from everlong_engine.model.tasks import TaskRow
+from everlong_engine.model.turns import TurnState
 from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.interface import Question
 from everlong_engine.store.memory.tables import Index, Journal, Table
@@ -40,6 +41,7 @@ __all__ = [
     "StoredApproval",
     "StoredEvent",
     "StoredStarts",
+    "StoredTurn",
     "View",
 ]
 
@@ -65,6 +67,19 @@ class HostingWorker(Struct, frozen=True):
 class StoredStarts(Struct, frozen=True):
     until_us: int
     starts: Starts
+
+
+class StoredTurn(Struct, frozen=True):
+    """Where an execution stands in its pool."""
+
+    namespace: str
+    workflow_id: str
+    pool: str
+    key: str
+    rank: int
+    asked_us: int
+    until_us: int | None
+    state: TurnState = TurnState.WAITS
 
 
 class AskedQuestion(Struct, frozen=True):
@@ -161,6 +176,8 @@ class MemoryData:
         self.tasks = Table(journal, self.tasks_of_run, self.tasks_taken, self.tasks_waiting)
         self.queue_limits = Table[tuple[str, LimitOrigin], LimitRow](journal)
         self.queue_starts = Table[tuple[str, str], StoredStarts](journal)
+        self.turns_of = Index[bytes, StoredTurn](lambda _, turn: turn.pool)
+        self.turns = Table(journal, self.turns_of)
         self._make_tags(journal)
 
     def _make_tags(self, journal: Journal) -> None:

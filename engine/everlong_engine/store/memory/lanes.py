@@ -11,7 +11,7 @@ from everlong_engine.store.memory.data import MemoryData, StoredStarts
 from everlong_engine.store.memory.leases import put_attempts
 from everlong_engine.store.memory.tasks import drop_unreadable, scheduled_by
 
-__all__ = ["next_task", "queue_limits", "set_limits", "take_tasks"]
+__all__ = ["next_task", "queue_limits", "set_limits", "store_starts", "take_tasks"]
 
 
 def take_tasks(data: MemoryData, wants: TaskWants, now_us: int, limit: int) -> TaskClaim:
@@ -36,7 +36,7 @@ def take_tasks(data: MemoryData, wants: TaskWants, now_us: int, limit: int) -> T
             dealer.note(lane, len(begun))
             if len(due) < quota:
                 del lanes[lane]
-    _store_starts(data, dealer, now_us)
+    store_starts(data, dealer, now_us)
     if len(taken) >= limit:
         return TaskClaim(taken, now_us)
     later = (next_task(data, wants, now_us), dealer.next_us([*held_back, *lanes]))
@@ -136,7 +136,7 @@ def set_limits(data: MemoryData, change: SetLimits) -> None:
     data.queue_limits.put(key, row)
 
 
-def _store_starts(data: MemoryData, dealer: Dealer, now_us: int) -> None:
+def store_starts(data: MemoryData, dealer: Dealer, now_us: int) -> None:
     if not dealer.changed:
         return
     for key in [key for key, one in data.queue_starts.rows.items() if one.until_us <= now_us]:

@@ -91,7 +91,8 @@ def deliver(data: MemoryData, to: RunRow, kind: int, body: bytes, now_us: int) -
 def wake(data: MemoryData, run: RunRow, now_us: int, kind: int | None = None) -> None:
     """Have somebody look at a run that sleeps; a blocked one stays parked, and one whose beginning
     is put off begins when it should, unless it is cancelled."""
-    if run.begins_us(now_us) is not None and kind != CODES[CancelRequested]:
+    put_off = run.waits_for_turn or run.begins_us(now_us) is not None
+    if put_off and kind != CODES[CancelRequested]:
         return
     if run.owner is None and run.status is RunStatus.RUNNING:
         wake_us = now_us if run.wake_us is None else min(run.wake_us, now_us)

@@ -38,6 +38,7 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.model.tags import Tags
 from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
+from everlong_engine.model.turns import AskTurn, PoolCount, TurnAnswer, TurnsDealt
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -49,7 +50,16 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.memory import lanes, leases, pauses, reads, tasks, transfers, upkeep
+from everlong_engine.store.memory import (
+    lanes,
+    leases,
+    pauses,
+    reads,
+    tasks,
+    transfers,
+    turns,
+    upkeep,
+)
 from everlong_engine.store.memory.data import HostingWorker, MemoryData
 from everlong_engine.store.memory.group import apply_group
 
@@ -170,6 +180,12 @@ class MemoryStore:
             return TaskClaim([], due_us)
         return self._write(lambda data: lanes.take_tasks(data, wants, now_us, limit))
 
+    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
+        return self._write(lambda data: turns.ask_turn(data, ask))
+
+    async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
+        return self._write(lambda data: turns.deal_turns(data, wanted, now_us))
+
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         return tasks.tasks_of(self._open_data(), worker_id)
 
@@ -253,6 +269,9 @@ class MemoryStore:
 
     async def queues(self) -> list[QueueCount]:
         return tasks.queues(self._open_data())
+
+    async def pools(self) -> list[PoolCount]:
+        return turns.pools(self._open_data())
 
     async def queue_limits(self) -> list[LimitRow]:
         return lanes.queue_limits(self._open_data())

@@ -80,6 +80,8 @@ def _delete(data: MemoryData, run: RunRow) -> None:
             data.published.remove(item)
         data.forget_mail(run.execution_id)
         data.drop_blobs(run.execution_id)
+        if run.execution_id in data.turns.rows:
+            data.turns.remove(run.execution_id)
 
 
 def _forget_the_dead(data: MemoryData, horizon_us: int) -> None:

@@ -30,7 +30,7 @@ from everlong_engine.model.filters import (
     prefix_end,
 )
 from everlong_engine.model.ids import first_id_of
-from everlong_engine.model.runs import RunStatus
+from everlong_engine.model.runs import WAITS_US, RunStatus
 from everlong_engine.model.tags import (
     TagKind,
     TagValue,
@@ -52,7 +52,10 @@ _COLUMNS: Final = {
     "closed": "runs.closed_us",
     "begins": "runs.wake_us",
 }
-_PUT_OFF: Final = "runs.status = 0 AND runs.next_seq = 1 AND coalesce(runs.wake_us, 0) > ?"
+_PUT_OFF: Final = (
+    "runs.status = 0 AND runs.next_seq = 1 AND coalesce(runs.wake_us, 0) > ?"
+    f" AND runs.wake_us < {WAITS_US}"
+)
 """`RunRow.begins_us`."""
 _TAG: Final = (
     "EXISTS (SELECT 1 FROM everlong.tags AS t WHERE t.shard = runs.shard AND t.run_id = runs.run_id"

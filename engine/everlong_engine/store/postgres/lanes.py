@@ -24,7 +24,16 @@ from everlong_engine.store.postgres.rows import run_row
 from everlong_engine.store.postgres.statements import Tx
 from everlong_engine.store.postgres.tasks import drop_unreadable, scheduling, task_row
 
-__all__ = ["next_task", "queue_limits", "set_limits", "take_tasks"]
+__all__ = [
+    "learn_starts",
+    "limit_row",
+    "next_task",
+    "queue_limits",
+    "seen_to",
+    "set_limits",
+    "store_starts",
+    "take_tasks",
+]
 
 
 async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> TaskClaim:
@@ -32,7 +41,7 @@ async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> TaskC
     # Locked until the end of the transaction: nobody else takes from a queue with limits meanwhile.
     limits = {
         row.queue: row.limits
-        for row in map(_limit, await tx.all("lock_limits", (wants.activities, wants.queues)))
+        for row in map(limit_row, await tx.all("lock_limits", (wants.activities, wants.queues)))
     }
     dealer = Dealer(limits, now_us, wants.after)
     lanes, held_back = await _lanes(tx, dealer, wants, now_us, limited=set(limits))
@@ -48,7 +57,7 @@ async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> TaskC
             dealer.note(lane, sum(Lane.of(one.task) == lane for one in begun))
             if sum(Lane.of(row.task) == lane for row in there) < quota:
                 del lanes[lane]
-    await _store_starts(tx, dealer, now_us)
+    await store_starts(tx, dealer, now_us)
     if len(taken) >= limit:
         return TaskClaim(taken, now_us)
     later = (await next_task(tx, wants, now_us), dealer.next_us([*held_back, *lanes]))
@@ -133,16 +142,16 @@ async def _lanes(
         queues = {lane.queue for lane in new if lane.key} | {lane.queue for lane in new} & limited
         await _count(tx, dealer, queues - counted)
         counted |= queues
-        await _learn_starts(tx, dealer, [lane for lane in new if dealer.needs_starts(lane)])
+        await _learn_starts_of(tx, dealer, [lane for lane in new if dealer.needs_starts(lane)])
         open_lanes = {lane: found[lane] for lane in new if dealer.room(lane) > 0}
         held_back += [lane for lane in new if lane not in open_lanes]
         if open_lanes or not new:
             return open_lanes, held_back
-        behind = _seen_to([lane for lane in found if lane.key > wants.after], behind)
-        before = _seen_to([lane for lane in found if "" < lane.key <= wants.after], before)
+        behind = seen_to([lane for lane in found if lane.key > wants.after], behind)
+        before = seen_to([lane for lane in found if "" < lane.key <= wants.after], before)
 
 
-def _seen_to(found: Iterable[Lane], key: str) -> str:
+def seen_to(found: Iterable[Lane], key: str) -> str:
     """Up to which key all shelves were looked through: of one that had more than were asked for,
     only to the last of them."""
     shelves: dict[tuple[str, str, int], list[str]] = {}
@@ -159,14 +168,14 @@ async def _count(tx: Tx, dealer: Dealer, queues: set[str]) -> None:
     for queue, key, count in await tx.all("tasks_at_work", (sorted(queues),)):
         dealer.count(queue, key, count)
     rated = [(queue, "") for queue in sorted(queues) if dealer.rate_of((queue, "")) is not None]
-    await _learn(tx, dealer, rated)
+    await learn_starts(tx, dealer, rated)
 
 
-async def _learn_starts(tx: Tx, dealer: Dealer, lanes: Sequence[Lane]) -> None:
-    await _learn(tx, dealer, sorted({(lane.queue, lane.key) for lane in lanes}))
+async def _learn_starts_of(tx: Tx, dealer: Dealer, lanes: Sequence[Lane]) -> None:
+    await learn_starts(tx, dealer, sorted({(lane.queue, lane.key) for lane in lanes}))
 
 
-async def _learn(tx: Tx, dealer: Dealer, keys: Sequence[tuple[str, str]]) -> None:
+async def learn_starts(tx: Tx, dealer: Dealer, keys: Sequence[tuple[str, str]]) -> None:
     if not keys:
         return
     found = {(queue, key): marks for queue, key, marks in await tx.rows("starts_of", keys)}
@@ -186,12 +195,12 @@ def _starts(marks: bytes | None) -> Starts | None:
 # ----------------------------------------------------------------------------------------- limits
 
 
-def _limit(values: Any) -> LimitRow:
-    queue, origin, *limits, set_us, by = values
+def limit_row(values: Any) -> LimitRow:
+    queue, origin, *limits, set_us, by, at_limit = values
     return LimitRow(
         queue=queue,
         origin=LimitOrigin(origin),
-        limits=QueueLimits.from_row(limits),
+        limits=QueueLimits.from_row((*limits, at_limit)),
         set_us=set_us,
         by=by,
     )
@@ -199,18 +208,19 @@ def _limit(values: Any) -> LimitRow:
 
 async def queue_limits(tx: Tx) -> list[LimitRow]:
     """By queue and origin."""
-    return [_limit(values) for values in await tx.all("queue_limits")]
+    return [limit_row(values) for values in await tx.all("queue_limits")]
 
 
 async def set_limits(tx: Tx, change: SetLimits) -> None:
     if change.limits is None:
         await tx.run("drop_limits", (change.queue, change.origin))
         return
-    values = (change.queue, change.origin, *change.limits.to_row(), change.now_us, change.by)
+    *limits, at_limit = change.limits.to_row()
+    values = (change.queue, change.origin, *limits, change.now_us, change.by, at_limit)
     await tx.run("put_limits", values)
 
 
-async def _store_starts(tx: Tx, dealer: Dealer, now_us: int) -> None:
+async def store_starts(tx: Tx, dealer: Dealer, now_us: int) -> None:
     if not dealer.changed:
         return
     await tx.run("forget_starts", (now_us,))

@@ -936,7 +936,7 @@ WITH RECURSIVE pairs AS (
         ORDER BY t.queue, t.activity LIMIT 1) AS next
 )
 SELECT l.queue, l.origin, l.concurrency, l.rate, l.rate_us, l.key_concurrency, l.key_rate, l.key_rate_us,
-       l.set_us, l.set_by
+       l.set_us, l.set_by, l.at_limit
 FROM everlong.queue_limits AS l WHERE l.queue IN
     (SELECT queue FROM pairs
      WHERE activity = ANY ($1::TEXT[]) AND ($2::TEXT[] IS NULL OR queue = ANY ($2)))
@@ -995,18 +995,20 @@ WHERE worker_id IS NOT NULL AND queue = ANY ($1::TEXT[]) GROUP BY queue, key;
 
 -- name: queue_limits
 -- All there are; what is in force is the last of a queue.
-SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key_rate_us, set_us, set_by
+SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key_rate_us, set_us, set_by,
+       at_limit
 FROM everlong.queue_limits ORDER BY queue, origin;
 
 -- name: put_limits
 -- In the place of what the same origin said before.
 INSERT INTO everlong.queue_limits (queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate,
-                                   key_rate_us, set_us, set_by)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                                   key_rate_us, set_us, set_by, at_limit)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 ON CONFLICT (queue, origin) DO UPDATE SET
     concurrency = excluded.concurrency, rate = excluded.rate, rate_us = excluded.rate_us,
     key_concurrency = excluded.key_concurrency, key_rate = excluded.key_rate,
-    key_rate_us = excluded.key_rate_us, set_us = excluded.set_us, set_by = excluded.set_by;
+    key_rate_us = excluded.key_rate_us, set_us = excluded.set_us, set_by = excluded.set_by,
+    at_limit = excluded.at_limit;
 
 -- name: drop_limits
 -- What the origin said is nothing any more.
@@ -1026,6 +1028,132 @@ ON CONFLICT (queue, key) DO UPDATE SET until_us = excluded.until_us, marks = exc
 -- name: forget_starts
 -- What limits nothing any more.
 DELETE FROM everlong.queue_starts WHERE until_us <= $1;
+
+-- name: lock_pool
+-- Until the end of the transaction nobody else lets anybody of it begin; the last is in force.
+SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key_rate_us, set_us, set_by,
+       at_limit
+FROM everlong.queue_limits WHERE queue = $1 ORDER BY origin FOR UPDATE;
+
+-- name: turn_of
+-- Where an execution stands in its pool.
+SELECT state FROM everlong.turns WHERE shard = $1 AND execution_id = $2;
+
+-- name: ask_turn
+-- It waits for its turn, unless it stands there already.
+INSERT INTO everlong.turns (shard, execution_id, namespace, workflow_id, pool, key, rank, asked_us, until_us, state)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0) ON CONFLICT DO NOTHING;
+
+-- name: put_turn
+-- It has begun, or was asked to make room.
+UPDATE everlong.turns SET state = $1 WHERE shard = $2 AND execution_id = $3;
+
+-- name: begin_turns
+-- They have begun.
+UPDATE everlong.turns SET state = 1
+WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: drop_turns
+-- They are of the pool no more.
+DELETE FROM everlong.turns WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: hand_back_turn
+-- A run that has not begun waits for its turn, and for nothing else.
+UPDATE everlong.runs SET owner = NULL, wake_us = $1, probation = 0
+WHERE shard = $2 AND run_id = $3 AND lease_token = $4 AND owner = $5 AND status = 0;
+
+-- name: forget_turns
+-- What has begun and ended counts no more.
+DELETE FROM everlong.turns AS t WHERE t.pool = $1 AND t.state > 0 AND NOT EXISTS (
+    SELECT 1 FROM everlong.runs AS r WHERE r.shard = t.shard AND r.namespace = t.namespace
+      AND r.workflow_id = t.workflow_id AND r.status < 10 AND r.execution_id = t.execution_id);
+
+-- name: turns_begun
+-- How many of each key of a pool have begun.
+SELECT key, count(*) FROM everlong.turns WHERE state > 0 AND pool = $1 GROUP BY key;
+
+-- name: anybody_waits
+-- In a pool.
+SELECT 1 FROM everlong.turns WHERE state = 0 AND pool = $1 LIMIT 1;
+
+-- name: turn_lanes
+-- Ranks and keys of which somebody waits: of each rank those without a key, and as many keys, those behind
+-- the one that was served last first.
+WITH RECURSIVE ranks AS (
+    (SELECT rank FROM everlong.turns WHERE state = 0 AND pool = $1 ORDER BY rank LIMIT 1)
+    UNION ALL
+    SELECT next.rank FROM ranks AS s, LATERAL (
+        SELECT t.rank FROM everlong.turns AS t WHERE t.state = 0 AND t.pool = $1 AND t.rank > s.rank
+        ORDER BY t.rank LIMIT 1) AS next
+)
+SELECT s.rank, k.key, k.asked_us FROM ranks AS s, LATERAL (
+    (SELECT t.key, t.asked_us FROM everlong.turns AS t
+     WHERE t.state = 0 AND t.pool = $1 AND t.rank = s.rank AND t.key = '' ORDER BY t.asked_us LIMIT 1)
+    UNION ALL
+    (WITH RECURSIVE keys AS (
+        (SELECT t.key, t.asked_us FROM everlong.turns AS t
+         WHERE t.state = 0 AND t.pool = $1 AND t.rank = s.rank AND t.key > $2
+         ORDER BY t.key, t.asked_us LIMIT 1)
+        UNION ALL
+        SELECT next.key, next.asked_us FROM keys, LATERAL (
+            SELECT t.key, t.asked_us FROM everlong.turns AS t
+            WHERE t.state = 0 AND t.pool = $1 AND t.rank = s.rank AND t.key > keys.key
+            ORDER BY t.key, t.asked_us LIMIT 1) AS next
+     ) SELECT key, asked_us FROM keys LIMIT $3)
+    UNION ALL
+    (WITH RECURSIVE keys AS (
+        (SELECT t.key, t.asked_us FROM everlong.turns AS t
+         WHERE t.state = 0 AND t.pool = $1 AND t.rank = s.rank AND t.key > $4 AND t.key <= $5
+         ORDER BY t.key, t.asked_us LIMIT 1)
+        UNION ALL
+        SELECT next.key, next.asked_us FROM keys, LATERAL (
+            SELECT t.key, t.asked_us FROM everlong.turns AS t
+            WHERE t.state = 0 AND t.pool = $1 AND t.rank = s.rank AND t.key > keys.key AND t.key <= $5
+            ORDER BY t.key, t.asked_us LIMIT 1) AS next
+     ) SELECT key, asked_us FROM keys LIMIT $3)
+) AS k;
+
+-- name: next_turns
+-- Who is first of some lanes; the status tells whether it is still there. One that is paused or blocked is
+-- passed over.
+SELECT w.rank, w.key, first.shard, first.execution_id, first.status
+FROM unnest($1::TEXT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[]) AS w (pool, rank, key, most), LATERAL (
+    SELECT t.shard, t.execution_id, r.status, t.asked_us FROM everlong.turns AS t
+    LEFT JOIN everlong.runs AS r ON r.shard = t.shard AND r.run_id = t.execution_id
+    WHERE t.state = 0 AND t.pool = w.pool AND t.rank = w.rank AND t.key = w.key
+      AND (r.status IS NULL OR r.status NOT IN (1, 2))
+    ORDER BY t.asked_us, t.shard, t.execution_id LIMIT w.most) AS first
+ORDER BY w.rank, w.key, first.asked_us, first.shard, first.execution_id;
+
+-- name: wake_turns
+-- Somebody should take them. Their rows are locked already, see `lock_runs`.
+UPDATE everlong.runs SET wake_us = w.wake_us
+FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[]) AS w (shard, run_id, wake_us)
+WHERE runs.shard = w.shard AND runs.run_id = w.run_id AND runs.owner IS NULL AND runs.status = 0;
+
+-- name: late_turns
+-- Who has waited for longer than its execution may last.
+UPDATE everlong.turns SET until_us = NULL WHERE state = 0 AND pool = $1 AND until_us <= $2
+RETURNING shard, execution_id;
+
+-- name: next_late_turn
+-- When the next one has.
+SELECT min(until_us) FROM everlong.turns WHERE state = 0 AND pool = $1 AND until_us IS NOT NULL;
+
+-- name: in_the_way
+-- Who came first to a pool of those that nobody has asked to make room, of one key or (NULL) of all.
+SELECT shard, execution_id, namespace, workflow_id, state FROM everlong.turns
+WHERE pool = $1 AND state < 2 AND ($2::TEXT IS NULL OR key = $2) AND execution_id <> $3
+ORDER BY asked_us, execution_id LIMIT 1;
+
+-- name: pools
+-- How many of each pool wait and have begun.
+SELECT t.pool, count(*) FILTER (WHERE t.state = 0), count(*) FILTER (WHERE t.state > 0),
+       min(t.asked_us) FILTER (WHERE t.state = 0)
+FROM everlong.turns AS t
+WHERE EXISTS (SELECT 1 FROM everlong.runs AS r WHERE r.shard = t.shard AND r.namespace = t.namespace
+              AND r.workflow_id = t.workflow_id AND r.status < 10 AND r.execution_id = t.execution_id)
+GROUP BY t.pool ORDER BY t.pool;
 
 -- name: share_runs
 -- In one order; until the end of the transaction nobody changes them.
@@ -1186,6 +1314,10 @@ DELETE FROM everlong.inbox WHERE (shard, execution_id) IN (SELECT * FROM unnest(
 -- name: prune_published
 -- Their executions go with the last of them.
 DELETE FROM everlong.published WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: prune_turns
+-- Likewise.
+DELETE FROM everlong.turns WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
 
 -- name: prunable
 -- Runs that closed before the horizon, and whose executions are over.

@@ -34,6 +34,7 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.model.tags import Tags
 from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
+from everlong_engine.model.turns import AskTurn, PoolCount, TurnAnswer, TurnsDealt
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -45,7 +46,16 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.postgres import lanes, leases, pauses, reads, tasks, transfers, upkeep
+from everlong_engine.store.postgres import (
+    lanes,
+    leases,
+    pauses,
+    reads,
+    tasks,
+    transfers,
+    turns,
+    upkeep,
+)
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.bell import Bell
 from everlong_engine.store.postgres.connection import AWAY, Line, classify, connect
@@ -234,6 +244,18 @@ class PostgresStore:
             return TaskClaim([], due_us)
         return await self._write(lambda tx: lanes.take_tasks(tx, wants, now_us, limit))
 
+    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
+        answer = await self._write(lambda tx: turns.ask_turn(tx, ask))
+        if answer.others:
+            self._bell.ring()
+        return answer
+
+    async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
+        dealt = await self._write(lambda tx: turns.deal_turns(tx, wanted, now_us))
+        if dealt.begun:
+            self._bell.ring()
+        return dealt
+
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         return await self._look(lambda tx: tasks.tasks_of(tx, worker_id))
 
@@ -323,6 +345,9 @@ class PostgresStore:
 
     async def queues(self) -> list[QueueCount]:
         return await self._look(tasks.queues)
+
+    async def pools(self) -> list[PoolCount]:
+        return await self._look(turns.pools)
 
     async def queue_limits(self) -> list[LimitRow]:
         return await self._look(lanes.queue_limits)

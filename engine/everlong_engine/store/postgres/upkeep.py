@@ -10,7 +10,7 @@ from everlong_engine.store.postgres.statements import Tx
 __all__ = ["prune"]
 
 _OF_RUNS: Final = ("runs", "history", "attempts", "tasks", "approvals", "tags")
-_OF_EXECUTIONS: Final = ("requests", "mail", "published")
+_OF_EXECUTIONS: Final = ("requests", "mail", "published", "turns")
 
 
 async def prune(

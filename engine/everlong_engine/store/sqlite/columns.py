@@ -16,8 +16,10 @@ from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import KINDS
 from everlong_engine.model.ids import id_text
 from everlong_engine.model.limits import INSTANT_US_MAX, ROW_BYTES_MAX
+from everlong_engine.model.queues import AtLimit
 from everlong_engine.model.runs import AttemptState, Probation, RunStatus
 from everlong_engine.model.tags import TagKind
+from everlong_engine.model.turns import TurnState
 
 __all__ = [
     "APPROVAL",
@@ -197,12 +199,25 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("key_rate_us", (int,), 1, INSTANT_US_MAX).or_null(),
         _instant("set_us"),
         _text("set_by"),
+        _number("at_limit", min(AtLimit), max(AtLimit)),
     ),
     "queue_starts": (
         _text("queue"),
         _text("key"),
         _any_int("until_us"),
         Column("marks", (bytes,)),
+    ),
+    "turns": (
+        _SHARD,
+        _id("execution_id"),
+        _text("namespace"),
+        _text("workflow_id"),
+        _text("pool"),
+        _text("key"),
+        _any_int("rank"),
+        _instant("asked_us"),
+        _instant("until_us").or_null(),
+        _number("state", min(TurnState), max(TurnState)),
     ),
     "published": (_SHARD, _id("execution_id"), *ITEM),
     "approvals": (_SHARD, _id("run_id"), *APPROVAL),
@@ -277,6 +292,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "tasks": ("shard", "run_id", "activity_id"),
     "queue_limits": ("queue", "origin"),
     "queue_starts": ("queue", "key"),
+    "turns": ("shard", "execution_id"),
     "published": ("shard", "execution_id", "channel", "number"),
     "approvals": ("shard", "run_id", "number"),
     "tags": ("shard", "run_id", "name"),

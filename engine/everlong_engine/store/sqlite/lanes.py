@@ -1,9 +1,9 @@
 """Who takes what from task queues: within their limits, by urgency, fairly between keys."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from sqlite3 import Connection
-from typing import Final
+from typing import Any, Final
 
 from everlong_engine.machine.lanes import Dealer, Lane
 from everlong_engine.model.errors import UndecodablePayload
@@ -28,7 +28,17 @@ from everlong_engine.store.sqlite.rows import read_run
 from everlong_engine.store.sqlite.statements import SQL
 from everlong_engine.store.sqlite.tasks import drop_unreadable, task_row
 
-__all__ = ["next_task", "queue_limits", "set_limits", "take_tasks"]
+__all__ = [
+    "keys_of",
+    "limit_row",
+    "next_task",
+    "queue_limits",
+    "ranks_of",
+    "set_limits",
+    "starts_of",
+    "store_starts",
+    "take_tasks",
+]
 
 _RANK_MAX: Final = (1 << 63) - 1
 _RANK_MIN: Final = -_RANK_MAX - 1
@@ -50,7 +60,7 @@ def take_tasks(tx: Connection, wants: TaskWants, now_us: int, limit: int) -> Tas
             dealer.note(lane, len(begun))
             if len(due) < quota:
                 del lanes[lane]
-    _store_starts(tx, dealer, now_us)
+    store_starts(tx, dealer, now_us)
     if len(taken) >= limit:
         return TaskClaim(taken, now_us)
     later = (next_task(tx, wants, now_us), dealer.next_us([*held_back, *lanes]))
@@ -131,11 +141,11 @@ def _lanes(
         if queue not in counted:
             counted.add(queue)
             _count(tx, dealer, queue)
-        for rank in _ranks(tx, queue, activity):
+        for rank in ranks_of(tx, "next_rank", (queue, activity)):
             with_room = 0
             for lane, due_us in _of_shelf(tx, (queue, activity, rank), wants.after, now_us):
                 if dealer.needs_starts(lane):
-                    dealer.know((queue, lane.key), _starts(tx, queue, lane.key))
+                    dealer.know((queue, lane.key), starts_of(tx, queue, lane.key))
                 if dealer.room(lane) <= 0:
                     held_back.append(lane)
                     continue
@@ -146,10 +156,11 @@ def _lanes(
     return open_lanes, held_back
 
 
-def _ranks(tx: Connection, queue: str, activity: str) -> Iterator[int]:
+def ranks_of(tx: Connection, query: str, shelf: tuple[str, ...]) -> Iterator[int]:
+    """The ranks of which something waits, the most urgent first."""
     rank = _RANK_MIN
     while True:
-        found = tx.execute(SQL["next_rank"], (queue, activity, rank)).fetchone()
+        found = tx.execute(SQL[query], (*shelf, rank)).fetchone()
         if found is None:
             return
         rank = found[0]
@@ -157,18 +168,16 @@ def _ranks(tx: Connection, queue: str, activity: str) -> Iterator[int]:
             yield rank
 
 
-def _of_shelf(
-    tx: Connection, shelf: tuple[str, str, int], after: str, now_us: int
-) -> Iterator[tuple[Lane, int]]:
-    """Its lanes with something due: the keys behind that which was served last come first."""
-    found = tx.execute(SQL["lane_without_key"], shelf).fetchone()
-    if found is not None and _is_due(found[0], now_us):
-        yield Lane(*shelf, ""), found[0]
+def keys_of(
+    tx: Connection, query: str, shelf: tuple[str | int, ...], after: str
+) -> Iterator[tuple[str, Any]]:
+    """The keys of which something waits, and since when: those behind that which was served last
+    come first."""
     ranges = ((after, None), ("", after)) if after else (("", None),)
     for low, most in ranges:
         key: object = low
         while True:
-            found = tx.execute(SQL["next_key"], (*shelf, key)).fetchone()
+            found = tx.execute(SQL[query], (*shelf, key)).fetchone()
             if found is None:
                 break
             key = found[0]
@@ -176,8 +185,19 @@ def _of_shelf(
                 continue
             if most is not None and key > most:
                 break
-            if _is_due(found[1], now_us):
-                yield Lane(*shelf, key), found[1]
+            yield key, found[1]
+
+
+def _of_shelf(
+    tx: Connection, shelf: tuple[str, str, int], after: str, now_us: int
+) -> Iterator[tuple[Lane, int]]:
+    """Its lanes with something due."""
+    found = tx.execute(SQL["lane_without_key"], shelf).fetchone()
+    if found is not None and _is_due(found[0], now_us):
+        yield Lane(*shelf, ""), found[0]
+    for key, due_us in keys_of(tx, "next_key", shelf, after):
+        if _is_due(due_us, now_us):
+            yield Lane(*shelf, key), due_us
 
 
 def _is_due(value: object, now_us: int) -> bool:
@@ -199,27 +219,28 @@ def _limits_in_force(tx: Connection, wants: TaskWants) -> Mapping[str, QueueLimi
 def queue_limits(tx: Connection) -> list[LimitRow]:
     """By queue and origin. Raises UndecodablePayload: a damaged row; without it nobody may say how
     many may begin."""
-    found: list[LimitRow] = []
-    for values in tx.execute(SQL["queue_limits"]).fetchall():
-        check("queue_limits", COLUMNS["queue_limits"], values, f"a limit of {named(values[0])}")
-        queue, origin, *limits, set_us, by = values
-        found.append(
-            LimitRow(
-                queue=queue,
-                origin=LimitOrigin(origin),
-                limits=QueueLimits.from_row(limits),
-                set_us=set_us,
-                by=by,
-            )
-        )
-    return found
+    return [limit_row(values) for values in tx.execute(SQL["queue_limits"]).fetchall()]
+
+
+def limit_row(values: Sequence[Any]) -> LimitRow:
+    """Raises UndecodablePayload."""
+    check("queue_limits", COLUMNS["queue_limits"], values, f"a limit of {named(values[0])}")
+    queue, origin, *limits, set_us, by, at_limit = values
+    return LimitRow(
+        queue=queue,
+        origin=LimitOrigin(origin),
+        limits=QueueLimits.from_row((*limits, at_limit)),
+        set_us=set_us,
+        by=by,
+    )
 
 
 def set_limits(tx: Connection, change: SetLimits) -> None:
     if change.limits is None:
         tx.execute(SQL["drop_limits"], (change.queue, change.origin))
         return
-    values = (change.queue, change.origin, *change.limits.to_row(), change.now_us, change.by)
+    *limits, at_limit = change.limits.to_row()
+    values = (change.queue, change.origin, *limits, change.now_us, change.by, at_limit)
     tx.execute(SQL["put_limits"], values)
 
 
@@ -227,10 +248,10 @@ def _count(tx: Connection, dealer: Dealer, queue: str) -> None:
     for key, count in tx.execute(SQL["tasks_at_work"], (queue,)).fetchall():
         dealer.count(queue, key, count)
     if dealer.rate_of((queue, "")) is not None:
-        dealer.know((queue, ""), _starts(tx, queue, ""))
+        dealer.know((queue, ""), starts_of(tx, queue, ""))
 
 
-def _starts(tx: Connection, queue: str, key: str) -> Starts | None:
+def starts_of(tx: Connection, queue: str, key: str) -> Starts | None:
     """None: what is stored of them is damaged."""
     found = tx.execute(SQL["starts_of"], (queue, key)).fetchone()
     if found is None:
@@ -241,7 +262,7 @@ def _starts(tx: Connection, queue: str, key: str) -> Starts | None:
     return None
 
 
-def _store_starts(tx: Connection, dealer: Dealer, now_us: int) -> None:
+def store_starts(tx: Connection, dealer: Dealer, now_us: int) -> None:
     if not dealer.changed:
         return
     tx.execute(SQL["forget_starts"], (now_us,))

@@ -583,13 +583,14 @@ SELECT key, count(*) FROM tasks WHERE worker_id IS NOT NULL AND queue = ? GROUP 
 
 -- name: queue_limits
 -- All there are; what is in force is the last of a queue.
-SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key_rate_us, set_us, set_by
+SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key_rate_us, set_us, set_by,
+       at_limit
 FROM queue_limits ORDER BY queue, origin;
 
 -- name: put_limits
 REPLACE INTO queue_limits (queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate,
-                           key_rate_us, set_us, set_by)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                           key_rate_us, set_us, set_by, at_limit)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: drop_limits
 DELETE FROM queue_limits WHERE queue = ? AND origin = ?;
@@ -604,6 +605,90 @@ REPLACE INTO queue_starts (queue, key, until_us, marks) VALUES (?, ?, ?, ?);
 -- name: forget_starts
 -- What limits nothing any more.
 DELETE FROM queue_starts WHERE until_us <= ?;
+
+-- name: limits_of
+-- Of one queue or pool; what is in force is the last.
+SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key_rate_us, set_us, set_by,
+       at_limit
+FROM queue_limits WHERE queue = ? ORDER BY origin;
+
+-- name: turn_of
+-- Where an execution stands in its pool.
+SELECT state FROM turns WHERE shard = ? AND execution_id = ?;
+
+-- name: ask_turn
+-- It waits for its turn.
+INSERT INTO turns (shard, execution_id, namespace, workflow_id, pool, key, rank, asked_us, until_us, state)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0);
+
+-- name: put_turn
+UPDATE turns SET state = ? WHERE shard = ? AND execution_id = ?;
+
+-- name: drop_turn
+DELETE FROM turns WHERE shard = ? AND execution_id = ?;
+
+-- name: hand_back_turn
+-- A run that has not begun waits for its turn, and for nothing else.
+UPDATE runs SET owner = NULL, wake_us = ?, probation = 0
+WHERE shard = ? AND run_id = ? AND lease_token = ? AND owner = ? AND status = 0;
+
+-- name: forget_turns
+-- What has begun and ended counts no more.
+DELETE FROM turns WHERE pool = ? AND state > 0 AND NOT EXISTS (
+    SELECT 1 FROM runs AS r WHERE r.shard = turns.shard AND r.namespace = turns.namespace
+      AND r.workflow_id = turns.workflow_id AND r.status < 10 AND r.execution_id = turns.execution_id);
+
+-- name: turns_begun
+-- How many of each key of a pool have begun.
+SELECT key, count(*) FROM turns WHERE state > 0 AND pool = ? GROUP BY key;
+
+-- name: next_turn_rank
+-- The first behind this one of which somebody waits.
+SELECT rank FROM turns WHERE state = 0 AND pool = ? AND rank > ? ORDER BY rank LIMIT 1;
+
+-- name: turn_without_key
+-- Since when the first of it waits.
+SELECT asked_us FROM turns WHERE state = 0 AND pool = ? AND rank = ? AND key = '' ORDER BY asked_us LIMIT 1;
+
+-- name: next_turn_key
+-- The first behind this one of which somebody waits, and since when.
+SELECT key, asked_us FROM turns WHERE state = 0 AND pool = ? AND rank = ? AND key > ?
+ORDER BY key, asked_us LIMIT 1;
+
+-- name: next_turns
+-- Who is first of one lane; the status tells whether it is still there. One that is paused or blocked is
+-- passed over.
+SELECT t.shard, t.execution_id, r.status FROM turns AS t
+LEFT JOIN runs AS r ON r.shard = t.shard AND r.run_id = t.execution_id
+WHERE t.state = 0 AND t.pool = ? AND t.rank = ? AND t.key = ? AND (r.status IS NULL OR r.status NOT IN (1, 2))
+ORDER BY t.asked_us, t.shard, t.execution_id LIMIT ?;
+
+-- name: wake_turn
+-- Somebody should take it.
+UPDATE runs SET wake_us = ? WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0;
+
+-- name: late_turns
+-- Who has waited for longer than its execution may last.
+UPDATE turns SET until_us = NULL WHERE state = 0 AND pool = ? AND until_us <= ?
+RETURNING shard, execution_id;
+
+-- name: next_late_turn
+-- When the next one has.
+SELECT min(until_us) FROM turns WHERE state = 0 AND pool = ? AND until_us IS NOT NULL;
+
+-- name: in_the_way
+-- Who came first to a pool of those that nobody has asked to make room, of one key or (NULL) of all.
+SELECT shard, execution_id, namespace, workflow_id, state FROM turns
+WHERE pool = ?1 AND state < 2 AND (?2 IS NULL OR key = ?2) AND execution_id <> ?3
+ORDER BY asked_us, execution_id LIMIT 1;
+
+-- name: pools
+-- How many of each pool wait and have begun.
+SELECT t.pool, sum(t.state = 0), sum(t.state > 0), min(CASE t.state WHEN 0 THEN t.asked_us END)
+FROM turns AS t
+WHERE EXISTS (SELECT 1 FROM runs AS r WHERE r.shard = t.shard AND r.namespace = t.namespace
+              AND r.workflow_id = t.workflow_id AND r.status < 10 AND r.execution_id = t.execution_id)
+GROUP BY t.pool ORDER BY t.pool;
 
 -- name: take_task
 UPDATE tasks SET worker_id = ?, token = token + 1 WHERE shard = ? AND run_id = ? AND activity_id = ?;

@@ -36,6 +36,7 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.model.tags import Tags
 from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
+from everlong_engine.model.turns import AskTurn, PoolCount, TurnAnswer, TurnsDealt
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -47,7 +48,16 @@ from everlong_engine.store.interface import (
     Trouble,
     Wants,
 )
-from everlong_engine.store.sqlite import lanes, leases, pauses, reads, tasks, transfers, upkeep
+from everlong_engine.store.sqlite import (
+    lanes,
+    leases,
+    pauses,
+    reads,
+    tasks,
+    transfers,
+    turns,
+    upkeep,
+)
 from everlong_engine.store.sqlite.access import Access
 from everlong_engine.store.sqlite.columns import as_id, fetch_one, named
 from everlong_engine.store.sqlite.connection import (
@@ -234,6 +244,12 @@ class SqliteStore:
             return TaskClaim([], due_us)
         return await self._write(lambda tx: lanes.take_tasks(tx, wants, now_us, limit))
 
+    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
+        return await self._write(lambda tx: turns.ask_turn(tx, ask))
+
+    async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
+        return await self._write(lambda tx: turns.deal_turns(tx, wanted, now_us))
+
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         return await self._read(lambda tx: tasks.tasks_of(tx, worker_id))
 
@@ -347,6 +363,9 @@ class SqliteStore:
 
     async def queues(self) -> list[QueueCount]:
         return await self._read(tasks.queues)
+
+    async def pools(self) -> list[PoolCount]:
+        return await self._read(turns.pools)
 
     async def queue_limits(self) -> list[LimitRow]:
         return await self._read(lanes.queue_limits)

@@ -67,7 +67,7 @@ def prune(
         if tx.execute(SQL["latest_of_execution"], key).fetchone() is not None:
             _keep_request(tx, row)
         else:  # It was the last one.
-            for table in ("requests", "inbox", "published"):
+            for table in ("requests", "inbox", "published", "turns"):
                 tx.execute(
                     f"DELETE FROM {table} WHERE shard = ? AND execution_id = ?",
                     (shard, execution_id),
