@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from everlong import Client, Worker, activity, workflow
+from everlong import Client, Signal, Worker, WorkflowPool, activity, workflow
 from tests.cli.conftest import Here
 from tests.support.hosting import described
 
@@ -102,3 +102,66 @@ def test_the_queue_of_workflows_has_no_limits(here: Here) -> None:
     done = here("limit", "default", "--concurrency", "1")
     assert done.code == 2
     assert "cannot be limited" in done.err
+
+
+imports = WorkflowPool("cli_imports", concurrency=1)
+leave: Signal[None] = Signal("cli_leave", None)
+
+
+@workflow(name="cli_import", pool=imports)
+async def import_one() -> None:
+    await leave.receive()
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> None:
+    """One execution that is under way, and one that waits for its turn."""
+
+    async def main() -> None:
+        async with (
+            Client.connect(tmp_path / "everlong.db") as client,
+            Worker(client, workflows=[import_one]),
+        ):
+            for name in ("first", "second"):
+                await client.start(import_one, id=name)
+            second = client.get_handle("second")
+            await described(second, lambda one: one.waits_for_turn)
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("pooled")
+def test_a_pool_is_shown_limited_and_opened(here: Here) -> None:
+    (one,) = here("pools", "--json").document["pools"]
+    assert (one["pool"], one["waiting"], one["running"]) == ("cli_imports", 1, 1)
+    shown = here("pools").out
+    assert "1 at once" in shown
+    assert "declared by" in shown
+    assert "waits for its turn in a pool" in here("list").out
+    assert "when its pool has room" in here("show", "second").out
+    assert here("show", "second", "--json").document["waits_for_turn"] is True
+    limit = ("limit", "cli_imports", "--pool")
+    said = here(*limit, "--key-concurrency", "2", "--at-limit", "cancel_running", "--by", "ann")
+    assert said.out == "cli_imports: 2 at once per key, then the oldest is cancelled\n"
+    assert "set by ann" in here("pools").out
+    assert here("unlimit", "cli_imports", "--pool").out == "cli_imports: 1 at once\n"
+    said = here("unlimit", "cli_imports", "--pool")
+    assert "no limit of this pool was set by hand" in said.out
+    limits = here("queues", "--json").document["limits"]
+    assert not any(one["pool"] for one in limits), "pools have a list of their own"
+
+
+def test_without_pools_it_says_so(here: Here, tmp_path: Path) -> None:
+    async def make() -> None:
+        async with Client.connect(tmp_path / "everlong.db") as client:
+            await client.list()
+
+    asyncio.run(make())
+    assert here("pools").out == "nobody is in a pool\n"
+
+
+@pytest.mark.usefixtures("pooled")
+def test_a_policy_is_for_pools(here: Here) -> None:
+    said = here("limit", "gpu", "--concurrency", "1", "--at-limit", "refuse")
+    assert said.code != 0
+    assert "--at-limit is for pools" in said.err

@@ -73,7 +73,11 @@ OPTIONS: Final = {
     "versions": ("--type",),
     "workers": ("--all",),
     "queues": (),
-    "limit": ("--concurrency", "--rate", "--key-concurrency", "--key-rate", "--by"),
+    "pools": (),
+    "limit": (
+        *("--concurrency", "--rate", "--key-concurrency", "--key-rate", "--at-limit", "--by"),
+        "--pool",
+    ),
     "unlimit": (),
     "pin": (),
     "unpin": (),
@@ -103,6 +107,7 @@ FLAGS: Final = (
     "--everything",
     "--dry-run",
     "--yes",
+    "--pool",
 )
 IMPATIENT: Final = {"update": ["--timeout", "0.05"], "subscribe": ["--no-follow"]}
 """What would wait for an answer, or for ever."""

@@ -25,6 +25,7 @@ from everlong_engine.model.events import (
     CancelRequested,
     Closing,
     Event,
+    RunCancelled,
     RunContinuedAsNew,
     RunStarted,
     RunTerminated,
@@ -118,6 +119,8 @@ class Journal:
         self.executions: dict[bytes, list[RunBook]] = {}
         self.requests: dict[tuple[str, str], bytes] = {}
         """The execution that a start with a request id began, by workflow id and request id."""
+        self.has_pool = False
+        """Whether an execution may be cancelled before it begins."""
         self.broken: list[str] = []
         self.accepted = 0
         self.refused = 0
@@ -330,6 +333,7 @@ class Journal:
             self.must(at_us >= book.last_us, f"{name}: event {seq} is before the one ahead of it")
         # One that is terminated before it was ever driven has nothing but its end.
         begins = type(event) is RunStarted or type(event) in _FORCED
+        begins = begins or (type(event) is RunCancelled and self.has_pool)
         self.must(begins or seq > 1, f"{name}: it begins with {type(event).__name__}")
         self.must(seq == 1 or type(event) is not RunStarted, f"{name}: started again at {seq}")
         book.events.append((at_us, event))

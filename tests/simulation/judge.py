@@ -76,7 +76,11 @@ class Judge:
     def running_executions(self) -> list[bytes]:
         """The open ones, but for what is parked."""
         rows = self._rows(self._world.shared.open())
-        running = {row.execution_id for row in rows if row.status is RunStatus.RUNNING}
+        running = {
+            row.execution_id
+            for row in rows
+            if row.status is RunStatus.RUNNING and not row.waits_for_turn
+        }
         return [one for one in self.open_executions() if one in running]
 
     def may_be_parked(self, name: str, reason: str) -> None:
@@ -91,6 +95,12 @@ class Judge:
         journal, now_us = self._journal, self._world.clock_reads()
         if self._world.was_set_back:
             return  # What is due by a clock that was set back waits until it has caught up.
+        for pool in self._world.read(self._world.shared.open().pools()):
+            waits_us = now_us - (pool.oldest_us or now_us)
+            journal.must(
+                waits_us < OVERDUE_US or pool.begun >= (self._world.plan.turns or 0),
+                f"{pool.waiting} wait for a turn that nobody has",
+            )
         for execution_id in self.running_executions():
             book = journal.last_run(execution_id)
             name = book.workflow_id
@@ -194,6 +204,8 @@ class Judge:
                 before = [one for one in journal.lineage.chain(last) if one not in runs]
                 self._look_at_result([*runs, *before], unpack(closing.result), got)
                 world.reached("completed")
+            case RunCancelled() if len(runs[0].events) == 1:  # The journal knows where this may be.
+                world.reached("cancelled before it began")
             case RunCancelled():
                 world.reached("cancelled")
                 journal.must(

@@ -33,6 +33,7 @@ from everlong_engine.model.runs import (
 )
 from everlong_engine.model.tags import Tags
 from everlong_engine.model.tasks import QueueCount, TaskClaim, TaskKey, TaskWants
+from everlong_engine.model.turns import AskTurn, PoolCount, TurnAnswer, TurnsDealt
 from everlong_engine.model.writes import Write, WriteResult
 from everlong_engine.store.interface import (
     Counted,
@@ -288,6 +289,12 @@ class FaultyStore:
 
         return await self._ask("take_tasks", take)
 
+    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
+        return await self._ask("ask_turn", lambda: self._inner.ask_turn(ask))
+
+    async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
+        return await self._ask("deal_turns", lambda: self._inner.deal_turns(wanted, now_us))
+
     async def tasks_of(self, worker_id: bytes) -> list[TaskKey]:
         return await self._ask("tasks_of", lambda: self._inner.tasks_of(worker_id))
 
@@ -295,6 +302,9 @@ class FaultyStore:
 
     async def queues(self) -> list[QueueCount]:
         return await self._ask("queues", self._inner.queues)
+
+    async def pools(self) -> list[PoolCount]:
+        return await self._ask("pools", self._inner.pools)
 
     async def queue_limits(self) -> list[LimitRow]:
         return await self._ask("queue_limits", self._inner.queue_limits)
@@ -445,6 +455,8 @@ _WRITING = frozenset(
         "claim",
         "claim_run",
         "take_tasks",
+        "ask_turn",
+        "deal_turns",
         "set_limits",
         "prune",
     }

@@ -1,10 +1,11 @@
-"""Defects of task queues: who takes what, who may settle it, and what ends it."""
+"""Defects of task queues and pools: who takes what, who may settle it, who may begin."""
 
 from typing import Final
 
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._appends import _task_ends  # pyright: ignore[reportPrivateUsage]
 from everlong.worker._tasks import TaskTaker
+from everlong.worker._turns import TurnDesk
 from everlong_engine.machine.lanes import Dealer
 from everlong_engine.machine.tasks import marks_ahead
 from tests.simulation.planting import Edit, Mutant, mutant
@@ -39,6 +40,22 @@ QUEUES: Final[tuple[Mutant, ...]] = (
             "promised[whole] = promised.get(whole, 0) + quota",
             "promised[whole] = 0",
         ),
+    ),
+    mutant(
+        "what is under way does not count in its pool",
+        Edit("turns_begun", "state > 0", "state > 5"),
+    ),
+    mutant(
+        "what has ended counts in its pool for ever",
+        Edit("forget_turns", "state > 0", "state > 5"),
+    ),
+    mutant(
+        "an execution begins before its turn",
+        Edit(TurnDesk.asks, "if rule is None or", "if True or"),
+    ),
+    mutant(
+        "nobody looks who may begin when another one has ended",
+        Edit(TurnDesk._look_at, "and not self._looks", "and self._looks"),  # pyright: ignore[reportPrivateUsage]
     ),
     mutant(
         "whoever has had a task may settle it",

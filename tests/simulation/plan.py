@@ -163,6 +163,8 @@ class Plan:
     """And how many of each key, of which there are two."""
     in_a_second: int | None = None
     """And how many may begin in a second."""
+    turns: int | None = None
+    """How many executions that wait for no others are under way at once, by the limit of a pool."""
     helps: bool = False
     """Whether that other worker takes from all queues: what finds no slot is offered to it."""
 
@@ -181,7 +183,7 @@ class Plan:
             f"features={','.join(self.features) or 'none'} hurry={self.hurry} "
             f"versioning={self.versioning or 'none'} queues={self.queues} "
             f"at_once={self.at_once}/{self.at_once_of_key} in_a_second={self.in_a_second} "
-            f"helps={self.helps} "
+            f"turns={self.turns} helps={self.helps} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -232,6 +234,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
     needs_new_code = bombs or mistakes or changes
     later = _chance(seed, "later")
     limits = _chance(seed, "limits of queues")
+    turns = _chance(seed, "turns")
     return Plan(
         seed=seed,
         store=store or ("memory" if _chance(seed, "store").random() < 0.25 else "sqlite"),
@@ -260,6 +263,7 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         at_once_of_key=limits.choice((None, None, 1)),
         in_a_second=limits.choice((None, None, None, 1, 5)),
         helps=limits.random() < 0.5,
+        turns=turns.choice((1, 2)) if turns.random() < 0.3 else None,
     )
 
 

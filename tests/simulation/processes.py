@@ -25,6 +25,7 @@ from everlong import (
     WorkflowFailed,
     WorkflowHandle,
     WorkflowNotFound,
+    WorkflowPool,
     WorkflowTerminated,
     WorkflowTimedOut,
 )
@@ -91,10 +92,15 @@ class SimulatedWorker(Worker):
     """A worker whose process ends when it can no longer trust the store, as the CLI's does."""
 
     on_store_failed: Callable[[], None]
-    queues_of_code: Sequence[TaskQueue] = ()
+    limits_of_code: Sequence[TaskQueue | WorkflowPool] = ()
 
-    def _declared_queues(self) -> list[TaskQueue]:
-        return list(self.queues_of_code)
+    def _declared(self) -> list[TaskQueue | WorkflowPool]:
+        return list(self.limits_of_code)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its process can no longer trust the store."""
+        return self._client.engine.commits.failed is not None
 
     def store_failed(self, error: StoreError) -> None:
         super().store_failed(error)
@@ -132,7 +138,7 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
 
     for worker in (process.worker, process.helper):
         if isinstance(worker, SimulatedWorker):
-            worker.queues_of_code = world.declared_queues()
+            worker.limits_of_code = world.declared_limits()
             worker.on_store_failed = failed
             process.loop.spawn(_serve(process, worker))
     for sender in senders:
@@ -159,6 +165,9 @@ async def _serve(process: "Process", worker: SimulatedWorker) -> None:
             world.reached("second owner refused")
             await asyncio.sleep(_AGAIN_S)
         except StoreError:
+            if worker.has_failed:
+                worker.on_store_failed()
+                return
             world.reached("worker could not start yet")
             await asyncio.sleep(_AGAIN_S)
         else:

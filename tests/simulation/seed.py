@@ -18,11 +18,13 @@ from everlong_engine import limits
 from everlong_engine.store.memory.store import MemoryStore
 from everlong_engine.store.sqlite.store import SqliteStore
 from tests.simulation import language
+from tests.simulation.carrying import carry_out
 from tests.simulation.judge import Judge
 from tests.simulation.language import letters
 from tests.simulation.line import Rates
 from tests.simulation.loop import TooLong
 from tests.simulation.plan import FAULT_S, POISON, Mishap, MishapKind, Plan
+from tests.simulation.pooled import TURNS
 from tests.simulation.processes import (
     Sender,
     client_of,
@@ -94,6 +96,7 @@ def _prepared(plan: Plan) -> Generator[None, None, None]:
     settings: list[tuple[Any, str, Any]] = [
         (limits, "CHECKPOINT_EVENTS", plan.checkpoint_events),
         (limits, "CLAIM_RUNS_MAX", plan.batch),
+        (carry_out.definition, "turns", TURNS if plan.turns is not None else None),
         # Idle polls are simulated one by one; these cost nothing but time.
         (SqliteStore, "look_s", (0.02, 0.4)),
         (MemoryStore, "look_s", (0.02, 0.4)),

@@ -8,8 +8,8 @@ from hashlib import blake2b
 from random import Random
 from typing import Any, Final
 
-from everlong import ActivityInfo, OpenApproval, Rate, TaskQueue, Worker
-from everlong_engine.model.events import KINDS, ActivityCancelled
+from everlong import ActivityInfo, OpenApproval, Rate, TaskQueue, Worker, WorkflowPool
+from everlong_engine.model.events import KINDS, ActivityCancelled, RunStarted
 from everlong_engine.model.ids import id_from_text, id_text
 from everlong_engine.model.runs import LoadedRun
 from everlong_engine.model.tasks import TakenTask
@@ -23,12 +23,14 @@ from everlong_engine.model.writes import (
     Write,
 )
 from everlong_engine.store.interface import RunFilter, Store
+from tests.simulation.carrying import carry_out
 from tests.simulation.desk import LATER
 from tests.simulation.journal import Journal, RunBook
 from tests.simulation.ledger import Ledger
 from tests.simulation.line import FaultyStore, Rates
 from tests.simulation.loop import Call, ProcessLoop, Schedule
 from tests.simulation.plan import APART, POISON, Plan, program_name
+from tests.simulation.pooled import POOL, place_of
 from tests.simulation.shared import SharedStore, shared_store
 
 __all__ = ["Handed", "Process", "World"]
@@ -122,6 +124,7 @@ class World:
         self._versions: dict[str, str] = {}
         """Of the code of each process that there ever was."""
         self.journal = Journal(self.reached)
+        self.journal.has_pool = plan.turns is not None
         self.journal.on_ended = self._end_recorded
         self.journal.lineage.true_us = lambda: self.schedule.now_us
         self.journal.holds.version_of = self._versions.__getitem__
@@ -229,6 +232,15 @@ class World:
                 self.reached("task taken")
                 self.journal.taken(process.name, taken)
             self._count_permits()
+        elif verb == "ask_turn" and outcome is not None:
+            self.told(process, f"asks for its turn: {outcome.turn.name}")
+            self.reached(f"turn: {outcome.turn.name}")
+            self._turns_are_kept()
+        elif verb == "deal_turns" and outcome is not None:
+            if outcome.begun:
+                self.told(process, f"{outcome.begun} may begin")
+                self.reached("turn came later")
+            self._turns_are_kept()
         elif verb == "take_over":
             self.told(process, f"take_over: {outcome}")
             if outcome:
@@ -346,8 +358,8 @@ class World:
             return {}
         return {"queue": APART, "key": label[-1], "priority": len(label) % 3}
 
-    def declared_queues(self) -> list[TaskQueue]:
-        """What the code of each worker says of its queues."""
+    def declared_limits(self) -> list[TaskQueue | WorkflowPool]:
+        """What the code of each worker says of its queue and its pool."""
         per_second = self.plan.in_a_second
         queue = TaskQueue(
             APART,
@@ -355,7 +367,26 @@ class World:
             rate=None if per_second is None else Rate(per_second, per=1.0),
             key_concurrency=self.plan.at_once_of_key,
         )
-        return [queue] if self.plan.queues else []
+        limits: list[TaskQueue | WorkflowPool] = [queue] if self.plan.queues else []
+        if self.plan.turns is not None:
+            limits.append(WorkflowPool(POOL, key_concurrency=self.plan.turns))
+        return limits
+
+    def _turns_are_kept(self) -> None:
+        """Of those that wait for no others, no more are under way than the pool lets through. One
+        that was reset, or forked, asks nobody."""
+        under_way = 0
+        for books in self.journal.executions.values():
+            first, last = books[0], books[-1]
+            started = first.events[0][1] if first.events else None
+            asks_nobody = any(book.repeats is not None or book.was_reset for book in books)
+            if isinstance(started, RunStarted) and last.closing is None and not asks_nobody:
+                args, kwargs = carry_out.definition.parameters.decode(started.arguments)
+                under_way += place_of(*args, **kwargs) != ""
+        most = self.plan.turns
+        self.journal.must(
+            most is None or under_way <= most, f"{under_way} are under way in a pool of {most}"
+        )
 
     def remember_keys(self, taken: Iterable[TakenTask]) -> None:
         """Whether or not whoever took them hears of it."""

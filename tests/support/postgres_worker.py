@@ -5,12 +5,14 @@ it had when it is killed."""
 import asyncio
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from everlong import Client, Retry, Worker, activity, workflow
+from everlong import Client, Retry, Worker, WorkflowPool, activity, workflow
 from everlong_engine.store.postgres.store import PostgresStore
 
-__all__ = ["count_apart", "count_slowly", "shorten_leases"]
+__all__ = ["AT_ONCE", "count_apart", "count_in_turn", "count_slowly", "shorten_leases"]
+
+AT_ONCE: Final = 3
 
 
 def shorten_leases(seconds: float) -> None:
@@ -33,6 +35,15 @@ async def count_slowly(times: int) -> int:
     return number
 
 
+@workflow(pool=WorkflowPool("counters", concurrency=AT_ONCE))
+async def count_in_turn(times: int) -> int:
+    """The same, and no more of them are under way than their pool lets through."""
+    number = 0
+    for _ in range(times):
+        number = await one_more(number)
+    return number
+
+
 @workflow
 async def count_apart(times: int) -> int:
     """The same, all at once, by the workers of another queue."""
@@ -44,7 +55,7 @@ async def main(url: str, queues: Sequence[str]) -> None:
     async with Client.connect(url) as client:
         worker = Worker(
             client,
-            workflows=[count_slowly, count_apart],
+            workflows=[count_slowly, count_in_turn, count_apart],
             activities=[one_more],
             activity_slots=20,
             queues=queues or None,
