@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final, Generic, TypeVar, overload
 import anyio.to_thread
 
 from everlong.exceptions import StreamRewound
-from everlong.streams._polled import PARTITION, PolledReader, check_poll, position_in
+from everlong.streams._polled import PARTITION, PolledFileReader, check_poll, position_in
 from everlong.streams._source import Cursor, Reader, Record, Source, require_same
 
 __all__ = ["Lines"]
@@ -79,14 +79,14 @@ def _identity_of(file: BinaryIO) -> str | None:
     return f"inode {os.fstat(file.fileno()).st_ino} {sha256(first).hexdigest()[:16]}"
 
 
-class _LinesReader(PolledReader):
+class _LinesReader(PolledFileReader):
     """A line's position is behind its newline."""
 
     def __init__(self, source: Lines[Any], identity: str, at: int) -> None:
         super().__init__(identity, at, source.poll)
         self._source = source
 
-    def look(self, max_messages: int, max_bytes: int) -> list[Record]:
+    def look_now(self, max_messages: int, max_bytes: int) -> list[Record]:
         path = self._source.path
         try:
             # Opened once: what is read is what was identified, whatever gets its name meanwhile.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, overload
 
 from everlong.exceptions import InvalidArguments
-from everlong.streams._polled import PARTITION, PolledReader, check_poll, position_in
+from everlong.streams._polled import PARTITION, PolledFileReader, check_poll, position_in
 from everlong.streams._source import Cursor, Reader, Record, Source, require_same
 
 __all__ = ["Rows"]
@@ -73,12 +73,12 @@ class Rows(Source[T], Generic[T]):
         return f"Rows({str(self.path)!r})"
 
 
-class _RowsReader(PolledReader):
+class _RowsReader(PolledFileReader):
     def __init__(self, source: Rows[Any], identity: str, at: int) -> None:
         super().__init__(identity, at, source.poll)
         self._source = source
 
-    def look(self, max_messages: int, max_bytes: int) -> list[Record]:
+    def look_now(self, max_messages: int, max_bytes: int) -> list[Record]:
         found: list[Record] = []
         place = f"{self._source.path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(place, uri=True)) as connection:
