@@ -3,6 +3,8 @@ and each is one row, by INSERTs that never collide."""
 
 # tidy: this file sleeps because a random moment of real time is what it tests
 import asyncio
+import json
+import os
 import random
 import sqlite3
 import time
@@ -27,7 +29,7 @@ CODE: Final = """
 from typing import Any
 
 from everlong import Retry, Transaction, activity, checkpoint, workflow
-from everlong.streams import Stream
+from everlong.streams import Directory, Stream
 from everlong.streams.postgres import PostgresRows
 
 numbers = Stream("numbers", {source})
@@ -89,8 +91,30 @@ async def postgres(_: Path) -> AsyncGenerator[Feed]:
     yield Feed(f"PostgresRows({url!r}, 'numbers', Any, poll=0.01)", messages, fill)
 
 
+@asynccontextmanager
+async def directory(folder: Path) -> AsyncGenerator[Feed]:
+    """Files of several lines, renamed into place, with any names and any times."""
+    inbox, files, chance = folder / "inbox", 40 * KILLS, random.Random(1)
+    inbox.mkdir()
+    names = chance.sample(range(10_000_000), files)
+
+    async def fill() -> None:
+        for count, name in enumerate(names):
+            fresh = inbox / ".fresh"
+            lines = (json.dumps({"n": number}) for number in range(count * 9, count * 9 + 9))
+            fresh.write_text("\n".join(lines))
+            moment = chance.randrange(1_000_000_000)
+            os.utime(fresh, (moment, moment))
+            fresh.rename(inbox / f"{name}.jsonl")
+            await asyncio.sleep(chance.random() * 0.02)
+
+    options = "pattern='*.jsonl', lines=True, settle=0, poll=0.01"
+    yield Feed(f"Directory({str(inbox)!r}, Any, {options})", files * 9, fill)
+
+
 FEEDS: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Feed]]]] = {
     "PostgresRows": postgres,
+    "Directory": directory,
 }
 
 

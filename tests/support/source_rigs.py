@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import sqlite3
 import sys
@@ -17,7 +18,7 @@ import nats as nats_library
 from nats.js.api import StreamConfig
 from redis import asyncio as redis_library
 
-from everlong.streams import Lines, Memory, Rows, Source
+from everlong.streams import Directory, Lines, Memory, Rows, Source
 from everlong.streams.kafka import Kafka
 from everlong.streams.nats import JetStream
 from everlong.streams.postgres import PostgresRows, positions_ddl
@@ -104,6 +105,44 @@ class RowsRig(SourceRig):
 
     async def put(self, *values: int | str) -> None:
         self._execute("insert into t (n) values (?)", *((one,) for one in values))
+
+
+class DirectoryRig(SourceRig):
+    """A file each, whose names go down as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "inbox"
+        self._folder.mkdir()
+        self._count = 0
+        self.source = Directory(self._folder, Numbered, settle=0, poll=POLL)
+
+    async def put(self, *values: int | str) -> None:
+        for one in values:
+            self._write(json.dumps({"n": one}))
+
+    def _write(self, text: str) -> None:
+        self._count += 1
+        fresh = self._folder / ".fresh"
+        fresh.write_text(text)
+        os.utime(fresh, (self._count, self._count))
+        fresh.rename(self._folder / f"{1_000_000 - self._count}.json")
+
+    async def make_anew(self) -> bool:
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+        await self.put(0)
+        return True
+
+
+class DirectoryLinesRig(DirectoryRig):
+    """Some lines each."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.source = Directory(self._folder, Numbered, lines=True, settle=0, poll=POLL)
+
+    async def put(self, *values: int | str) -> None:
+        self._write("\n".join(json.dumps({"n": one}) for one in values))
 
 
 class PostgresRig(SourceRig):
@@ -194,6 +233,16 @@ async def _lines(folder: Path) -> AsyncGenerator[SourceRig]:
 
 
 @asynccontextmanager
+async def _directory(folder: Path) -> AsyncGenerator[SourceRig]:
+    yield DirectoryRig(folder)
+
+
+@asynccontextmanager
+async def _directory_lines(folder: Path) -> AsyncGenerator[SourceRig]:
+    yield DirectoryLinesRig(folder)
+
+
+@asynccontextmanager
 async def _rows(folder: Path) -> AsyncGenerator[SourceRig]:
     yield RowsRig(folder)
 
@@ -250,6 +299,8 @@ async def _redis_stream(folder: Path) -> AsyncGenerator[SourceRig]:
 RIGS: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[SourceRig]]]] = {
     "Memory": _memory,
     "Lines": _lines,
+    "Directory": _directory,
+    "Directory, lines": _directory_lines,
     "Rows": _rows,
     "PostgresRows": _postgres,
     "Kafka": _kafka,

@@ -9,6 +9,7 @@ from everlong.streams._control import DeadLetter, Lag, StreamControl
 from everlong.streams._merge import Tick, every, merge
 from everlong.streams._source import Cursor, Position, Reader, Record, Source
 from everlong.streams._stream import OnPoison, Stream
+from everlong.streams.directory import Directory
 from everlong.streams.files import Lines
 from everlong.streams.memory import Memory
 from everlong.streams.tables import Rows
@@ -18,6 +19,7 @@ __all__ = [
     "Batch",
     "Cursor",
     "DeadLetter",
+    "Directory",
     "Lag",
     "Lines",
     "Memory",
