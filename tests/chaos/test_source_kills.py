@@ -16,12 +16,14 @@ from typing import Any, Final
 
 import asyncpg
 import pytest
+from starlette.responses import Response
 
 from everlong import Client
 from everlong.streams.postgres import positions_ddl
 from tests.chaos.arena import FULL
 from tests.proof.record import record
 from tests.support.command_line import begin, worker_ready
+from tests.support.http_endpoint import endpoint
 from tests.support.postgres_server import fresh_database
 
 KILLS: Final = 50 if FULL else 5
@@ -30,6 +32,7 @@ from typing import Any
 
 from everlong import Retry, Transaction, activity, checkpoint, workflow
 from everlong.streams import Directory, Stream
+from everlong.streams.http import HttpPoll
 from everlong.streams.postgres import PostgresRows
 
 numbers = Stream("numbers", {source})
@@ -112,9 +115,30 @@ async def directory(folder: Path) -> AsyncGenerator[Feed]:
     yield Feed(f"Directory({str(inbox)!r}, Any, {options})", files * 9, fill)
 
 
+@asynccontextmanager
+async def http(_: Path) -> AsyncGenerator[Feed]:
+    """A list that grows, by a server that now and then has no time."""
+    messages, chance = 200 * KILLS, random.Random(1)
+    refusals: list[tuple[int, dict[str, str]]] = [(502, {}), (429, {"Retry-After": "0"})]
+    with endpoint() as served:
+        served.page_size = 15
+
+        async def fill() -> None:
+            for number in range(0, messages, 10):
+                served.put(*range(number, number + 10))
+                if not served.answers and chance.random() < 0.05:
+                    status, headers = chance.choice(refusals)
+                    served.answers.append(Response(status_code=status, headers=headers))
+                await asyncio.sleep(chance.random() * 0.02)
+
+        options = "items='data.list', since='after', poll=0.01"
+        yield Feed(f"HttpPoll('{served.url}/since', Any, {options})", messages, fill)
+
+
 FEEDS: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[Feed]]]] = {
     "PostgresRows": postgres,
     "Directory": directory,
+    "HttpPoll": http,
 }
 
 

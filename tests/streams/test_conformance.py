@@ -154,7 +154,15 @@ async def test_what_was_made_anew_is_not_taken_for_what_was_read(rig: SourceRig)
     await reading.reader.close()
     if await rig.make_anew():
         with pytest.raises(StreamRewound):
-            await rig.source.open(reading.cursor, None)
+            await first_of(await rig.source.open(reading.cursor, None))
+
+
+async def first_of(reader: Reader) -> None:
+    """Where a source tells no sooner who it is."""
+    try:
+        await reader.fetch(1, 1_000, 0.0)
+    finally:
+        await reader.close()
 
 
 async def test_a_partition_that_is_not_there_is_refused(rig: SourceRig) -> None:

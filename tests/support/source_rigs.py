@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sqlite3
+import ssl
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
@@ -19,11 +20,13 @@ from nats.js.api import StreamConfig
 from redis import asyncio as redis_library
 
 from everlong.streams import Directory, Lines, Memory, Rows, Source
+from everlong.streams.http import HttpPoll
 from everlong.streams.kafka import Kafka
 from everlong.streams.nats import JetStream
 from everlong.streams.postgres import PostgresRows, positions_ddl
 from everlong.streams.redis import RedisStream
 from tests.support.broker_process import broker_process
+from tests.support.http_endpoint import Endpoint, endpoint
 from tests.support.kafka_broker import KafkaBroker, kafka_broker
 from tests.support.postgres_server import fresh_database
 from tests.support.tools import need
@@ -31,6 +34,8 @@ from tests.support.tools import need
 __all__ = ["RIGS", "Numbered", "SourceRig"]
 
 POLL: Final = 0.02
+TLS: Final = ssl.create_default_context()
+"""One for all: to make it takes longer than a test."""
 _nats: Final[Any] = nats_library  # Its options carry no types.
 _redis: Final[Any] = redis_library
 
@@ -145,6 +150,41 @@ class DirectoryLinesRig(DirectoryRig):
         self._write("\n".join(json.dumps({"n": one}) for one in values))
 
 
+class HttpRig(SourceRig):
+    def __init__(self, served: Endpoint) -> None:
+        self._served = served
+        self.source = HttpPoll(
+            f"{served.url}/since",
+            Numbered,
+            items="data.list",
+            since="after",
+            generation="made",
+            poll=POLL,
+            options={"verify": TLS},
+        )
+
+    async def put(self, *values: int | str) -> None:
+        self._served.put(*values)
+
+    async def make_anew(self) -> bool:
+        self._served.items, self._served.generation = [], 2
+        self._served.put(0)
+        return True
+
+
+class HttpPagesRig(HttpRig):
+    def __init__(self, served: Endpoint) -> None:
+        super().__init__(served)
+        self.source = HttpPoll(
+            f"{served.url}/pages",
+            Numbered,
+            items="data",
+            next_page="next",
+            poll=POLL,
+            options={"verify": TLS},
+        )
+
+
 class PostgresRig(SourceRig):
     def __init__(self, url: str, connection: Any) -> None:
         self._connection = connection
@@ -248,6 +288,18 @@ async def _rows(folder: Path) -> AsyncGenerator[SourceRig]:
 
 
 @asynccontextmanager
+async def _http(_: Path) -> AsyncGenerator[SourceRig]:
+    with endpoint() as served:
+        yield HttpRig(served)
+
+
+@asynccontextmanager
+async def _http_pages(_: Path) -> AsyncGenerator[SourceRig]:
+    with endpoint() as served:
+        yield HttpPagesRig(served)
+
+
+@asynccontextmanager
 async def _postgres(_: Path) -> AsyncGenerator[SourceRig]:
     url = await fresh_database()
     connection = await asyncpg.connect(url)
@@ -303,6 +355,8 @@ RIGS: Final[dict[str, Callable[[Path], AbstractAsyncContextManager[SourceRig]]]]
     "Directory, lines": _directory_lines,
     "Rows": _rows,
     "PostgresRows": _postgres,
+    "HttpPoll": _http,
+    "HttpPoll, pages": _http_pages,
     "Kafka": _kafka,
     "JetStream": _jetstream,
     "RedisStream": _redis_stream,
