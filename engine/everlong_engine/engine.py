@@ -127,6 +127,8 @@ class Engine:
         self.tasks_ended = 0
         """By workers here, and stored."""
         self._last_sent = 0
+        self.durability = "full"
+        """"relaxed": a power cut may lose what was committed last."""
 
     # --------------------------------------------------------------------- opening and closing
 
@@ -157,7 +159,7 @@ class Engine:
             engine = _engines.get(key)
             if engine is None:
                 engine = _engines[key] = cls(store, SystemClock(), Random())
-                engine._key = key
+                engine._key, engine.durability = key, durability
                 if newest is not None:
                     engine.ids.follow(newest)
             else:

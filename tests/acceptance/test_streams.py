@@ -28,6 +28,7 @@ from everlong.streams import (
 from everlong.testing import amnesia
 from everlong_engine import LoadedRun, RunStarted, Wants, decode_event
 from everlong_engine.model.payload import unpack
+from tests.support.gated_store import Gate
 from tests.support.hosting import AT_ONCE, described, hosting, kinds, of_kind, until
 
 enough: Signal[bool] = Signal("streams-enough", bool)
@@ -69,8 +70,30 @@ async def test_batches_come_in_order_and_none_twice(path: Path) -> None:
         assert await client.verify() == []
     assert [one for batch in seen for one in batch] == list(range(20))
     assert max(map(len, seen)) <= 4
-    assert source.acknowledged is not None
-    assert int(source.acknowledged.after["0"]) < 19  # What is not stored is not told.
+    assert source.acknowledged == at(19)  # Also the last one, behind which nobody asks for more.
+
+
+async def test_a_batch_is_acknowledged_behind_its_commit_and_not_before(path: Path) -> None:
+    """Also while the loop is still at work with it."""
+    source = Memory(int)
+    stream = Stream("numbers", source)
+
+    @workflow
+    async def waits() -> None:
+        async for _ in stream.batches(max_messages=1):
+            await enough.receive()
+
+    async with hosting(path, workflows=[waits]) as client:
+        gate = Gate(client)
+        handle = await client.start(waits)
+        await described(handle, lambda it: it.activities)
+        gate.shut()
+        source.put(7)
+        await gate.arrived.wait()  # The batch is on its way.
+        told = source.acknowledged
+        gate.open()
+        assert told is None
+        await described(handle, lambda _: source.acknowledged == at(0))
 
 
 async def test_the_cursor_goes_with_the_execution(path: Path) -> None:

@@ -133,13 +133,18 @@ class Client(Approving, Bulking, Finding, Pausing, Queues, Reporting, Transferri
         made = cls(
             path,
             namespace=namespace,
-            durability="full",
+            durability=engine.durability,
             retention_us=None,
             create=False,
             codecs=(),
         )
         made._engine, made.records, made.hooks = engine, records, hooks
         return made
+
+    @property
+    def is_durable(self) -> bool:
+        """Not public: whether what is committed survives a power cut."""
+        return self._durability == "full"
 
     async def __aenter__(self) -> Self:
         if self._engine is None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -49,15 +48,15 @@ class Lag:
     """Since the oldest of them was written; None if there is none, or the source does not say."""
 
 
-def _rewound(told: Any, cursor: Any) -> Any:
-    """Where a loop goes on that is told so; what is no rewind moves nothing."""
-    match told:
-        case {"do": "rewind", "cursor": to}:
-            with suppress(ValueError):
-                return Cursor.from_wire(to).to_wire()
-        case _:
-            pass
-    return cursor
+def rewound(before: Any, to: Any) -> Any:
+    """A cursor's wire form for a loop that is told to go on there; None if it stays where it is:
+    there is no such place, or its source has forgotten what it would read again."""
+    try:
+        if before is not None and Cursor.from_wire(before).taken is not None:
+            return None
+        return Cursor.from_wire(to).to_wire()
+    except ValueError:
+        return None  # It is on record, and moves nothing.
 
 
 class StreamControl:
@@ -91,9 +90,13 @@ class StreamControl:
                 case "ActivityScheduled" if fields["activity"] == activity:
                     reads.add(fields["activity_id"])
                 case "ActivityCompleted" if fields["activity_id"] in reads:
-                    cursor = fields["result"][:2]
+                    cursor = [*fields["result"][:2], *fields["result"][4:]]
                 case "SignalReceived" if fields["signal"] == control_of(self._name):
-                    cursor = _rewound(fields["payload"], cursor)
+                    match fields["payload"]:
+                        case {"do": "rewind", "cursor": to}:
+                            cursor = rewound(cursor, to) or cursor
+                        case _:
+                            pass
                 case _:
                     pass
         return None if cursor is None else self._cursor(cursor)
@@ -126,7 +129,8 @@ class StreamControl:
             wait: seconds (or timedelta) without a message that mean that there is none.
 
         Raises:
-            InvalidArguments: made without the source, as `everlong stream` does without the code.
+            InvalidArguments: made without the source, as `everlong stream` does without the code;
+                or the source forgets, so that to count would be to take.
             StreamRewound: what the execution goes on at is not there any more.
             EverlongError: the source has not answered for ten seconds.
         """
@@ -134,6 +138,11 @@ class StreamControl:
             raise InvalidArguments(
                 f"stream {self._name!r}: only its declaration says what it reads. Ask it: "
                 "stream.control(handle)"
+            )
+        if self._source.forgets:
+            raise InvalidArguments(
+                f"what is read from {self._source!r} is taken from it, so nobody but its broker "
+                "can count what waits there: ask it, with its own tools"
             )
         if at_most < 1:
             raise InvalidArguments(f"at_most={at_most}: give 1 or more")
@@ -180,7 +189,8 @@ class StreamControl:
             request_id: the same id rewinds once, however often it is repeated.
 
         Raises:
-            InvalidArguments: nothing was read so far, and no identity is given.
+            InvalidArguments: nothing was read so far, and no identity is given; or the source has
+                forgotten what was read.
             WorkflowClosed, WorkflowNotFound: nobody is there to be told.
         """
         now = await self.position()
@@ -188,6 +198,11 @@ class StreamControl:
             raise InvalidArguments(
                 f"stream {self._name!r} of {self._handle.workflow_id} was not read so far: there "
                 "is nothing to rewind"
+            )
+        if now is not None and now.taken is not None:
+            raise InvalidArguments(
+                f"stream {self._name!r} cannot be rewound: its broker has forgotten what was read. "
+                "Have it published again"
             )
         stays = dict(now.after) if now is not None and identity in (None, now.identity) else {}
         named = {str(partition): at for partition, at in positions.items()}

@@ -20,6 +20,8 @@ _BESIDE_BYTES: Final = 48
 """Of each record: its partition, its position, its time."""
 _IDLE_S: Final = 300.0
 """A pump that nobody has asked for so long is closed: its flow may have ended, or be elsewhere."""
+_IDLE_EXCLUSIVE_S: Final = 30.0
+"""Of a source that forgets: as long as it is open, nobody else gets what it has read ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +63,13 @@ class Pump:
         self._may_put.set()
         self._reader: Reader | None = None
         self._left: list[Record] = []
+        self._idle_s = _IDLE_EXCLUSIVE_S if source.forgets else _IDLE_S
+        self._told: Cursor | None = None
+        self._telling: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
         self._task = loop.create_task(self._read(after))
         self._task.add_done_callback(lambda _: self._may_take.set())
-        self._idle = loop.call_later(_IDLE_S, self.close)
+        self._idle = loop.call_later(self._idle_s, self.close)
 
     def continues(self, after: Cursor | None, sizes: Sizes) -> bool:
         """Whether it can give what follows this cursor: what comes next, or what it gave last."""
@@ -86,7 +91,7 @@ class Pump:
             fetched = await self._take()
         finally:
             self.asked = False
-            self._idle = asyncio.get_running_loop().call_later(_IDLE_S, self.close)
+            self._idle = asyncio.get_running_loop().call_later(self._idle_s, self.close)
         self._given = after, fetched
         self.cursor = fetched.cursor
         return fetched
@@ -103,12 +108,20 @@ class Pump:
         self._may_put.set()
         return fetched
 
+    def stored(self, cursor: Cursor) -> None:
+        """What was given up to here is committed: the broker hears it now, and not when the loop
+        asks for more, which it may never do."""
+        telling = asyncio.get_running_loop().create_task(self.acknowledge(cursor))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+
     async def acknowledge(self, cursor: Cursor) -> None:
         """The journal is the truth, so a broker that does not listen stops nobody."""
-        if self._reader is None:
+        if self._reader is None or self._told == cursor:
             return
         try:
             await self._reader.acknowledge(cursor)
+            self._told = cursor
         except Exception as error:
             _log.warning(
                 "%r was not told how far it was read, and is told with the next batch: %s: %s",
@@ -127,11 +140,10 @@ class Pump:
         reader = await self._source.open(after, self.sizes.partitions)
         try:
             self._reader = reader
-            cursor = Cursor(reader.identity, {} if after is None else dict(after.after))
+            cursor = after
             while True:
                 records = await self._batch(reader)
-                positions = {one.partition: one.position for one in records}
-                cursor = Cursor(reader.identity, {**cursor.after, **positions})
+                cursor = reader.cursor_behind(cursor, records)
                 await self._may_put.wait()
                 self._may_put.clear()
                 self._ahead = Fetched(records, cursor)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
-from pydantic import StrictInt, StrictStr, TypeAdapter
+from pydantic import StrictBytes, StrictInt, StrictStr, TypeAdapter
 
 from everlong._hints import adapter_for
 from everlong.exceptions import InvalidArguments, StreamRewound
@@ -17,7 +17,10 @@ T = TypeVar("T")
 Position: TypeAlias = int | str
 """Where a record lies in its partition: an offset, a sequence number, an id of the broker's."""
 
-_WIRE: Final = TypeAdapter(tuple[StrictStr, dict[StrictStr, StrictInt | StrictStr]])
+_Positions: TypeAlias = dict[StrictStr, StrictInt | StrictStr]
+_WIRE: Final = TypeAdapter[tuple[Any, ...]](
+    tuple[StrictStr, _Positions] | tuple[StrictStr, _Positions, StrictBytes]
+)
 
 
 @dataclass(slots=True)
@@ -42,15 +45,18 @@ class Cursor:
     name has another one."""
     after: Mapping[str, Position]
     """The last position of each partition that was read."""
+    taken: bytes | None = None
+    """Of a source that forgets: marks of what was read last, by which it is known if it comes
+    again. A flow that has them cannot be rewound. None for all others."""
 
     def to_wire(self) -> list[Any]:
-        return [self.identity, dict(self.after)]
+        more = [] if self.taken is None else [self.taken]
+        return [self.identity, dict(self.after), *more]
 
     @classmethod
     def from_wire(cls, wire: Any) -> "Cursor":
         """Raises ValueError: it is none."""
-        identity, after = _WIRE.validate_python(wire)
-        return cls(identity, after)
+        return cls(*_WIRE.validate_python(wire))
 
 
 class Reader(ABC):
@@ -70,6 +76,17 @@ class Reader(ABC):
             wait_s: how long to wait for the first one; None waits for as long as it takes. With
                 nothing within that time: an empty sequence.
         """
+
+    def cursor_behind(self, before: Cursor | None, records: Sequence[Record]) -> Cursor:
+        """Where the flow stands with these records, which follow what lay before.
+
+        Args:
+            before: where it stood, as opened or as this has said last.
+            records: of one batch, at least one, as they were fetched.
+        """
+        read: Mapping[str, Position] = {} if before is None else before.after
+        positions = {one.partition: one.position for one in records}
+        return Cursor(self.identity, {**read, **positions})
 
     async def acknowledge(self, cursor: Cursor) -> None:  # noqa: B027 - nothing is to be told
         """Everything up to here is stored: tell the broker, if it wants to know.
@@ -94,7 +111,8 @@ class Source(ABC, Generic[T]):
     """
 
     forgets = False
-    """Whether what is acknowledged is gone at the broker: it must be on disk by then."""
+    """Whether what is acknowledged is gone at the broker: it must be on disk by then, and nothing
+    can be read a second time, be it to rewind a flow or to count what it has not read."""
 
     def __init__(self, value: Any = bytes) -> None:
         self.value = value

@@ -30,7 +30,7 @@ from everlong.exceptions import (
     StreamRewound,
 )
 from everlong.streams._batch import Batch, records_of
-from everlong.streams._control import StreamControl
+from everlong.streams._control import StreamControl, rewound
 from everlong.streams._loops import cursors_of, run_here
 from everlong.streams._names import activity_of, control_of, dead_letters_of
 from everlong.streams._pump import Pump, Sizes, weight
@@ -50,6 +50,10 @@ _BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 2
 """Of the values of one batch. What they come with takes room beside them in one payload."""
 _RECORD_BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 4
 _TOO_LARGE: Final = f"it has more than {_RECORD_BYTES_MAX:,} bytes, and only its beginning is kept"
+_RELAXED: Final = (
+    "{source!r} forgets what is acknowledged, and this store may lose what it has committed last: "
+    'connect with durability="full"'
+)
 _ERROR_CHARS_MAX: Final = 500
 _RETRY: Final = Retry(
     delay=0.5, non_retryable=(StreamRewound, PoisonMessage, InvalidArguments), on_exhausted="pause"
@@ -126,9 +130,12 @@ class Stream(Generic[T]):
         context: Any = activity_context.get()
         if context is None:
             raise EverlongError(f"stream {self.name!r} is read by a worker")
+        client, execution_id = context.own_client()
+        if self.source.forgets and not client.is_durable:
+            raise InvalidArguments(_RELAXED.format(source=self.source))
         cursor = None if after is None else Cursor.from_wire(after)
         wanted = _sizes_of(sizes)
-        shelf, key = context.shelf(), (context.own_client()[1], self.name)
+        shelf, key = context.shelf(), (execution_id, self.name)
         pump: Pump | None = shelf.get(key)
         if pump is not None and pump.continues(cursor, wanted):
             if cursor is not None:
@@ -145,7 +152,9 @@ class Stream(Generic[T]):
         except BaseException:
             pump.close()  # What comes next begins at the cursor that is stored.
             raise
-        return [*fetched.cursor.to_wire(), records_of(good), dead]
+        context.when_stored(lambda: pump.stored(fetched.cursor))
+        identity, positions, *taken = fetched.cursor.to_wire()
+        return [identity, positions, records_of(good), dead, *taken]
 
     def _sorted(
         self, records: Sequence[Record], on_poison: str
@@ -238,8 +247,8 @@ class Batches(AsyncIterator[Batch[T]]):
         if found is None:
             batch = await self._told(run, await run.receive_signal(control_of(self._stream.name)))
         else:
-            identity, positions, records, dead = found
-            cursors_of(run)[self._stream.name] = pack([identity, positions])
+            identity, positions, records, dead, *taken = found
+            cursors_of(run)[self._stream.name] = pack([identity, positions, *taken])
             batch = await self._batch(identity, records, dead)
         return (batch,) if len(batch) else ()
 
@@ -250,8 +259,9 @@ class Batches(AsyncIterator[Batch[T]]):
             case {"do": "drain"}:
                 raise StopAsyncIteration
             case {"do": "rewind", "cursor": cursor}:
-                with suppress(ValueError):  # Nonsense is on record too, and moves nothing.
-                    cursors[stream.name] = pack(Cursor.from_wire(cursor).to_wire())
+                before = None if (at := cursors.get(stream.name)) is None else unpack(at)
+                if (moved := rewound(before, cursor)) is not None:
+                    cursors[stream.name] = pack(moved)
             case {"do": "redrive", "identity": str(identity), "records": records}:
                 with suppress(ValueError):
                     return await self._redriven(run, identity, _LETTERS.validate_python(records))

@@ -32,6 +32,7 @@ from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
 from everlong.worker._queues import QueueDesk
 from everlong_engine import (
     ActivityCancelled,
+    ActivityCompleted,
     ActivityOptions,
     ActivityScheduled,
     ActivityTimedOut,
@@ -302,6 +303,8 @@ class ActivityRunner:
         run = attempt.run
         run.attempts.pop(attempt.scheduled.activity_id, None)
         one = Incoming(outcome)
+        if type(outcome) is ActivityCompleted:
+            one.when_stored = attempt.when_stored
         if statements:
             one.statements, one.attempt = statements, attempt
         self._deliver(run, one)

@@ -77,6 +77,7 @@ class Attempt(Protocol):
     previous_details: bytes | None
     beat: Alarm | None
     limit: Alarm | None
+    when_stored: Callable[[], None] | None
 
     @property
     def place(self) -> Place: ...
@@ -183,6 +184,11 @@ class AttemptContext:
         """For the same: what they keep in this worker from one attempt to the next. Its values have
         a `close`, which is called when the worker stops."""
         return self._bench.pools.shelf
+
+    def when_stored(self, then: Callable[[], None]) -> None:
+        """For the same: have it called once its completion is committed. It may never be, for a
+        crash may come before it: what counts stands in the history."""
+        self._attempt.when_stored = then
 
     def _is_unwanted(self) -> bool:
         attempt = self._attempt

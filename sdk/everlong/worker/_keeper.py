@@ -322,6 +322,8 @@ class RunKeeper:
             run.positions.discard(one.position)
         if one.on_done is not None:
             one.on_done(None)
+        if one.when_stored is not None:
+            one.when_stored()
         for answer in step.answers:
             answer.give()
         for name, told in step.told:

@@ -68,6 +68,8 @@ class Incoming(Struct, eq=False):
     """What is stored with it. It is nothing without them, so it never lies in the inbox."""
     attempt: "OpenAttempt | None" = None
     """Whose they are: it has failed if one of them does."""
+    when_stored: Callable[[], None] | None = None
+    """Called once it is committed, if it still is in this worker's hands."""
     came: Input | None = None
     """As it came, if it was recorded otherwise: another drive may judge it otherwise."""
 
@@ -133,6 +135,8 @@ class OpenAttempt(Struct, eq=False):
     details_stored_us: int = 0
     beat: Alarm | None = None
     limit: Alarm | None = None
+    when_stored: Callable[[], None] | None = None
+    """What is to be done once its completion is committed."""
 
     @property
     def place(self) -> "OwnedRun":

@@ -75,6 +75,8 @@ class TaskAttempt(Struct, eq=False):
     details_stored_us: int = 0
     beat: Alarm | None = None
     limit: Alarm | None = None
+    when_stored: Callable[[], None] | None = None
+    """Never called: who needs it runs beside its run."""
     settling: bool = False
     """How it ended is on its way into the store."""
 
