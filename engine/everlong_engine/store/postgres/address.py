@@ -12,6 +12,7 @@ __all__ = ["Address", "is_url"]
 
 _SCHEMES: Final = ("postgresql", "postgres")
 _OURS: Final = ("pooler", "listen_url")
+_TLS_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _POOLERS: Final = {"": False, "none": False, "session": False, "transaction": True}
 
 
@@ -35,6 +36,17 @@ class Address(Struct, frozen=True, kw_only=True):
         """The way around a pooler. Only where there is one."""
         assert self.listen_dsn is not None
         return replace(self, dsn=self.listen_dsn, pooled=False)
+
+    @property
+    def host(self) -> str:
+        """As the URL has it."""
+        return urlsplit(self.dsn).hostname or "localhost"
+
+    @property
+    def tls_files(self) -> list[tuple[str, str]]:
+        """(option, path) of the files that the URL names for TLS."""
+        options = parse_qsl(urlsplit(self.dsn).query)
+        return [(name, value) for name, value in options if name in _TLS_FILES]
 
     @classmethod
     def of(cls, url: str) -> Self:

@@ -7,6 +7,7 @@ work connects anew; nobody has to mend anything by hand.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from ssl import SSLCertVerificationError, SSLError
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -69,8 +70,22 @@ def refused(address: Address, error: BaseException) -> StoreError:
             )
         case pg.InvalidCatalogNameError():
             text = f"{shown}: {error}. Make it with `createdb`, or name another one in the URL"
+        case SSLCertVerificationError():  # A ValueError as well, and an OSError.
+            text = (
+                f"{shown} does not prove who it is: {error.verify_message or error}. Its "
+                "certificate must be signed by an authority in the file that sslrootcert names in "
+                f"the URL, and with sslmode=verify-full be made out to {address.host}"
+            )
+        case FileNotFoundError() | PermissionError() | SSLError() if address.tls_files:
+            files = ", ".join(f"{name}={path}" for name, path in address.tls_files)
+            text = f"{shown}: a file for TLS in the URL cannot be used ({error}): look at {files}"
         case ValueError():
             text = f"{shown} is no address of a PostgreSQL server: {error}"
+        case ConnectionError() if "SSL upgrade" in str(error):
+            text = (
+                f"{shown} does not speak TLS, and sslmode in the URL asks for it. Switch it on "
+                "there (ssl=on), or say another sslmode where nobody listens on the way"
+            )
         case _:
             reason = str(error) or type(error).__name__
             text = f"{shown} cannot be reached: {reason}. Is the server running?"
