@@ -13,6 +13,13 @@ from everlong_engine.machine.arrivals import (
     waits_for_others,
 )
 from everlong_engine.machine.elsewhere import elsewhere_limit, mark_of_end
+from everlong_engine.machine.moving import (
+    as_it_stood,
+    bringing,
+    move_of,
+    outsiders,
+    unfinished,
+)
 from everlong_engine.machine.newest import newest_versions
 from everlong_engine.machine.points import (
     NoSuchPoint,
@@ -103,6 +110,7 @@ from everlong_engine.model.filters import (
 )
 from everlong_engine.model.ids import first_id_of, id_from_text, id_text
 from everlong_engine.model.lineage import CopiedPart, Reset
+from everlong_engine.model.moves import MOVER
 from everlong_engine.model.outgoing import (
     AwaitEnd,
     CancelChild,
@@ -238,6 +246,7 @@ __all__ = [
     "DECISIONS",
     "EXPORT_VERSION",
     "INPUTS",
+    "MOVER",
     "NO_LIMITS",
     "ON_CANCEL",
     "ON_EXHAUSTED",
@@ -407,6 +416,8 @@ __all__ = [
     "WorkerRow",
     "WriteResult",
     "arriving",
+    "as_it_stood",
+    "bringing",
     "changed_tags",
     "check_point",
     "check_tag",
@@ -435,6 +446,7 @@ __all__ = [
     "literal",
     "mark_of_end",
     "may_repeat_lost",
+    "move_of",
     "name_of_attached",
     "name_of_over",
     "name_of_pin",
@@ -445,6 +457,7 @@ __all__ = [
     "newest_versions",
     "next_delay_us",
     "origin_of",
+    "outsiders",
     "pack",
     "parse_field",
     "parse_filter",
@@ -459,6 +472,7 @@ __all__ = [
     "same_tags",
     "seconds_us",
     "trial_us",
+    "unfinished",
     "unpack",
     "waiting_at",
     "waits_for_others",

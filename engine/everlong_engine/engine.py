@@ -59,6 +59,11 @@ class LocalHost(Protocol):
         """Whether it is registered, and so has a lease."""
         ...
 
+    @property
+    def busy(self) -> int:
+        """How many attempts it has at work."""
+        ...
+
     def lease_lost(self) -> None:
         """What it has may be another's by now: let go of it, and begin anew."""
         ...

@@ -34,6 +34,7 @@ handler reads `error.workflow_id` and never parses a text.
     ├── WorkflowAlreadyStarted
     ├── WorkflowNotFound
     ├── WorkflowClosed
+    │   └── WorkflowMoved           it goes on in another store
     ├── WorkflowBlocked             an update waits for somebody to fix the code
     ├── CannotReset                 no run can begin from that point
     ├── UpdateRejected              an update: refused, failed, or left unfinished
@@ -44,6 +45,7 @@ handler reads `error.workflow_id` and never parses a text.
     ├── ApprovalNotFound
     ├── UnreadableExport            a file with exported executions
     ├── ImportRefused
+    ├── MoveRefused                 an execution stays in its store
     ├── ItemsGone                   what a subscriber wants is no longer kept
     ├── QueryFailed
     ├── NoAnswer (also TimeoutError)
@@ -83,6 +85,7 @@ from everlong_engine.model.errors import (
     UnreadableExport,
     WorkflowAlreadyStarted,
     WorkflowClosed,
+    WorkflowMoved,
     WorkflowNotFound,
 )
 
@@ -109,6 +112,7 @@ __all__ = [
     "InvalidToken",
     "ItemsGone",
     "MissingKey",
+    "MoveRefused",
     "NetworkFileSystem",
     "NewerSchema",
     "NoAnswer",
@@ -141,6 +145,7 @@ __all__ = [
     "WorkflowClosed",
     "WorkflowFailed",
     "WorkflowFault",
+    "WorkflowMoved",
     "WorkflowNotFound",
     "WorkflowTerminated",
     "WorkflowTimedOut",
@@ -414,6 +419,15 @@ class ApprovalNotFound(EverlongError):
     has ended, or the id is wrong. `client.approvals()` lists the open ones."""
 
     id: str | None = None
+
+
+class MoveRefused(EverlongError):
+    """{workflow_id!r} cannot be moved: {reason}. It stays where it is."""
+
+    workflow_id: str | None = None
+    reason: str = "it is at work"
+    waiter: str | None = None
+    """The workflow id of one that waits for it, and would have to go first."""
 
 
 class ItemsGone(EverlongError):

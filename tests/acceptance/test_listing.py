@@ -74,7 +74,7 @@ async def _ended(handle: Any) -> None:
 @pytest.mark.parametrize(
     ("filters", "text"),
     [
-        ({"status": "asleep"}, "choose one of running, blocked, paused, completed"),
+        ({"status": "asleep"}, "choose one of running, blocked, paused, moved, completed"),
         ({"limit": 0}, "choose 1 to 1000"),
         ({"limit": 1001}, "choose 1 to 1000"),
         ({"after": "not-a-cursor"}, "pass a page's `next`"),

@@ -204,6 +204,8 @@ DROP INDEX runs_pinned;
 DROP INDEX runs_to_wake;
 ALTER TABLE runs DROP COLUMN version;
 ALTER TABLE workers DROP COLUMN versions;
+ALTER TABLE workers DROP COLUMN slots;
+ALTER TABLE workers DROP COLUMN busy;
 CREATE INDEX runs_to_wake ON runs (queue, type, wake_us) WHERE wake_us IS NOT NULL;
 DROP TABLE requests_of_types;
 DROP TABLE pauses_of_types;

@@ -56,6 +56,7 @@ def test_workers_tell_who_is_here_and_what_waits_for_them(here: Here, tmp_path: 
         (one,) = here("workers", "--json").document["workers"]
         assert (one["name"], one["pid"], one["state"]) == ("second", facts["pid"], "here")
         assert (one["versions"], one["lag_s"]) == ({"cli_versioned": "2"}, 0.0)
+        assert (one["slots"], one["busy"]) == (200, None), "of a file nobody is heard"
         assert "cli_versioned 2" in here("workers").out
         states = [each["state"] for each in here("workers", "--all", "--json").document["workers"]]
         assert states == ["stopped", "here"]

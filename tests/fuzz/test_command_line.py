@@ -63,6 +63,7 @@ OPTIONS: Final = {
     ),
     "export": ("--run", "--children"),
     "import": ("--id", "--closed"),
+    "move": ("--to", "--filter", "--everything", "--wait", "--dry-run"),
     "reset": ("--to", "--arg", "--json-args", "--reason", "--reapply", "--request-id", "--run"),
     "fork": ("--to", "--arg", "--json-args", "--reason", "--reapply", "--request-id", "--run"),
     "debug": ("--interceptors", "--run", "--at", "--no-prompt"),

@@ -239,7 +239,8 @@ def test_a_member_that_is_missing_is_named() -> None:
         first.setdefault(line["type"], line)
     assert len(first) == 12
     for kind in first.keys() - {"export"}:
-        for member in first[kind].keys() - {"type", "crc", "kind"}:
+        # Earlier versions have not written the last two.
+        for member in first[kind].keys() - {"type", "crc", "kind", "held", "version"}:
             error = refused(changed(kind, partial(_without, member)))
             assert repr(member) in error.reason, (kind, member)
 

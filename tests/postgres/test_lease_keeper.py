@@ -20,13 +20,14 @@ class Broken:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def beat(self, workers: Sequence[bytes]) -> Heard:
+    async def beat(self, workers: Sequence[bytes], busy: Sequence[int] = ()) -> Heard:
         raise self.error
 
 
 class Host:
     worker_id = b"w"
     has_begun = True
+    busy = 0
 
     def __init__(self) -> None:
         self.let_go = asyncio.Event()
@@ -58,7 +59,7 @@ class Fleet:
         self.told = [0.01, 0.0]
         self.all_taken = asyncio.Event()
 
-    async def beat(self, workers: Sequence[bytes]) -> Heard:
+    async def beat(self, workers: Sequence[bytes], busy: Sequence[int] = ()) -> Heard:
         left = 0.0 if self.runs else None
         return Heard(frozenset(workers), self.told.pop(0) if self.told else left)
 

@@ -398,8 +398,8 @@ class FaultyStore:
     async def fleet(self) -> Fleet:
         return await self._inner.fleet()
 
-    async def beat(self, workers: Sequence[bytes]) -> Heard:
-        return await self._ask("beat", lambda: self._inner.beat(workers))
+    async def beat(self, workers: Sequence[bytes], busy: Sequence[int] = ()) -> Heard:
+        return await self._ask("beat", lambda: self._inner.beat(workers, busy))
 
     @property
     def look_s(self) -> tuple[float, float]:
@@ -430,8 +430,29 @@ class FaultyStore:
     ) -> tuple[tuple[int, bytes] | None, int]:
         return await self._ask("prune", lambda: self._inner.prune(cursor, horizon_us, limit))
 
-    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
-        await self._ask("bring", lambda: self._inner.bring(executions))
+    async def bring(
+        self,
+        executions: Sequence[ExportedExecution],
+        *,
+        moved: bool = False,
+        rehearsed: bool = False,
+    ) -> None:
+        await self._ask(
+            "bring", lambda: self._inner.bring(executions, moved=moved, rehearsed=rehearsed)
+        )
+
+    async def leave(self, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
+        return await self._ask("leave", lambda: self._inner.leave(target, seen, to))
+
+    async def settle(
+        self, left: Sequence[tuple[Target, int]], now_us: int, *, arrived: bool
+    ) -> bool:
+        return await self._ask("settle", lambda: self._inner.settle(left, now_us, arrived=arrived))
+
+    async def refuse_arrivals(self, coming: Sequence[tuple[Target, int]], now_us: int) -> bool:
+        return await self._ask(
+            "refuse_arrivals", lambda: self._inner.refuse_arrivals(coming, now_us)
+        )
 
     async def verify(self) -> list[Problem]:
         return await self._ask("verify", self._inner.verify)

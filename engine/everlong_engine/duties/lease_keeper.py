@@ -35,6 +35,8 @@ class Host(Protocol):
     def worker_id(self) -> bytes: ...
     @property
     def has_begun(self) -> bool: ...
+    @property
+    def busy(self) -> int: ...
     def lease_lost(self) -> None: ...
     def wake(self) -> None: ...
 
@@ -74,9 +76,11 @@ class LeaseKeeper:
         Raises:
             StoreError: the store does not answer.
         """
-        workers = [host.worker_id for host in self._hosts if host.has_begun]
+        begun = [host for host in self._hosts if host.has_begun]
+        workers = [host.worker_id for host in begun]
+        busy = [host.busy for host in begun]
         async with asyncio.timeout(self._lease_s * _KEPT):
-            heard = await self._store.beat(workers)
+            heard = await self._store.beat(workers, busy)
         for host in list(self._hosts):
             if host.worker_id in workers and host.worker_id not in heard.alive:
                 logger.warning("a worker was silent for a whole lease: it begins anew")

@@ -23,6 +23,7 @@ what to do.
     ├── WorkflowAlreadyStarted
     ├── WorkflowNotFound
     └── WorkflowClosed
+        └── WorkflowMoved
 """
 
 import inspect
@@ -47,6 +48,7 @@ __all__ = [
     "UnreadableExport",
     "WorkflowAlreadyStarted",
     "WorkflowClosed",
+    "WorkflowMoved",
     "WorkflowNotFound",
 ]
 
@@ -208,3 +210,12 @@ class WorkflowClosed(EverlongError):
     workflow_id: str | None = None
     run_id: str | None = None
     status: str = "closed"
+
+
+class WorkflowMoved(WorkflowClosed):
+    """The workflow {workflow_id!r} is not in this store any more: it has moved to {place}, and is
+    spoken to there. If nobody knows it there yet, its move was cut short: run it once more."""
+
+    status: str = "moved"
+    place: str = "another store"
+    """The file, or the database without a password."""

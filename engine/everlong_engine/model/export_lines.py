@@ -105,6 +105,7 @@ def _of_execution(execution: ExportedExecution) -> Iterator[Line]:
         "namespace": last.namespace,
         "workflow_id": last.workflow_id,
         "execution_id": id_text(last.execution_id),
+        "held": None if execution.held is None else list(execution.held),
     }
     owners: dict[bytes, list[str]] = {}
     for owner, digest in execution.blob_uses:
@@ -158,6 +159,7 @@ def _of_run(run: ExportedRun) -> Iterator[Line]:
         "owned": row.owner is not None,
         "reason": row.reason,
         "request_id": row.request_id,
+        "version": row.version,
     }
     for seq, kind, at_us, body, stored in run.history:
         yield {
@@ -222,6 +224,7 @@ class _Execution(Struct):
     namespace: str
     workflow_id: str
     execution_id: bytes
+    held: tuple[int, str, str] | None = None
     runs: list[_Run] = field(default_factory=list[_Run])
     blobs: dict[bytes, bytes] = field(default_factory=dict[bytes, bytes])
     blob_uses: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
@@ -316,7 +319,10 @@ class _Reader:
         workflow_id, namespace = self._str(line, "workflow_id"), self._str(line, "namespace")
         if not workflow_id or not namespace:
             self._refuse("'workflow_id' and 'namespace' must not be empty")
-        self._executions.append(_Execution(self._number, namespace, workflow_id, execution_id))
+        held = self._or_none({"held": None, **line}, "held", self._held)
+        self._executions.append(
+            _Execution(self._number, namespace, workflow_id, execution_id, held)
+        )
 
     def take_blob(self, line: Line) -> None:
         execution, data = self._execution, self._bytes(line, "data")
@@ -356,6 +362,7 @@ class _Reader:
             probation=Probation.NONE,
             reason=self._or_none(line, "reason", self._str),
             request_id=self._or_none(line, "request_id", self._str),
+            version=self._or_none({"version": None, **line}, "version", self._str),
         )
         if (row.closed_us is None) is not status.is_open:
             self._refuse(f"a run that is {status.text} has closed_us {row.closed_us}")
@@ -480,6 +487,7 @@ class _Reader:
             requests=tuple(execution.requests),
             items=tuple(execution.items),
             links=tuple(execution.links),
+            held=execution.held,
         )
 
     def _check_run(self, run: _Run, *, last: bool, begins: bool) -> None:
@@ -543,6 +551,15 @@ class _Reader:
             return id_from_text(line[name])
         except (ValueError, AttributeError, TypeError):
             self._refuse(f"{name!r} holds {line[name]!r:.60}, which is no id")
+
+    def _held(self, line: Line, name: str) -> tuple[int, str, str]:
+        value: object = line[name]
+        if not isinstance(value, list) or len(cast("list[object]", value)) != 3:
+            self._refuse(f"{name!r} is no time, name and reason")
+        since, by, reason = cast("list[object]", value)
+        held: Line = {"since_us": since, "by": by, "reason": reason}
+        since_us = self._instant(held, "since_us")
+        return since_us, self._str(held, "by"), self._str(held, "reason")
 
     def _bytes(self, line: Line, name: str) -> bytes:
         try:

@@ -55,6 +55,8 @@ class ExportedExecution(Struct, frozen=True, kw_only=True):
     items: tuple[ItemRow, ...] = ()
     links: tuple[Link, ...] = ()
     """Those that lead from here and to here."""
+    held: tuple[int, str, str] | None = None
+    """(since, by, reason) of what holds it; None also where it is held only to be moved."""
 
     @property
     def last(self) -> RunRow:

@@ -14,6 +14,7 @@ Several kinds of answers stand side by side in `requests`, each under its execut
     \\x01pin ID             "accepted": likewise
     \\x01report RUN N      what knows the answer again that was given to activity N by its token
     \\x01over RUN N        what whoever has that token is told: `machine.elsewhere`
+    \\x01move              how often it has gone from store to store, and where it is: `model.moves`
 
 No user's id begins like the last ones, nor like the request id of a child's start: control
 characters are refused.
@@ -24,6 +25,7 @@ from typing import Final
 from msgspec import Struct
 
 __all__ = [
+    "MOVE",
     "SENDERS",
     "SENT_BEHIND",
     "Sent",
@@ -31,6 +33,7 @@ __all__ = [
     "is_request_id",
     "mark_of",
     "name_of_attached",
+    "name_of_gone",
     "name_of_over",
     "name_of_pin",
     "name_of_report",
@@ -45,6 +48,10 @@ SENDERS: Final = "\x01sender "
 """What the names of all senders begin with."""
 SENT_BEHIND: Final = "\x01sender!"
 """The first text behind all of them."""
+
+MOVE: Final = "\x01move"
+"""Under which an execution remembers its moves."""
+_GONE: Final = "\x01move "
 
 _UPDATE: Final = "\x01update "
 _ATTACHED: Final = "\x01with "
@@ -108,6 +115,11 @@ def name_of_termination(request_id: str | None, append_id: int) -> str:
 def name_of_pin(request_id: str) -> str:
     """The name of a pin, apart from that of a message with the same request id."""
     return _PIN + request_id
+
+
+def name_of_gone(execution_id: bytes) -> str:
+    """The name, beside all executions of a namespace, of an arrival that must not come any more."""
+    return _GONE + execution_id.hex()
 
 
 class Sent(Struct, frozen=True):

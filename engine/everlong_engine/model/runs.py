@@ -44,7 +44,7 @@ WAITS_US: Final = INSTANT_US_MAX
 
 
 class RunStatus(IntEnum):
-    """How a run stands. Below 10 it is open."""
+    """How a run stands. Below 10 it keeps its workflow id; below 3 it is open."""
 
     RUNNING = 0
     BLOCKED = 1
@@ -52,6 +52,9 @@ class RunStatus(IntEnum):
     PAUSED = 2
     """Held by somebody's wish: an owner may still have attempts of it at work, but nothing is fed
     and nothing begins."""
+    MOVED = 3
+    """It goes on in another store, under its own id, which nobody else gets here. Its history ends
+    without an end, and `reason` says where it is."""
     COMPLETED = 10
     FAILED = 11
     CANCELLED = 12
@@ -65,6 +68,11 @@ class RunStatus(IntEnum):
 
     @property
     def is_open(self) -> bool:
+        return self < 3
+
+    @property
+    def keeps_id(self) -> bool:
+        """Whether no other execution may begin under its workflow id."""
         return self < 10
 
     @property
@@ -324,6 +332,10 @@ class WorkerRow(Struct, frozen=True, kw_only=True):
     """Its process is not there any more, and nobody has buried it yet."""
     queues: tuple[str, ...] | None = None
     """The task queues that it takes from; None: all of them."""
+    slots: int = 0
+    """How many attempts it may have at work at once; 0 for one of before this was told."""
+    busy: int = 0
+    """How many it had when it was last heard of. Only where a store is told by beats."""
 
     @property
     def is_there(self) -> bool:

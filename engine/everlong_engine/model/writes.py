@@ -280,6 +280,8 @@ class Resume(Struct, frozen=True):
     now_us: int
     request_id: str | None = None
     sent: Sent | None = None
+    by: str | None = None
+    """Only a pause of this one, and nothing but a pause."""
 
 
 class PauseMany(Struct, frozen=True):

@@ -167,8 +167,8 @@ class Ownership(Protocol):
         lock is the sign of life."""
         ...
 
-    async def beat(self, workers: Sequence[bytes]) -> Heard:
-        """Renew the leases of workers."""
+    async def beat(self, workers: Sequence[bytes], busy: Sequence[int] = ()) -> Heard:
+        """Renew the leases of workers, and say how many attempts each has at work."""
         ...
 
     @property
@@ -372,10 +372,36 @@ class Upkeep(Protocol):
         """One bounded sweep of closed runs: (where to go on or None at the end, how many went)."""
         ...
 
-    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
-        """Store executions that have arrived (`machine.arrivals`): all, or none.
+    async def bring(
+        self,
+        executions: Sequence[ExportedExecution],
+        *,
+        moved: bool = False,
+        rehearsed: bool = False,
+    ) -> None:
+        """Store executions that have arrived (`machine.arrivals`): all, or none. Those that are
+        `moved` may come twice, and take the place of what they left when they went away from here.
+        `rehearsed`: see whether it could be done, and do nothing.
 
         Raises WorkflowAlreadyStarted or ImportRefused when something here is in the way."""
+        ...
+
+    async def leave(self, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
+        """Mark an execution and its family as moved, if it is still the family that `export` has
+        seen, and nothing has gone on in it; False if not. With it goes what has been said to it
+        since. What it leaves is kept until `settle`."""
+        ...
+
+    async def settle(
+        self, left: Sequence[tuple[Target, int]], now_us: int, *, arrived: bool
+    ) -> bool:
+        """End the moves of a family with these turns: it has arrived, or it stays here after all.
+        False where they are not under way, or not with these turns."""
+        ...
+
+    async def refuse_arrivals(self, coming: Sequence[tuple[Target, int]], now_us: int) -> bool:
+        """Let a family not arrive here with these turns, whoever still brings it; False where it
+        has arrived already."""
         ...
 
     async def verify(self) -> list[Problem]: ...

@@ -19,6 +19,7 @@ from everlong.cli._lint import lint
 from everlong.cli._list import list_
 from everlong.cli._messages import cancel, query, signal, terminate, update
 from everlong.cli._migrate import migrate
+from everlong.cli._move import move
 from everlong.cli._pausing import pause, paused, resume
 from everlong.cli._queues import limit, pools, queues, unlimit
 from everlong.cli._replay import replay
@@ -79,6 +80,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "bulk": (bulk, _TALK),
     "export": (export, _CARE),
     "import": (import_, _CARE),
+    "move": (move, _CARE),
     "reset": (reset, _TALK),
     "fork": (fork, _TALK),
     "pin": (pin, _CARE),

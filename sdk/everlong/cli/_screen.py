@@ -53,6 +53,7 @@ STATUS: Final = {
     "continued_as_new": ("↻", "dim"),
     "retried": ("↻", "yellow"),
     "reset": ("↺", "dim"),
+    "moved": ("→", "dim"),
 }
 
 

@@ -156,7 +156,7 @@ class _View:
     @property
     def is_open(self) -> bool:
         """Whether it goes on."""
-        return self.found.closed_at is None
+        return self.found.closed_at is None and self.found.status != "moved"
 
     def _draw_facts(self, screen: Screen) -> None:
         found = self.found
@@ -168,6 +168,8 @@ class _View:
             ("input", self._input()),
             ("run", f"{found.run_id}, {found.history_events} events"),
         ]
+        if found.status == "moved":
+            facts.append(("moved to", cropped(one_line(found.reason or "?"), _INPUT_CHARS_MAX)))
         if found.begins_at is not None:
             wait = span((found.begins_at - self.today).total_seconds())
             facts.append(("begins", (f"{instant(found.begins_at)}, in {wait}", "yellow")))

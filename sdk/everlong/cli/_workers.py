@@ -51,6 +51,10 @@ class _Worker:
     lag_s: float | None
     """For how long the run waits that waits longest for such a worker; None: it is not there."""
     versions: dict[str, str]
+    slots: int | None
+    """How many attempts it may have at work at once; None: it has not said."""
+    busy: int | None
+    """How many it had when it was last heard of; None: of a file nobody is heard."""
     queues: list[str] | None
     """The task queues that it takes from; None: all of them."""
 
@@ -91,6 +95,8 @@ async def _look(client: Client, row: WorkerRow) -> _Worker:
             for kind, version in zip(row.types, row.versions, strict=False)
             if not kind.startswith(OWN)
         },
+        slots=row.slots or None,
+        busy=row.busy if client.engine.shared and row.is_there else None,
         queues=None if row.queues is None else list(row.queues),
     )
 
@@ -107,7 +113,7 @@ def _show(found: Sequence[_Worker]) -> None:
     if not found:
         screen.say(("no worker is here", "dim"))
         return
-    header = ("WORKER", "PROCESS", "STARTED", "HEARD", "LAG", "QUEUES", "VERSIONS")
+    header = ("WORKER", "PROCESS", "STARTED", "HEARD", "LAG", "SLOTS", "QUEUES", "VERSIONS")
     screen.table([_row(one) for one in found], header=header)
 
 
@@ -123,6 +129,16 @@ def _row(one: _Worker) -> list[Cell]:
         (ago(one.started_at, now()), "dim"),
         heard,
         lag,
+        _slots(one),
         ("all", "dim") if one.queues is None else ", ".join(one.queues),
         ", ".join(f"{kind} {version}" for kind, version in sorted(one.versions.items())),
     ]
+
+
+def _slots(one: _Worker) -> Cell:
+    """Used of all: 3/200; only all where nobody is heard."""
+    if one.slots is None:
+        return ("", "dim")
+    if one.busy is None:
+        return (f"{one.slots}", "dim")
+    return (f"{one.busy}/{one.slots}", "yellow" if one.busy >= one.slots else "")

@@ -5,6 +5,7 @@ from everlong.client._bulk_job import BUILT_IN
 from everlong.client._bulk_order import BulkAction, BulkPreview, BulkReport, NotDone
 from everlong.client._client import Client
 from everlong.client._handle import WorkflowHandle
+from everlong.client._moving import MoveReport, MoveStep
 from everlong.client._queues import LimitSummary, PoolSummary, QueueSummary
 from everlong.client._resetting import Reapply
 from everlong.client._subscribing import PublishedItem
@@ -36,6 +37,8 @@ __all__ = [
     "ExecutionSummary",
     "HistoryEvent",
     "LimitSummary",
+    "MoveReport",
+    "MoveStep",
     "NotDone",
     "OpenApproval",
     "Page",

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from everlong.client._connected import require_here
 from everlong.exceptions import WorkflowClosed, WorkflowNotFound
-from everlong_engine import Engine, MessageResult, RunRow, Target, id_text
+from everlong_engine import Engine, MessageResult, RunRow, RunStatus, Target, id_text
 
 if TYPE_CHECKING:
     from everlong.client._client import Client
@@ -51,17 +52,23 @@ class Addressed:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         return row
 
-    def _require_accepted(self, result: MessageResult) -> None:
+    async def _require_accepted(self, result: MessageResult) -> None:
         if result.status is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         if result.position is None and not result.duplicate:
-            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+            raise await self._closed(result.status)
 
-    def _open(self, result: object) -> bytes:
+    async def _closed(self, status: RunStatus) -> WorkflowClosed:
+        """The error for one that takes no more messages."""
+        if status is RunStatus.MOVED:
+            require_here(await self._row())
+        return WorkflowClosed(workflow_id=self.workflow_id, status=status.text)
+
+    async def _open(self, result: object) -> bytes:
         """The open execution that was meant, or the one that was told this before."""
         assert isinstance(result, MessageResult)
         if result.status is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         if not (result.status.is_open or result.duplicate):
-            raise WorkflowClosed(workflow_id=self.workflow_id, status=result.status.text)
+            raise await self._closed(result.status)
         return result.execution_id

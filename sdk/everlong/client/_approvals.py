@@ -2,7 +2,7 @@
 
 from everlong._records import Records
 from everlong._texts import check_request_id, storable
-from everlong.client._connected import Connected
+from everlong.client._connected import Connected, require_here
 from everlong.client._views import OpenApproval, Page, instant, plain
 from everlong.exceptions import (
     AlreadyAnswered,
@@ -96,6 +96,7 @@ class Approving(Connected):
         check_request_id(request_id)
         row = await self._approval(id)
         if row.answer is None:
+            require_here(row.run)
             # Also shows that this client has the keys: else nobody could open what it says.
             requested = self.records.approval(row)
             if requested.approvers and by not in requested.approvers:

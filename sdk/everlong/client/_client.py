@@ -18,6 +18,7 @@ from everlong.client._approvals import Approving
 from everlong.client._bulk import Bulking
 from everlong.client._finding import Finding
 from everlong.client._handle import WorkflowHandle
+from everlong.client._moving import Moving
 from everlong.client._pausing import Pausing
 from everlong.client._queues import Queues
 from everlong.client._reports import Reporting
@@ -49,7 +50,7 @@ R = TypeVar("R")
 _VERIFIED_AT_ONCE = 100
 
 
-class Client(Approving, Bulking, Finding, Pausing, Queues, Reporting, Transferring):
+class Client(Approving, Bulking, Finding, Moving, Pausing, Queues, Reporting, Transferring):
     """A connection to a store. Make it with `Client.connect`.
 
     async with Client.connect("orders.db") as client:

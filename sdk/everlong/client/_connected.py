@@ -5,10 +5,10 @@ from typing import Any, Protocol, cast
 
 from everlong._interception import Hooks
 from everlong._records import Records
-from everlong.exceptions import EverlongError
-from everlong_engine import Engine, RunRow, Target, id_from_text
+from everlong.exceptions import EverlongError, WorkflowMoved
+from everlong_engine import Engine, RunRow, RunStatus, Target, id_from_text
 
-__all__ = ["Connected", "LocalWorker"]
+__all__ = ["Connected", "LocalWorker", "require_here"]
 
 
 class LocalWorker(Protocol):
@@ -90,3 +90,10 @@ class Connected:
         if self.engine.shared:  # Another process may have it: whoever does answers.
             return None
         return self.engine.hosts[0] if self.engine.hosts else None
+
+
+def require_here(row: RunRow) -> None:
+    """Raises WorkflowMoved."""
+    if row.status is RunStatus.MOVED:
+        place = row.reason or "another store"
+        raise WorkflowMoved(workflow_id=row.workflow_id, place=place)

@@ -9,6 +9,7 @@ from everlong._failures import ExceptionRegistry, decode_failure
 from everlong._texts import check_request_id, storable
 from everlong._values import Value, within_limit
 from everlong.channels import Output, Query, Signal, Update, name_of, output_of, sent
+from everlong.client._connected import require_here
 from everlong.client._intercepting import (
     around_cancel,
     around_query,
@@ -48,6 +49,7 @@ from everlong_engine import (
     RunFailed,
     RunRow,
     RunStarted,
+    RunStatus,
     RunTerminated,
     RunTimedOut,
     SignalReceived,
@@ -119,6 +121,7 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
                 if row is None:
                     raise WorkflowNotFound(workflow_id=self.workflow_id)
                 if not (row.status.is_open or row.status.is_followed):
+                    require_here(row)
                     return await self._last_event(row)
                 both: list[asyncio.Future[Any]] = [here, elsewhere]
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -245,7 +248,7 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
         message = Message(target, kind, body, now_us, request_id, blobs, sent)
         result = await self._engine.commits.put(message)
         assert isinstance(result, MessageResult)
-        self._require_accepted(result)
+        await self._require_accepted(result)
         self._engine.mail_arrived()
         return result
 
@@ -412,6 +415,8 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
         assert isinstance(result, MessageResult)
         if result.status is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
+        if result.status is RunStatus.MOVED:
+            require_here(await self._row())
         try:
             async with asyncio.timeout(timeout_s):
                 while True:

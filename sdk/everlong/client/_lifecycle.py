@@ -66,7 +66,7 @@ class Lifecycle(Addressed):
         assert isinstance(result, MessageResult)
         if result.mended:
             logger.warning(_MENDED, self.workflow_id, result.mended)
-        self._require_accepted(result)
+        await self._require_accepted(result)
         if result.duplicate:  # It may have been reset since.
             engine.look_at([result.execution_id])
             engine.departed(result.execution_id)
@@ -105,7 +105,7 @@ class Lifecycle(Addressed):
         sent = engine.sent() if request_id is None else None
         pause = Pause(target, engine.clock.now_us(), by, stored, request_id, sent)
         result = await engine.commits.put(pause)
-        engine.look_at([self._open(result)])
+        engine.look_at([await self._open(result)])
 
     async def resume(self, *, request_id: str | None = None) -> None:
         """Let it go on: takes its own pause away, and lets a blocked run be tried again, after its
@@ -125,4 +125,4 @@ class Lifecycle(Addressed):
         sent = engine.sent() if request_id is None else None
         resume = Resume(self._target(), engine.clock.now_us(), request_id, sent)
         result = await engine.commits.put(resume)
-        engine.look_at([self._open(result)])
+        engine.look_at([await self._open(result)])

@@ -5,7 +5,7 @@ from everlong._texts import storable
 from everlong.client._connected import Connected
 from everlong.client._views import Pause, instant
 from everlong.exceptions import InvalidArguments
-from everlong_engine import PauseRow, RunRow, RunStatus
+from everlong_engine import MOVER, PauseRow, RunRow, RunStatus
 
 __all__ = ["checked_reason", "held_by", "shown"]
 
@@ -19,6 +19,8 @@ def checked_reason(reason: str, by: str) -> tuple[str, str]:
         if type(text) is not str or len(text) > most:
             raise InvalidArguments(f"{name} is a text of up to {most} characters")
         storable(text, name)
+    if by == MOVER:
+        raise InvalidArguments(f"by={by!r}: that is how executions are held that are being moved")
     return reason, by
 
 

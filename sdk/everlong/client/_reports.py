@@ -30,6 +30,7 @@ from everlong_engine import (
     Report,
     ReportResult,
     RunRow,
+    RunStatus,
     fold,
     name_of_report,
     pack,
@@ -233,7 +234,7 @@ async def _found_in_history(client: Connected, token: Token, row: RunRow) -> _Op
     if scheduled is None:
         raise _not_open(token, _NEVER_BEGUN)
     if over is None and not loaded.row.status.is_open:
-        over = f"its run is {loaded.row.status.text}"
+        over = _over(loaded.row)
     activity = fold(loaded.history).activities.get(token.activity_id)
     cancelled = activity is not None and activity.cancel_requested
     return _Open(token, loaded.row, _definition(scheduled), over, cancelled)
@@ -279,10 +280,16 @@ def _refused(found: _Open, refusal: NotTaken) -> ActivityNotOpen:
             attempt = found.token.attempt
             reason = f"attempt {attempt} is over, and another one has taken its place"
         case NotTaken.CLOSED if not found.row.status.is_open:
-            reason = f"its run is {found.row.status.text}"
+            reason = _over(found.row)
         case _:
             reason = refusal.value
     return _not_open(found.token, reason)
+
+
+def _over(row: RunRow) -> str:
+    if row.status is RunStatus.MOVED:
+        return f"its run has moved to {row.reason}: give the answer there"
+    return f"its run is {row.status.text}"
 
 
 def _not_open(token: Token, reason: str) -> ActivityNotOpen:

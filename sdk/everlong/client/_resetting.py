@@ -8,6 +8,7 @@ from everlong import registry
 from everlong._definitions import WorkflowDefinition
 from everlong._texts import check_request_id, checked_id, storable
 from everlong.client._addressed import Addressed
+from everlong.client._connected import require_here
 from everlong.client._reset_plan import Wanted, plan
 from everlong.exceptions import (
     CannotReset,
@@ -143,6 +144,8 @@ class Resetting(Addressed, Generic[R]):
             if known is not None:
                 return self._handle_of(None, known)
         row, is_last = await self._repeated(run_id, new_id)
+        if new_id is None:
+            require_here(row)
         first = row.run_id
         if new_id == row.workflow_id:
             raise CannotReset(f"a fork needs a workflow id of its own: {new_id!r} is taken by this")

@@ -32,7 +32,7 @@ from everlong._definitions import WorkflowDefinition, run_policy
 from everlong._texts import check_request_id, checked_id, storable
 from everlong.channels import Signal
 from everlong.client._attachment import Attachment
-from everlong.client._connected import Connected
+from everlong.client._connected import Connected, require_here
 from everlong.client._handle import WorkflowHandle
 from everlong.client._intercepting import around_start
 from everlong.exceptions import (
@@ -52,6 +52,7 @@ from everlong_engine import (
     IfOpen,
     Retry,
     RunStarted,
+    RunStatus,
     StartResult,
     StartRun,
     instant_us,
@@ -224,7 +225,7 @@ class Starting(Connected):
             result = await self._begin_in_place(engine, started, if_closed, request_id, attachment)
         else:
             result = await self._begin(engine, started, if_open, if_closed, request_id, attachment)
-        return self._handle_of(started.workflow_id, result, definition, attachment)
+        return await self._handle_of(started.workflow_id, result, definition, attachment)
 
     async def _start_through(
         self,
@@ -247,20 +248,24 @@ class Starting(Connected):
                 begun = self._begin_in_place(self.engine, changed, if_closed, request_id, attached)
             else:
                 begun = self._begin(self.engine, changed, if_open, if_closed, request_id, attached)
-            return self._handle_of(workflow_id, await begun, definition, attached)
+            return await self._handle_of(workflow_id, await begun, definition, attached)
 
         handle: WorkflowHandle[Any] = await around_start(
             self.hooks, workflow_id, name, args, kwargs, begin
         )
         return handle
 
-    def _handle_of(
+    async def _handle_of(
         self,
         workflow_id: str,
         result: StartResult,
         definition: WorkflowDefinition | None,
         attachment: Attachment | None,
     ) -> WorkflowHandle[Any]:
+        if result.refused and result.status is RunStatus.MOVED:
+            row = await self.engine.store.run_by_id(result.run_id)
+            if row is not None:
+                require_here(row)
         if result.refused:
             raise WorkflowAlreadyStarted(workflow_id=workflow_id, status=result.status.text)
         handle: WorkflowHandle[Any] = WorkflowHandle(

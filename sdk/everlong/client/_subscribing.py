@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from everlong._values import Value
+from everlong.client._connected import require_here
 from everlong.client._views import instant
 from everlong.exceptions import ItemsGone, UndecodablePayload, WorkflowNotFound
 from everlong_engine import Engine, ItemRow, RunRow, Target, limits, unpack
@@ -93,6 +94,8 @@ async def _next(
                 row.shard, row.execution_id, channel, number, limits.PUBLISHED_READ_MAX
             )
             # Its end was seen before the items were: none can come behind them.
+            if live and not items:
+                require_here(row)
             if items or not live or not _is_open(row):
                 return row, items
             await asyncio.wait(hints, return_when=asyncio.FIRST_COMPLETED)

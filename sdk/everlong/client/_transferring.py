@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everlong._texts import checked_id, storable
-from everlong.client._connected import Connected
+from everlong.client._connected import Connected, require_here
 from everlong.client._handle import WorkflowHandle
 from everlong.codec import ENCRYPTED
 from everlong.exceptions import ImportRefused, UnreadableExport, WorkflowNotFound
@@ -53,12 +53,14 @@ class Transferring(Connected):
 
         Raises:
             WorkflowNotFound: there is no such execution, or no such run of it.
+            WorkflowMoved: it is in another store by now; export it there.
             UndecodablePayload: some of it is damaged.
         """
         target = await _target(self, workflow_id, run_id)
         found = await self.engine.store.export(target, family=children)
         if not found:
             raise WorkflowNotFound(workflow_id=workflow_id)
+        require_here(found[0].last)
         now_us = self.engine.clock.now_us()
         return "".join(f"{line}\n" for line in export_lines(found, written_by=_own(), at_us=now_us))
 

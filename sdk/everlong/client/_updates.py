@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from everlong._failures import ExceptionRegistry, decode_failure
 from everlong._values import Value
+from everlong.client._connected import require_here
 from everlong.exceptions import (
     UpdateFailed,
     UpdateRejected,
@@ -160,6 +161,7 @@ class UpdateHandle(Generic[R]):
             return stage, data
         if row.status.is_open or row.status.is_followed:
             return None
+        require_here(row)
         if stage == "recorded":
             return "unfinished", b""  # Closed from outside: nobody was left to say so.
         raise WorkflowClosed(workflow_id=self.workflow_id, status=row.status.text)

@@ -76,5 +76,5 @@ class Pinning(Addressed):
         check_request_id(request_id)
         name = None if request_id is None else name_of_pin(request_id)
         result = await self._engine.commits.put(Pin(self._target(), version, name))
-        self._open(result)
+        await self._open(result)
         self._engine.versions_changed()

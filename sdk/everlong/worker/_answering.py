@@ -7,6 +7,7 @@ from contextlib import suppress
 from everlong._definitions import WorkflowDefinition
 from everlong._interception import Hooks
 from everlong.client import Client
+from everlong.client._connected import require_here
 from everlong.exceptions import EverlongError, QueryFailed, StoreError, WorkflowNotFound
 from everlong.worker._at_rest import answer_at_rest
 from everlong.worker._keeper import RunKeeper
@@ -41,6 +42,11 @@ class Answering:
     def worker_id(self) -> bytes:
         """Its name in leases."""
         return self._worker_id
+
+    @property
+    def busy(self) -> int:
+        """How many attempts it has at work."""
+        return 0 if self._keeper is None else len(self._keeper.activities.bench.at_work)
 
     def ask(self, question: Question) -> None:
         """Part of the engine's protocol."""
@@ -100,6 +106,7 @@ class Answering:
                 row = await engine.store.latest(engine.target(namespace, workflow_id, execution_id))
                 if row is None:
                     raise WorkflowNotFound(workflow_id=workflow_id)
+                require_here(row)
                 if self._is_elsewhere(row):
                     reason = "it is for a worker in another process"
                     raise QueryFailed(workflow_id=workflow_id, query=name, reason=reason)

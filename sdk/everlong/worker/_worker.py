@@ -410,6 +410,7 @@ class Worker(Answering):
             types=tuple(self._versions.names),
             versions=tuple(self._versions.names.values()),
             queues=self._queues,
+            slots=self._slots,
         )
 
     def _make_runner(

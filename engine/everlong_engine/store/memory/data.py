@@ -108,7 +108,7 @@ class MemoryData:
         # Runs by what they are looked up by.
         self.of_workflow = Index[bytes, RunRow](lambda _, run: (run.namespace, run.workflow_id))
         self.open_of_workflow = Index[bytes, RunRow](
-            lambda _, run: (run.namespace, run.workflow_id) if run.status.is_open else None
+            lambda _, run: (run.namespace, run.workflow_id) if run.status.keeps_id else None
         )
         self.of_request = Index[bytes, RunRow](
             lambda _, run: (

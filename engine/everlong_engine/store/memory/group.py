@@ -222,6 +222,8 @@ def _in_the_way(data: MemoryData, start: StartRun) -> StartResult | None:
             put_attached(data, latest.execution_id, start.attached)
             wake_for_mail(data, latest, start.wake_us)
         return taken(latest, refused=start.if_open == "fail")
+    if latest.status.keeps_id:
+        return taken(latest, refused=True)
     match start.if_closed:
         case "allow":
             return None

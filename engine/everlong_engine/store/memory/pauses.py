@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from everlong_engine.machine.pauses import NOTICE, PAUSED_ELSEWHERE, many_result, many_wire
+from everlong_engine.model.moves import MOVER
 from everlong_engine.model.runs import PauseRow, Probation, RunRow, RunStatus
 from everlong_engine.model.writes import (
     ManyResult,
@@ -46,7 +47,8 @@ def pause_run(data: MemoryData, pause: Pause) -> MessageResult:
 
 def hold(data: MemoryData, run: RunRow, now_us: int, by: str, reason: str) -> None:
     """Hold an open execution for its own sake; who was first has given the reason."""
-    if run.execution_id not in data.pauses.rows:
+    before = data.pauses.rows.get(run.execution_id)
+    if before is None or before.by == MOVER:  # Any other reason is the better one.
         row = PauseRow(
             namespace=run.namespace,
             workflow_id=run.workflow_id,
@@ -71,9 +73,13 @@ def resume_run(data: MemoryData, resume: Resume) -> MessageResult:
     if not run.status.is_open:
         return MessageResult(run.status, run.run_id, run.execution_id)
     _will_be_known(data, run, resume)
-    if run.execution_id in data.pauses.rows:
+    held = data.pauses.rows.get(run.execution_id)
+    if resume.by is not None and (held is None or held.by != resume.by):
+        return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
+    if held is not None:
         data.pauses.remove(run.execution_id)
-    _go_on(data, run, resume.now_us)
+    if resume.by is None or run.status is RunStatus.PAUSED:
+        _go_on(data, run, resume.now_us)
     return MessageResult(run.status, run.run_id, run.execution_id, run.owner)
 
 
@@ -120,18 +126,21 @@ def is_held(data: MemoryData, execution_id: bytes, namespace: str, kind: str) ->
     )
 
 
-def hold_arrival(data: MemoryData, run: RunRow) -> None:
+def hold_arrival(data: MemoryData, run: RunRow, held: tuple[int, str, str] | None = None) -> None:
     """An execution has come from another store."""
-    if run.status is RunStatus.PAUSED:
+    is_paused = run.status is RunStatus.PAUSED
+    if is_paused or (held is not None and run.status is RunStatus.BLOCKED):
+        since_us, by, reason = held or (run.wake_us or run.started_us, "", PAUSED_ELSEWHERE)
         row = PauseRow(
             namespace=run.namespace,
             workflow_id=run.workflow_id,
             execution_id=run.execution_id,
-            since_us=run.wake_us or run.started_us,
-            by="",
-            reason=PAUSED_ELSEWHERE,
+            since_us=since_us,
+            by=by,
+            reason=reason,
         )
         data.pauses.put(run.execution_id, row)
+    if is_paused:
         data.runs.put(run.run_id, replace(run, wake_us=None))
     elif run.status is RunStatus.RUNNING and is_held(
         data, run.execution_id, run.namespace, run.type

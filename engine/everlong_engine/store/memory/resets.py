@@ -80,7 +80,8 @@ def _refusal(data: MemoryData, reset: ResetRun, old: RunRow) -> ResetResult | No
         if newest is None or newest.run_id != old.run_id:
             return ResetResult(ResetRefusal.MOVED_ON)
     there = data.latest(Target(0, reset.run.namespace, reset.run.workflow_id))
-    if there is not None and there.status.is_open and there.run_id != old.run_id:
+    other = there is not None and there.run_id != old.run_id
+    if there is not None and (there.status.keeps_id if other else there.status is RunStatus.MOVED):
         return ResetResult(ResetRefusal.TAKEN, status=there.status)
     return None
 

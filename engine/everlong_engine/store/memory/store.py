@@ -14,10 +14,12 @@ a transaction, passes through to the caller. Nothing stays of the transaction in
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
+from everlong_engine.machine.moving import Rehearsed
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
@@ -53,6 +55,7 @@ from everlong_engine.store.interface import (
 from everlong_engine.store.memory import (
     lanes,
     leases,
+    moves,
     pauses,
     reads,
     tasks,
@@ -138,7 +141,8 @@ class MemoryStore:
     def lease_s(self) -> None:
         return None
 
-    async def beat(self, workers: Sequence[bytes]) -> Heard:
+    async def beat(self, workers: Sequence[bytes], busy: Sequence[int] = ()) -> Heard:
+        del busy  # Nobody beats here, so nobody would be told.
         return Heard(frozenset(workers))
 
     @property
@@ -313,8 +317,27 @@ class MemoryStore:
     ) -> tuple[tuple[int, bytes] | None, int]:
         return self._write(lambda data: upkeep.prune(data, cursor, horizon_us, limit))
 
-    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
-        self._write(lambda data: transfers.bring(data, executions))
+    async def bring(
+        self,
+        executions: Sequence[ExportedExecution],
+        *,
+        moved: bool = False,
+        rehearsed: bool = False,
+    ) -> None:
+        how = {"moved": moved, "rehearsed": rehearsed}
+        with suppress(Rehearsed):
+            self._write(lambda data: transfers.bring(data, executions, **how))
+
+    async def leave(self, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
+        return self._write(lambda data: transfers.leave(data, target, seen, to))
+
+    async def settle(
+        self, left: Sequence[tuple[Target, int]], now_us: int, *, arrived: bool
+    ) -> bool:
+        return self._write(lambda data: moves.settle(data, left, now_us, arrived=arrived))
+
+    async def refuse_arrivals(self, coming: Sequence[tuple[Target, int]], now_us: int) -> bool:
+        return self._write(lambda data: moves.refuse_arrivals(data, coming, now_us))
 
     async def verify(self) -> list[Problem]:
         return upkeep.verify(self._open_data())

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Final
 
-from everlong_engine.machine import arrivals
+from everlong_engine.machine import arrivals, moving
+from everlong_engine.machine.pauses import PAUSED_ELSEWHERE
 from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.exported import (
     ExportedApproval,
@@ -16,9 +17,10 @@ from everlong_engine.model.runs import Link, RunRow
 from everlong_engine.store.memory import reads
 from everlong_engine.store.memory.data import MemoryData, StoredApproval, StoredEvent
 from everlong_engine.store.memory.links import put_link
-from everlong_engine.store.memory.pauses import hold_arrival
+from everlong_engine.store.memory.moves import leave as leave_as_seen, make_room
+from everlong_engine.store.memory.pauses import hold_arrival, pause_of
 
-__all__ = ["bring", "export"]
+__all__ = ["bring", "export", "leave"]
 
 _TERMINATED: Final = CODES[RunTerminated]
 
@@ -49,7 +51,8 @@ def _execution(data: MemoryData, last: RunRow) -> ExportedExecution:
         blobs.update(reads.blobs_of(data, row))
     owners = dict.fromkeys([key, *(row.run_id for row in rows)])
     uses = [use for owner in owners for use in sorted(data.blobs_of_owner.keys(owner))]
-    mail = [] if not last.status.is_open else reads.mail_of(data, key)
+    mail = [] if not last.status.keeps_id else reads.mail_of(data, key)
+    pauses = pause_of(data, last) if last.status.is_open else []
     requests = sorted(data.requests_of.keys(key))
     links = [
         *sorted(data.links_from.keys(key), key=lambda one: one[1:]),
@@ -67,6 +70,7 @@ def _execution(data: MemoryData, last: RunRow) -> ExportedExecution:
         requests=tuple((one[1], data.requests.rows[one]) for one in requests),
         items=tuple(data.published.rows[one] for one in sorted(data.published_of.keys(key))),
         links=tuple(data.links.rows[one] for one in links),
+        held=moving.held_by(pauses, PAUSED_ELSEWHERE),
     )
 
 
@@ -83,13 +87,29 @@ def _run(data: MemoryData, row: RunRow) -> ExportedRun:
     )
 
 
-def bring(data: MemoryData, executions: Sequence[ExportedExecution]) -> None:
+def leave(data: MemoryData, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
+    """Mark a family as moved, if nothing has gone on in it since it was `seen`."""
+    now = export(data, target, family=True)
+    return leave_as_seen(data, now, seen, to)
+
+
+def bring(
+    data: MemoryData,
+    executions: Sequence[ExportedExecution],
+    *,
+    moved: bool = False,
+    rehearsed: bool = False,
+) -> None:
     """Store executions that were exported elsewhere: all of them, or none."""
+    if moved and make_room(data, executions):
+        return
     for execution in executions:
         _make_way(data, execution)
         _put(data, execution)
     for execution in executions:
         _put_links(data, execution)
+    if rehearsed:
+        raise moving.Rehearsed
 
 
 def _make_way(data: MemoryData, execution: ExportedExecution) -> None:
@@ -103,7 +123,7 @@ def _make_way(data: MemoryData, execution: ExportedExecution) -> None:
         if request_id is not None and data.of_request.keys(same):
             raise arrivals.is_requested_here(run.row)
     there = data.latest(Target(last.shard, last.namespace, name))
-    if there is not None and there.status.is_open and last.status.is_open:
+    if there is not None and there.status.keeps_id and last.status.is_open:
         raise arrivals.is_open_here(there)
 
 
@@ -128,7 +148,7 @@ def _put(data: MemoryData, execution: ExportedExecution) -> None:
         data.requests.put((execution_id, request_id), result)
     for item in execution.items:
         data.published.put((execution_id, item.channel, item.number), item)
-    hold_arrival(data, execution.last)
+    hold_arrival(data, execution.last, execution.held)
 
 
 def _put_links(data: MemoryData, execution: ExportedExecution) -> None:

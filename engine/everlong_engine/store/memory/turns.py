@@ -151,8 +151,9 @@ def _dealer(data: MemoryData, pool: str, now_us: int, after: str) -> PoolDealer:
 
 
 def _is_open(data: MemoryData, execution_id: bytes, turn: StoredTurn) -> bool:
-    runs = data.open_of_workflow.keys((turn.namespace, turn.workflow_id))
-    return any(data.runs.rows[run_id].execution_id == execution_id for run_id in runs)
+    found = data.open_of_workflow.keys((turn.namespace, turn.workflow_id))
+    runs = [data.runs.rows[run_id] for run_id in found]
+    return any(run.status.is_open and run.execution_id == execution_id for run in runs)
 
 
 def _deal(data: MemoryData, dealer: PoolDealer, now_us: int) -> list[bytes]:

@@ -18,7 +18,7 @@ from everlong_engine.store.memory import reads
 from everlong_engine.store.memory.data import MemoryData
 from everlong_engine.store.memory.pauses import is_held
 
-__all__ = ["prune", "verify"]
+__all__ = ["forget_execution", "prune", "verify"]
 
 _PROBLEMS_MAX: Final = 1000
 
@@ -84,6 +84,12 @@ def _delete(data: MemoryData, run: RunRow) -> None:
             data.turns.remove(run.execution_id)
 
 
+def forget_execution(data: MemoryData, execution_id: bytes) -> None:
+    """All that there is of one that has left: it has come back, or another has its id."""
+    for run_id in list(data.of_execution.keys(execution_id)):
+        _delete(data, data.runs.rows[run_id])
+
+
 def _forget_the_dead(data: MemoryData, horizon_us: int) -> None:
     """Workers that own nothing any more, and questions whose askers are gone."""
     for worker_id, worker in list(data.workers.rows.items()):
@@ -131,7 +137,7 @@ def _problems(data: MemoryData) -> Iterator[Problem]:
 def _of_approvals(data: MemoryData) -> Iterator[Problem]:
     for (run_id, number), one in sorted(data.approvals.rows.items()):
         run = data.runs.get(run_id)
-        if one.answer is None and run is not None and not run.status.is_open:
+        if one.answer is None and run is not None and not run.status.keeps_id:
             name = f"approval {number} of {id_text(run_id)}"
             yield Problem(run_id, f"{name} is open, and its run is not")
 
@@ -161,7 +167,7 @@ def _of_history(data: MemoryData, run: RunRow) -> Iterator[str]:
         closed = closed or KINDS[kind] in CLOSING
     if run.next_seq != last + 1:
         yield f"the run expects event {run.next_seq}, its history ends at {last}"
-    if run.status.is_open is closed:
+    if run.status.is_open is closed and run.status is not RunStatus.MOVED:
         yield f"the run is {run.status.text}, its history says otherwise"
     if tags is not None and not same_tags(reads.tags_of(data, run.run_id), sorted(tags)):
         yield "it is found by other tags than its history has"

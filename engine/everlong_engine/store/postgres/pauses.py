@@ -75,8 +75,13 @@ async def resume_run(tx: Tx, resume: Resume) -> MessageResult:
     if not row.status.is_open:
         return MessageResult(row.status, row.run_id, row.execution_id)
     await _will_be_known(tx, row, resume)
-    await tx.run("forget_pause", (row.shard, row.execution_id))
-    await _go_on(tx, row, resume.now_us)
+    key = (row.shard, row.execution_id)
+    if resume.by is None:
+        await tx.run("forget_pause", key)
+    elif not await tx.run("forget_pause_of", (*key, resume.by)):
+        return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
+    if resume.by is None or row.status is RunStatus.PAUSED:
+        await _go_on(tx, row, resume.now_us)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
 
 
@@ -113,13 +118,15 @@ async def forget_pause(tx: Tx, row: RunRow) -> None:
         await tx.run("forget_pause", (row.shard, row.execution_id))
 
 
-async def hold_arrival(tx: Tx, row: RunRow) -> None:
+async def hold_arrival(tx: Tx, row: RunRow, held: tuple[int, str, str] | None = None) -> None:
     """An execution has come from another store: what held it there holds it here, and so does what
     holds its type here."""
-    if row.status is RunStatus.PAUSED:
-        since_us = row.wake_us or row.started_us
-        values = (row.shard, row.execution_id, row.namespace, row.workflow_id, since_us, "")
-        await tx.run("put_pause", (*values, PAUSED_ELSEWHERE))
+    is_paused = row.status is RunStatus.PAUSED
+    if is_paused or (held is not None and row.status is RunStatus.BLOCKED):
+        pause = held or (row.wake_us or row.started_us, "", PAUSED_ELSEWHERE)
+        values = (row.shard, row.execution_id, row.namespace, row.workflow_id, *pause)
+        await tx.run("put_pause", values)
+    if is_paused:
         await tx.run("wake_at", (None, row.shard, row.run_id))
     elif row.status is RunStatus.RUNNING and await is_held(
         tx, row.shard, row.execution_id, row.namespace, row.type

@@ -233,8 +233,24 @@ SELECT owner_id, digest FROM everlong.blob_uses WHERE shard = $1 AND owner_id = 
 -- name: import_run
 -- A run that was exported elsewhere; nobody has it.
 INSERT INTO everlong.runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
-                  next_seq, lease_token, wake_us, started_us, closed_us, reason, request_id)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14);
+                  next_seq, lease_token, wake_us, started_us, closed_us, reason, request_id, version)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14, $15);
+
+-- name: depart_run
+-- It goes on in another store: whoever knew a token of it has none any more. Until it is known to
+-- have arrived, nothing sweeps it away.
+UPDATE everlong.runs SET status = 3, closed_us = NULL, owner = NULL, wake_us = NULL, probation = 0,
+                lease_token = lease_token + 1, reason = $1
+WHERE shard = $2 AND run_id = $3;
+
+-- name: settle_run
+-- Whether it has arrived there, or goes on here after all.
+UPDATE everlong.runs SET status = $1, closed_us = $2, reason = $3, wake_us = $4 WHERE shard = $5 AND run_id = $6;
+
+-- name: put_gone
+-- An execution must not arrive any more.
+INSERT INTO everlong.requests_of_types (namespace, request_id, at_us, result) VALUES ($1, $2, $3, $4)
+ON CONFLICT (namespace, request_id) DO UPDATE SET at_us = excluded.at_us, result = excluded.result;
 
 -- name: import_approval
 -- What it asks.
@@ -303,9 +319,12 @@ WHERE status = 1 AND strikes < $3 AND ((version IS NULL AND type = ANY ($4::TEXT
                   WHERE p.namespace = runs.namespace AND p.type IN ('', runs.type))) = ($1 = 2);
 
 -- name: put_pause
--- Somebody holds an execution; who was first has given the reason.
+-- Somebody holds an execution; who was first has given the reason. That it is about to be moved gives
+-- way to any other.
 INSERT INTO everlong.pauses (shard, execution_id, namespace, workflow_id, since_us, by, reason)
-VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING;
+VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (shard, execution_id) DO UPDATE SET
+    since_us = excluded.since_us, by = excluded.by, reason = excluded.reason
+    WHERE pauses.by = 'everlong move';
 
 -- name: pause_run
 -- From here on nothing is appended to it. Whoever owns it keeps it, for what it has at work.
@@ -318,6 +337,10 @@ UPDATE everlong.runs SET wake_us = $1 WHERE shard = $2 AND run_id = $3;
 -- name: forget_pause
 -- It is held no more for its own sake.
 DELETE FROM everlong.pauses WHERE shard = $1 AND execution_id = $2;
+
+-- name: forget_pause_of
+-- Likewise, if it is this one who holds it.
+DELETE FROM everlong.pauses WHERE shard = $1 AND execution_id = $2 AND by = $3;
 
 -- name: is_held
 -- Whether somebody has paused an execution, or all of its type.
@@ -408,7 +431,7 @@ WHERE r.status < 10 AND r.status IN (0, 2)
 
 -- name: pin_run
 -- Which version may drive it from now on.
-UPDATE everlong.runs SET version = $1 WHERE shard = $2 AND run_id = $3 AND status < 10;
+UPDATE everlong.runs SET version = $1 WHERE shard = $2 AND run_id = $3 AND status < 3;
 
 -- name: release_run
 -- Hand back under the lease; the owner must have seen the whole history.
@@ -486,7 +509,7 @@ SELECT run_id, version FROM everlong.runs WHERE owner = $1 AND version IS NOT NU
 -- name: open_versions
 -- How many open runs there are of each type and version.
 SELECT type, version, count(*) FILTER (WHERE status <> 1), count(*) FILTER (WHERE status = 1) FROM everlong.runs
-WHERE namespace = $1 AND status < 10 GROUP BY type, version ORDER BY type, version NULLS FIRST;
+WHERE namespace = $1 AND status < 3 GROUP BY type, version ORDER BY type, version NULLS FIRST;
 
 -- name: park_run
 -- Whatever else its row says: nobody can drive it.
@@ -503,8 +526,8 @@ WHERE shard = $6 AND run_id = $7 AND lease_token = $8;
 -- A worker says who it is and what it hosts.
 WITH changed AS (UPDATE everlong.store SET fleet = fleet + 1)
 INSERT INTO everlong.workers (worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions,
-                              lease_us)
-VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $8, $9, everlong.now_us() + $10);
+                              lease_us, slots)
+VALUES ($1, $2, $3, $4, $5, $6, FALSE, $7, $8, $9, everlong.now_us() + $10, $11);
 
 -- name: bury_worker
 -- One worker, stopped in order: nothing is left of its lease.
@@ -527,7 +550,7 @@ DELETE FROM everlong.workers WHERE dead AND beat_us < $1
 -- name: list_workers
 -- Who is here.
 SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions,
-       lease_us <= everlong.now_us() AS gone
+       lease_us <= everlong.now_us() AS gone, slots, busy
 FROM everlong.workers ORDER BY worker_id;
 
 -- name: put_question
@@ -773,7 +796,8 @@ RETURNING worker_id;
 -- microseconds the first lease of all others ends, and whether the dead have left anything.
 WITH beaten AS (
     UPDATE everlong.workers SET lease_us = everlong.now_us() + $2, beat_us = everlong.now_us(),
-                                beats = beats + (worker_id = ($1::BYTEA[])[1])::INT
+                                beats = beats + (worker_id = ($1::BYTEA[])[1])::INT,
+                                busy = coalesce(($3::BIGINT[])[array_position($1::BYTEA[], worker_id)], 0)
     WHERE worker_id = ANY ($1::BYTEA[]) AND NOT dead RETURNING worker_id
 )
 SELECT beaten.worker_id, others.ends_us, others.dead_left
@@ -1066,7 +1090,7 @@ WHERE shard = $2 AND run_id = $3 AND lease_token = $4 AND owner = $5 AND status 
 -- What has begun and ended counts no more.
 DELETE FROM everlong.turns AS t WHERE t.pool = $1 AND t.state > 0 AND NOT EXISTS (
     SELECT 1 FROM everlong.runs AS r WHERE r.shard = t.shard AND r.namespace = t.namespace
-      AND r.workflow_id = t.workflow_id AND r.status < 10 AND r.execution_id = t.execution_id);
+      AND r.workflow_id = t.workflow_id AND r.status < 3 AND r.execution_id = t.execution_id);
 
 -- name: turns_begun
 -- How many of each key of a pool have begun.
@@ -1152,7 +1176,7 @@ SELECT t.pool, count(*) FILTER (WHERE t.state = 0), count(*) FILTER (WHERE t.sta
        min(t.asked_us) FILTER (WHERE t.state = 0)
 FROM everlong.turns AS t
 WHERE EXISTS (SELECT 1 FROM everlong.runs AS r WHERE r.shard = t.shard AND r.namespace = t.namespace
-              AND r.workflow_id = t.workflow_id AND r.status < 10 AND r.execution_id = t.execution_id)
+              AND r.workflow_id = t.workflow_id AND r.status < 3 AND r.execution_id = t.execution_id)
 GROUP BY t.pool ORDER BY t.pool;
 
 -- name: share_runs
@@ -1327,7 +1351,7 @@ JOIN unnest($1::INT[], $2::BYTEA[], $3::BIGINT[]) AS old (shard, run_id, horizon
 WHERE NOT EXISTS (SELECT 1 FROM everlong.runs AS o
                   WHERE o.shard = r.shard AND o.namespace = r.namespace
                     AND o.workflow_id = r.workflow_id AND o.execution_id = r.execution_id
-                    AND o.status < 10);
+                    AND o.status < 3);
 
 -- name: without_runs
 -- Executions of which no run is left.

@@ -325,6 +325,8 @@ def _worker_row(values: Sequence[Any]) -> WorkerRow:
         types=_names(values[8]),
         versions=_names(values[9]),
         gone=values[10] and not values[6],
+        slots=values[11],
+        busy=values[12],
         queues=queues_of(values[7]),
     )
 

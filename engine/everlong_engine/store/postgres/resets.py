@@ -102,7 +102,8 @@ async def _refusal(tx: Tx, reset: ResetRun, old: RunRow) -> ResetResult | None:
             return ResetResult(ResetRefusal.MOVED_ON)
     new = reset.run
     there = await latest_run(tx, Target(new.shard, new.namespace, new.workflow_id))
-    if there is not None and there.status.is_open and there.run_id != old.run_id:
+    other = there is not None and there.run_id != old.run_id
+    if there is not None and (there.status.keeps_id if other else there.status is RunStatus.MOVED):
         return ResetResult(ResetRefusal.TAKEN, status=there.status)
     return None
 

@@ -145,6 +145,8 @@ async def _refuse(tx: Tx, start: StartRun) -> StartResult | None:
             await put_attached(tx, latest.shard, latest.execution_id, start.attached)
             await tx.run("wake_run", (start.wake_us, latest.shard, latest.run_id))
         return _found(latest, refused=start.if_open == "fail")
+    if latest.status.keeps_id:
+        return _found(latest, refused=True)
     bad_end = latest.status is not RunStatus.COMPLETED
     if start.if_closed == "fail" or (start.if_closed == "allow_failed" and not bad_end):
         return _found(latest, refused=True)

@@ -7,12 +7,14 @@ comes in time renews it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import repeat
 from typing import Final, Self, TypeVar
 
 from asyncpg import exceptions as pg
 
+from everlong_engine.machine.moving import Rehearsed
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
@@ -49,6 +51,7 @@ from everlong_engine.store.interface import (
 from everlong_engine.store.postgres import (
     lanes,
     leases,
+    moves,
     pauses,
     reads,
     tasks,
@@ -183,13 +186,16 @@ class PostgresStore:
             reads.many(worker.types),
             reads.many(worker.versions),
             self._lease_us,
+            worker.slots,
         )
         await self._write(lambda tx: tx.run("put_worker", values))
         self._ours.add(worker.worker_id)
 
-    async def beat(self, workers: Sequence[bytes]) -> Heard:
+    async def beat(self, workers: Sequence[bytes], busy: Sequence[int] = ()) -> Heard:
+        at_work = busy or [0] * len(workers)
+        values = (workers, self._lease_us, at_work)
         try:
-            beat = self._writer.at_once(lambda tx: tx.all("beat", (workers, self._lease_us)))
+            beat = self._writer.at_once(lambda tx: tx.all("beat", values))
             found = await self._judged(beat)
         except BaseException:
             self._heard_since = None
@@ -404,8 +410,27 @@ class PostgresStore:
     ) -> tuple[tuple[int, bytes] | None, int]:
         return await self._write(lambda tx: upkeep.prune(tx, cursor, horizon_us, limit))
 
-    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
-        await self._write(lambda tx: transfers.bring(tx, executions))
+    async def bring(
+        self,
+        executions: Sequence[ExportedExecution],
+        *,
+        moved: bool = False,
+        rehearsed: bool = False,
+    ) -> None:
+        how = {"moved": moved, "rehearsed": rehearsed}
+        with suppress(Rehearsed):
+            await self._write(lambda tx: transfers.bring(tx, executions, **how))
+
+    async def leave(self, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
+        return await self._write(lambda tx: transfers.leave(tx, target, seen, to))
+
+    async def settle(
+        self, left: Sequence[tuple[Target, int]], now_us: int, *, arrived: bool
+    ) -> bool:
+        return await self._write(lambda tx: moves.settle(tx, left, now_us, arrived=arrived))
+
+    async def refuse_arrivals(self, coming: Sequence[tuple[Target, int]], now_us: int) -> bool:
+        return await self._write(lambda tx: moves.refuse_arrivals(tx, coming, now_us))
 
     async def verify(self) -> list[Problem]:
         """Reads everything over a line of its own, so that nobody waits for it."""

@@ -1,11 +1,13 @@
 """Whole executions out of the store, and into it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from everlong_engine.machine import arrivals
+from everlong_engine.machine import arrivals, moving
+from everlong_engine.machine.pauses import PAUSED_ELSEWHERE
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.errors import UndecodablePayload
+from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.exported import (
     ExportedApproval,
     ExportedExecution,
@@ -19,12 +21,15 @@ from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.postgres import reads
 from everlong_engine.store.postgres.leases import attempt_values
 from everlong_engine.store.postgres.links import links_of, put_link
-from everlong_engine.store.postgres.pauses import hold_arrival
+from everlong_engine.store.postgres.moves import leave as leave_as_seen, make_room
+from everlong_engine.store.postgres.pauses import hold_arrival, pause_of
 from everlong_engine.store.postgres.rows import latest_run, put_mail, read_run, run_row
 from everlong_engine.store.postgres.statements import Tx
 from everlong_engine.store.postgres.tags import tag_values
 
-__all__ = ["bring", "export"]
+__all__ = ["bring", "export", "leave"]
+
+_TERMINATED: Final = CODES[RunTerminated]
 
 
 # ------------------------------------------------------------------------------------------ out
@@ -63,15 +68,17 @@ async def _execution(tx: Tx, last: RunRow) -> ExportedExecution:
     for owner in owners:
         for owner_id, digest in await tx.all("blob_uses_of", (last.shard, owner)):
             uses.append((owner_id, digest))
-    mail = await tx.rows("mail_of", [key]) if last.status.is_open else []
+    mail = await tx.rows("mail_of", [key]) if last.status.keeps_id else []
+    pauses = await pause_of(tx, *key, last.namespace, last.type) if last.status.is_open else []
     return ExportedExecution(
         runs=tuple([await _run(tx, row) for row in rows]),
         blobs=blobs,
         blob_uses=tuple(uses),
-        mail=tuple(ExportedMail(*row[2:]) for row in mail),
+        mail=tuple(ExportedMail(*row[2:]) for row in mail if row[2] != _TERMINATED),
         requests=tuple([tuple(row) for row in await tx.all("requests_of", key)]),
         items=tuple([ItemRow(*row) for row in await tx.all("items_of", key)]),
         links=tuple(await links_of(tx, last.shard, last.execution_id)),
+        held=moving.held_by(pauses, PAUSED_ELSEWHERE),
     )
 
 
@@ -92,21 +99,39 @@ async def _run(tx: Tx, row: RunRow) -> ExportedRun:
     )
 
 
+async def leave(tx: Tx, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
+    """Mark a family as moved, if nothing has gone on in it since it was `seen`."""
+    await tx.rows("lock_runs", sorted((one.last.shard, one.last.run_id) for one in seen))
+    now = await export(tx, target, family=True)
+    return await leave_as_seen(tx, now, seen, to)
+
+
 # ------------------------------------------------------------------------------------------- in
 
 
-async def bring(tx: Tx, executions: Sequence[ExportedExecution]) -> None:
+async def bring(
+    tx: Tx,
+    executions: Sequence[ExportedExecution],
+    *,
+    moved: bool = False,
+    rehearsed: bool = False,
+) -> None:
     """Store executions that were exported elsewhere: all of them, or none.
 
     Raises:
         WorkflowAlreadyStarted: an open execution has the id.
         ImportRefused: something else of this store is in the way, or something is missing.
+        Rehearsed: nothing is in the way, and nothing was to be stored.
     """
+    if moved and await make_room(tx, executions):
+        return
     for execution in executions:
         await _make_way(tx, execution)
         await _put(tx, execution)
     for execution in executions:
         await _put_links(tx, execution)
+    if rehearsed:
+        raise moving.Rehearsed
 
 
 async def _make_way(tx: Tx, execution: ExportedExecution) -> None:
@@ -120,7 +145,7 @@ async def _make_way(tx: Tx, execution: ExportedExecution) -> None:
         if request_id is not None and await tx.one("run_of_request", key):
             raise arrivals.is_requested_here(run.row)
     there = await latest_run(tx, Target(last.shard, last.namespace, name))
-    if there is not None and there.status.is_open and last.status.is_open:
+    if there is not None and there.status.keeps_id and last.status.is_open:
         raise arrivals.is_open_here(there)
 
 
@@ -144,6 +169,7 @@ async def _put(tx: Tx, execution: ExportedExecution) -> None:
             row.closed_us,
             row.reason,
             row.request_id,
+            row.version,
         )
         await tx.run("import_run", values)
         tags = arrivals.tags_on_arrival(execution, run)
@@ -169,7 +195,7 @@ async def _put(tx: Tx, execution: ExportedExecution) -> None:
     if execution.items:
         items = [(shard, last.execution_id, *item) for item in execution.items]
         await tx.rows("insert_published", items)
-    await hold_arrival(tx, last)
+    await hold_arrival(tx, last, execution.held)
 
 
 async def _put_links(tx: Tx, execution: ExportedExecution) -> None:

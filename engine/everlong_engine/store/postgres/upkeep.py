@@ -7,7 +7,7 @@ from everlong_engine.model.requests import SENDERS, SENT_BEHIND, mark_of, name_o
 from everlong_engine.store.postgres.rows import run_row
 from everlong_engine.store.postgres.statements import Tx
 
-__all__ = ["prune"]
+__all__ = ["forget_execution", "prune"]
 
 _OF_RUNS: Final = ("runs", "history", "attempts", "tasks", "approvals", "tags")
 _OF_EXECUTIONS: Final = ("requests", "mail", "published", "turns")
@@ -62,6 +62,18 @@ async def _prune(tx: Tx, runs: list[tuple[int, bytes]], horizon_us: int) -> int:
             await tx.rows(f"prune_{table}", ended)
     await _drop_blobs(tx, list(dict.fromkeys([*keys, *ended])))
     return len(gone)
+
+
+async def forget_execution(tx: Tx, shard: int, execution_id: bytes) -> None:
+    """All that there is of one that has left: it has come back, or another has its id."""
+    key = (shard, execution_id)
+    rows = [run_row(values) for values in await tx.all("runs_of_execution", key)]
+    runs = [(row.shard, row.run_id) for row in rows]
+    for table in _OF_RUNS:
+        await tx.rows(f"prune_{table}", runs)
+    for table in _OF_EXECUTIONS:
+        await tx.rows(f"prune_{table}", [key])
+    await _drop_blobs(tx, list(dict.fromkeys([*runs, key])))
 
 
 async def _drop_blobs(tx: Tx, owners: list[tuple[int, bytes]]) -> None:

@@ -22,7 +22,7 @@ from everlong_engine.model.events import (
     RunStarted,
 )
 from everlong_engine.model.ids import id_text
-from everlong_engine.model.runs import RunRow
+from everlong_engine.model.runs import RunRow, RunStatus
 from everlong_engine.model.tags import Tags, same_tags
 from everlong_engine.store.interface import Problem
 from everlong_engine.store.postgres.reads import approval
@@ -123,7 +123,7 @@ def _of_history(
         closed = closed or KINDS[kind] in CLOSING
     if last + 1 != row.next_seq:
         yield f"the run expects event {row.next_seq}, its history ends at {last}"
-    if closed is row.status.is_open:
+    if closed is row.status.is_open and row.status is not RunStatus.MOVED:
         yield f"the run is {row.status.text}, its history says otherwise"
     if tags is not None and not same_tags(stored, sorted(tags)):
         yield "it is found by other tags than its history has"
@@ -171,7 +171,7 @@ async def _of_approvals(tx: Tx) -> AsyncIterator[Problem]:
             if found.requested is None:
                 yield Problem(run_id, f"{name}: {found.fault}")
             if found.answer is None:
-                if not found.run.status.is_open:
+                if not found.run.status.keeps_id:
                     yield Problem(run_id, f"{name} is open, and its run is not")
                 continue
             try:

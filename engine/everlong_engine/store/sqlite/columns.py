@@ -257,6 +257,8 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _text("queue"),
         _text("types"),
         _text("versions"),
+        _number("slots"),
+        _number("busy"),
     ),
     "questions": (
         _id("question_id"),

@@ -70,8 +70,13 @@ def resume_run(tx: Connection, resume: Resume) -> MessageResult:
     if not row.status.is_open:
         return MessageResult(row.status, row.run_id, row.execution_id)
     _will_be_known(tx, row, resume)
-    tx.execute(SQL["forget_pause"], (row.shard, row.execution_id))
-    _go_on(tx, row, resume.now_us)
+    key = (row.shard, row.execution_id)
+    if resume.by is None:
+        tx.execute(SQL["forget_pause"], key)
+    elif not tx.execute(SQL["forget_pause_of"], (*key, resume.by)).rowcount:
+        return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
+    if resume.by is None or row.status is RunStatus.PAUSED:
+        _go_on(tx, row, resume.now_us)
     return MessageResult(row.status, row.run_id, row.execution_id, row.owner)
 
 
@@ -108,13 +113,15 @@ def forget_pause(tx: Connection, row: RunRow) -> None:
         tx.execute(SQL["forget_pause"], (row.shard, row.execution_id))
 
 
-def hold_arrival(tx: Connection, row: RunRow) -> None:
+def hold_arrival(tx: Connection, row: RunRow, held: tuple[int, str, str] | None = None) -> None:
     """An execution has come from another store: what held it there holds it here, and so does what
     holds its type here."""
-    if row.status is RunStatus.PAUSED:
-        since_us = row.wake_us or row.started_us
-        values = (row.shard, row.execution_id, row.namespace, row.workflow_id, since_us, "")
-        tx.execute(SQL["put_pause"], (*values, PAUSED_ELSEWHERE))
+    is_paused = row.status is RunStatus.PAUSED
+    if is_paused or (held is not None and row.status is RunStatus.BLOCKED):
+        pause = held or (row.wake_us or row.started_us, "", PAUSED_ELSEWHERE)
+        values = (row.shard, row.execution_id, row.namespace, row.workflow_id, *pause)
+        tx.execute(SQL["put_pause"], values)
+    if is_paused:
         tx.execute(SQL["wake_at"], (None, row.shard, row.run_id))
     elif row.status is RunStatus.RUNNING and is_held(
         tx, row.shard, row.execution_id, row.namespace, row.type

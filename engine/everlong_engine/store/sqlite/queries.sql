@@ -260,8 +260,24 @@ SELECT owner_id, digest FROM blob_uses WHERE shard = ? AND owner_id = ? ORDER BY
 -- name: import_run
 -- A run that was exported elsewhere; nobody has it.
 INSERT INTO runs (shard, run_id, execution_id, namespace, workflow_id, type, queue, status,
-                  next_seq, lease_token, wake_us, started_us, closed_us, reason, request_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?);
+                  next_seq, lease_token, wake_us, started_us, closed_us, reason, request_id, version)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?);
+
+-- name: depart_run
+-- It goes on in another store: whoever knew a token of it has none any more. Until it is known to
+-- have arrived, nothing sweeps it away.
+UPDATE runs SET status = 3, closed_us = NULL, owner = NULL, wake_us = NULL, probation = 0,
+                lease_token = lease_token + 1, reason = ?
+WHERE shard = ? AND run_id = ?;
+
+-- name: settle_run
+-- Whether it has arrived there, or goes on here after all.
+UPDATE runs SET status = ?, closed_us = ?, reason = ?, wake_us = ? WHERE shard = ? AND run_id = ?;
+
+-- name: put_gone
+-- An execution must not arrive any more.
+INSERT INTO requests_of_types (namespace, request_id, at_us, result) VALUES (?, ?, ?, ?)
+ON CONFLICT (namespace, request_id) DO UPDATE SET at_us = excluded.at_us, result = excluded.result;
 
 -- name: import_approval
 -- What it asks.
@@ -336,9 +352,12 @@ WHERE status = 1 AND strikes < ?3 AND ((version IS NULL AND type IN (SELECT valu
                   WHERE p.namespace = runs.namespace AND p.type IN ('', runs.type))) = (?1 = 2);
 
 -- name: put_pause
--- Somebody holds an execution; who was first has given the reason.
+-- Somebody holds an execution; who was first has given the reason. That it is about to be moved gives
+-- way to any other.
 INSERT INTO pauses (shard, execution_id, namespace, workflow_id, since_us, by, reason)
-VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING;
+VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (shard, execution_id) DO UPDATE SET
+    since_us = excluded.since_us, by = excluded.by, reason = excluded.reason
+    WHERE pauses.by = 'everlong move';
 
 -- name: pause_run
 -- From here on nothing is appended to it. Whoever owns it keeps it, for what it has at work.
@@ -351,6 +370,10 @@ UPDATE runs SET wake_us = ? WHERE shard = ? AND run_id = ?;
 -- name: forget_pause
 -- It is held no more for its own sake.
 DELETE FROM pauses WHERE shard = ? AND execution_id = ?;
+
+-- name: forget_pause_of
+-- Likewise, if it is this one who holds it.
+DELETE FROM pauses WHERE shard = ? AND execution_id = ? AND by = ?;
 
 -- name: is_held
 -- Whether somebody has paused an execution, or all of its type.
@@ -441,7 +464,7 @@ WHERE r.status < 10 AND r.status IN (0, 2)
 
 -- name: pin_run
 -- Which version may drive it from now on.
-UPDATE runs SET version = ? WHERE shard = ? AND run_id = ? AND status < 10;
+UPDATE runs SET version = ? WHERE shard = ? AND run_id = ? AND status < 3;
 
 -- name: release_run
 -- Hand back under the lease; the owner must have seen the whole history.
@@ -636,7 +659,8 @@ WHERE shard = ? AND run_id = ? AND lease_token = ? AND owner = ? AND status = 0;
 -- What has begun and ended counts no more.
 DELETE FROM turns WHERE pool = ? AND state > 0 AND NOT EXISTS (
     SELECT 1 FROM runs AS r WHERE r.shard = turns.shard AND r.namespace = turns.namespace
-      AND r.workflow_id = turns.workflow_id AND r.status < 10 AND r.execution_id = turns.execution_id);
+      AND r.workflow_id = turns.workflow_id AND r.status < 10 AND r.status < 3
+      AND r.execution_id = turns.execution_id);
 
 -- name: turns_begun
 -- How many of each key of a pool have begun.
@@ -687,7 +711,8 @@ ORDER BY asked_us, execution_id LIMIT 1;
 SELECT t.pool, sum(t.state = 0), sum(t.state > 0), min(CASE t.state WHEN 0 THEN t.asked_us END)
 FROM turns AS t
 WHERE EXISTS (SELECT 1 FROM runs AS r WHERE r.shard = t.shard AND r.namespace = t.namespace
-              AND r.workflow_id = t.workflow_id AND r.status < 10 AND r.execution_id = t.execution_id)
+              AND r.workflow_id = t.workflow_id AND r.status < 10 AND r.status < 3
+              AND r.execution_id = t.execution_id)
 GROUP BY t.pool ORDER BY t.pool;
 
 -- name: take_task
@@ -815,7 +840,7 @@ WHERE wake_us IS NOT NULL AND queue = ? AND type = ? AND version = ? AND status 
 -- name: open_versions
 -- How many open runs there are of each type and version.
 SELECT type, version, sum(status <> 1), sum(status = 1) FROM runs
-WHERE namespace = ? AND status < 10 GROUP BY type, version ORDER BY type, version;
+WHERE namespace = ? AND status < 3 GROUP BY type, version ORDER BY type, version;
 
 -- name: orphans
 -- Runs of workers that are dead, or that nobody has heard of, in a bounded batch; suspects that
@@ -841,8 +866,8 @@ WHERE shard = ? AND run_id = ? AND lease_token = ?;
 
 -- name: put_worker
 -- A worker says who it is and what it hosts.
-INSERT INTO workers (worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions)
-VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?);
+INSERT INTO workers (worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions, slots)
+VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?);
 
 -- name: bury_workers
 -- Whoever had the file before is gone: the lock is ours.
@@ -861,13 +886,13 @@ DELETE FROM workers WHERE dead AND beat_us < ?
 
 -- name: list_workers
 -- Who is here.
-SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions
+SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions, slots, busy
 FROM workers
 ORDER BY worker_id;
 
 -- name: worker_at
 -- One of them.
-SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions
+SELECT worker_id, name, pid, host, started_us, beat_us, dead, queue, types, versions, slots, busy
 FROM workers
 WHERE worker_id = ?;
 
@@ -916,7 +941,7 @@ WHERE (shard, run_id) > (?, ?) AND (shard, run_id) < (?, ?) ORDER BY shard, run_
 -- name: execution_is_open
 -- Whether a later run of the same execution still lives.
 SELECT 1 FROM runs WHERE shard = ? AND execution_id = ? AND namespace = ? AND workflow_id = ?
-  AND status < 10;
+  AND status < 3;
 
 -- name: missing_blobs
 -- Payloads that are referred to and not there.

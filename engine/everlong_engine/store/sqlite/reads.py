@@ -429,6 +429,8 @@ def _worker_row(values: tuple[Any, ...]) -> WorkerRow | None:
         types=tuple(str(one) for one in cast("list[object]", types)),
         versions=tuple(str(one) for one in cast("list[object]", versions)),
         queues=queues,
+        slots=values[10],
+        busy=values[11],
     )
 
 

@@ -103,7 +103,8 @@ def _refusal(tx: Connection, reset: ResetRun, old: RunRow) -> ResetResult | None
             return ResetResult(ResetRefusal.MOVED_ON)
     new = reset.run
     there = latest_run(tx, Target(new.shard, new.namespace, new.workflow_id))
-    if there is not None and there.status.is_open and there.run_id != old.run_id:
+    other = there is not None and there.run_id != old.run_id
+    if there is not None and (there.status.keeps_id if other else there.status is RunStatus.MOVED):
         return ResetResult(ResetRefusal.TAKEN, status=there.status)
     return None
 

@@ -9,12 +9,14 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
 from msgspec.structs import replace
 
+from everlong_engine.machine.moving import Rehearsed
 from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed, UndecodablePayload
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
@@ -51,6 +53,7 @@ from everlong_engine.store.interface import (
 from everlong_engine.store.sqlite import (
     lanes,
     leases,
+    moves,
     pauses,
     reads,
     tasks,
@@ -191,7 +194,8 @@ class SqliteStore:
     def lease_s(self) -> None:
         return None
 
-    async def beat(self, workers: Sequence[bytes]) -> Heard:
+    async def beat(self, workers: Sequence[bytes], busy: Sequence[int] = ()) -> Heard:
+        del busy  # Nobody beats here, so nobody would be told.
         return Heard(frozenset(workers))
 
     @property
@@ -216,6 +220,7 @@ class SqliteStore:
             worker.queues_text,
             reads.many(worker.types),
             reads.many(worker.versions),
+            worker.slots,
         )
         await self._write(lambda tx: tx.execute(SQL["put_worker"], values).close())
 
@@ -438,8 +443,27 @@ class SqliteStore:
     ) -> tuple[tuple[int, bytes] | None, int]:
         return await self._write(lambda tx: upkeep.prune(tx, cursor, horizon_us, limit))
 
-    async def bring(self, executions: Sequence[ExportedExecution]) -> None:
-        await self._write(lambda tx: transfers.bring(tx, executions))
+    async def bring(
+        self,
+        executions: Sequence[ExportedExecution],
+        *,
+        moved: bool = False,
+        rehearsed: bool = False,
+    ) -> None:
+        how = {"moved": moved, "rehearsed": rehearsed}
+        with suppress(Rehearsed):
+            await self._write(lambda tx: transfers.bring(tx, executions, **how))
+
+    async def leave(self, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
+        return await self._write(lambda tx: transfers.leave(tx, target, seen, to))
+
+    async def settle(
+        self, left: Sequence[tuple[Target, int]], now_us: int, *, arrived: bool
+    ) -> bool:
+        return await self._write(lambda tx: moves.settle(tx, left, now_us, arrived=arrived))
+
+    async def refuse_arrivals(self, coming: Sequence[tuple[Target, int]], now_us: int) -> bool:
+        return await self._write(lambda tx: moves.refuse_arrivals(tx, coming, now_us))
 
     async def verify(self) -> list[Problem]:
         """Reads everything on a connection of its own, so that nobody waits for it."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from sqlite3 import Connection
 from typing import Any, Final
 
-from everlong_engine.machine import arrivals
+from everlong_engine.machine import arrivals, moving
+from everlong_engine.machine.pauses import PAUSED_ELSEWHERE
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, RunTerminated
@@ -20,12 +21,13 @@ from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.sqlite import reads
 from everlong_engine.store.sqlite.columns import APPROVAL, COLUMNS, ITEM, MAIL, check, named
 from everlong_engine.store.sqlite.links import links_of, put_link
-from everlong_engine.store.sqlite.pauses import hold_arrival
+from everlong_engine.store.sqlite.moves import leave as leave_as_seen, make_room
+from everlong_engine.store.sqlite.pauses import hold_arrival, pause_of
 from everlong_engine.store.sqlite.rows import latest_run, put_mail, read_run, run_row
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 from everlong_engine.store.sqlite.tags import tag_values
 
-__all__ = ["bring", "export"]
+__all__ = ["bring", "export", "leave"]
 
 _TERMINATED: Final = CODES[RunTerminated]
 _EVENT: Final = COLUMNS["history"][2:7]
@@ -65,7 +67,8 @@ def _execution(tx: Connection, last: RunRow) -> ExportedExecution:
     for row in rows:
         blobs.update(reads.blobs_of(tx, row))
     owners = dict.fromkeys([last.execution_id, *(row.run_id for row in rows)])
-    mail = [] if not last.status.is_open else tx.execute(SQL["mail_of"], key).fetchall()
+    mail = [] if not last.status.keeps_id else tx.execute(SQL["mail_of"], key).fetchall()
+    pauses = pause_of(tx, *key, last.namespace, last.type) if last.status.is_open else []
     name = f"{last.workflow_id} (execution {named(last.execution_id)})"
     return ExportedExecution(
         runs=tuple(_run(tx, row) for row in rows),
@@ -82,6 +85,7 @@ def _execution(tx: Connection, last: RunRow) -> ExportedExecution:
             for row in _checked("published", ITEM, tx.execute(SQL["items_of"], key), name)
         ),
         links=tuple(links_of(tx, last.shard, last.execution_id)),
+        held=moving.held_by(pauses, PAUSED_ELSEWHERE),
     )
 
 
@@ -118,21 +122,38 @@ def _checked(table: str, columns: Any, rows: Any, name: str) -> list[tuple[Any, 
     return found
 
 
+def leave(tx: Connection, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
+    """Mark a family as moved, if nothing has gone on in it since it was `seen`."""
+    now = export(tx, target, family=True)
+    return leave_as_seen(tx, now, seen, to)
+
+
 # ------------------------------------------------------------------------------------------- in
 
 
-def bring(tx: Connection, executions: Sequence[ExportedExecution]) -> None:
+def bring(
+    tx: Connection,
+    executions: Sequence[ExportedExecution],
+    *,
+    moved: bool = False,
+    rehearsed: bool = False,
+) -> None:
     """Store executions that were exported elsewhere: all of them, or none.
 
     Raises:
         WorkflowAlreadyStarted: an open execution has the id.
         ImportRefused: something else of this store is in the way, or something is missing.
+        Rehearsed: nothing is in the way, and nothing was to be stored.
     """
+    if moved and make_room(tx, executions):
+        return
     for execution in executions:
         _make_way(tx, execution)
         _put(tx, execution)
     for execution in executions:
         _put_links(tx, execution)
+    if rehearsed:
+        raise moving.Rehearsed
 
 
 def _make_way(tx: Connection, execution: ExportedExecution) -> None:
@@ -146,7 +167,7 @@ def _make_way(tx: Connection, execution: ExportedExecution) -> None:
         if request_id is not None and tx.execute(SQL["run_of_request"], key).fetchone():
             raise arrivals.is_requested_here(run.row)
     there = latest_run(tx, Target(last.shard, last.namespace, name))
-    if there is not None and there.status.is_open and last.status.is_open:
+    if there is not None and there.status.keeps_id and last.status.is_open:
         raise arrivals.is_open_here(there)
 
 
@@ -170,6 +191,7 @@ def _put(tx: Connection, execution: ExportedExecution) -> None:
             row.closed_us,
             row.reason,
             row.request_id,
+            row.version,
         )
         tx.execute(SQL["import_run"], values)
         tags = arrivals.tags_on_arrival(execution, run)
@@ -208,7 +230,7 @@ def _put(tx: Connection, execution: ExportedExecution) -> None:
     if execution.items:
         items = [(shard, last.execution_id, *item) for item in execution.items]
         execute_rows(tx, "insert_published", items)
-    hold_arrival(tx, last)
+    hold_arrival(tx, last, execution.held)
 
 
 def _put_links(tx: Connection, execution: ExportedExecution) -> None:

@@ -12,7 +12,7 @@ from everlong_engine.store.sqlite.connection import BUSY_TIMEOUT_S
 from everlong_engine.store.sqlite.rows import read_run
 from everlong_engine.store.sqlite.statements import SQL
 
-__all__ = ["empty_log", "info", "prune"]
+__all__ = ["empty_log", "forget_execution", "info", "prune"]
 
 _FIXED_WAL_BUG = (3, 51, 3)
 _PROBLEMS_MAX = 1000
@@ -67,15 +67,25 @@ def prune(
         if tx.execute(SQL["latest_of_execution"], key).fetchone() is not None:
             _keep_request(tx, row)
         else:  # It was the last one.
-            for table in ("requests", "inbox", "published", "turns"):
-                tx.execute(
-                    f"DELETE FROM {table} WHERE shard = ? AND execution_id = ?",
-                    (shard, execution_id),
-                )
-            _drop_blobs(tx, shard, execution_id)
+            _forget_rest(tx, shard, execution_id)
         pruned += 1
     end = (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
     return end, pruned
+
+
+def forget_execution(tx: sqlite3.Connection, shard: int, execution_id: bytes) -> None:
+    """All that there is of one that has left: it has come back, or another has its id."""
+    for values in tx.execute(SQL["runs_of_execution"], (shard, execution_id)).fetchall():
+        _delete_run(tx, shard, values[1])
+    _forget_rest(tx, shard, execution_id)
+
+
+def _forget_rest(tx: sqlite3.Connection, shard: int, execution_id: bytes) -> None:
+    """What is an execution's, and no run's."""
+    for table in ("requests", "inbox", "published", "turns"):
+        key = (shard, execution_id)
+        tx.execute(f"DELETE FROM {table} WHERE shard = ? AND execution_id = ?", key)
+    _drop_blobs(tx, shard, execution_id)
 
 
 def _forget_senders(tx: sqlite3.Connection, shard: int, execution_id: bytes, old_us: int) -> None:

@@ -28,7 +28,7 @@ from everlong_engine.model.events import (
 )
 from everlong_engine.model.limits import ROW_BYTES_MAX
 from everlong_engine.model.queues import starts_from_wire
-from everlong_engine.model.runs import RunRow
+from everlong_engine.model.runs import RunRow, RunStatus
 from everlong_engine.model.tags import Tags, same_tags
 from everlong_engine.store.interface import Problem, Trouble
 from everlong_engine.store.sqlite.columns import (
@@ -142,7 +142,7 @@ def _of_table(tx: Connection, table: str) -> Iterator[Problem]:
     for key, values in _rows(tx, table):
         fault = _fault(table, values)
         if fault is None and table == "workers" and values is not None:
-            fault = _fault_of_types(values[-1])
+            fault = _fault_of_types(values[9])
         if fault is None and table == "blobs" and values is not None:
             fault = None if sha256(values[2]).digest() == values[1] else "its content is damaged"
         if fault is None and table == "queue_starts" and values is not None:
@@ -241,7 +241,7 @@ def _of_history(tx: Connection, row: RunRow) -> Iterator[str]:
             closed = closed or KINDS[kind] in CLOSING
     if last + 1 != row.next_seq:
         yield f"the run expects event {row.next_seq}, its history ends at {last}"
-    if closed is row.status.is_open:
+    if closed is row.status.is_open and row.status is not RunStatus.MOVED:
         yield f"the run is {row.status.text}, its history says otherwise"
     if tags is not None:
         yield from _of_tags(tx, row, tags)
@@ -293,7 +293,7 @@ def _of_approvals(tx: Connection) -> Iterator[Problem]:
                 yield Problem(run_id, f"{name}: {found.fault}")
             if found.answer is not None:
                 decode_event(CODES[ApprovalAnswered], found.answer, {})
-            elif not found.run.status.is_open:
+            elif not found.run.status.keeps_id:
                 yield Problem(run_id, f"{name} is open, and its run is not")
         except UndecodablePayload as error:
             yield Problem(run_id, f"{name} cannot be read: {error}")
