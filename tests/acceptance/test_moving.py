@@ -22,6 +22,7 @@ from everlong import (
     Worker,
     WorkflowMoved,
     WorkflowNotFound,
+    WorkflowPool,
     activity,
     approval,
     complete_later,
@@ -103,6 +104,38 @@ async def test_what_moves_goes_on_where_it_stood_and_nothing_of_it_is_lost(
             assert [one async for one in moved.subscribe(told)] == ["a-b-", "end"]
         assert did == ["a-b-"]
         assert not await other.verify()
+
+
+async def test_who_waits_for_a_turn_waits_for_one_there_and_gives_its_place_back_here(
+    path: Path, there: Path
+) -> None:
+    @workflow(pool=WorkflowPool("of movers", concurrency=1))
+    async def flow() -> str:
+        return await go.receive()
+
+    async def under_way(client: Client) -> list[tuple[int, int]]:
+        return [(one.waiting, one.running) for one in await client.pools()]
+
+    async with Client.connect(there) as other:
+        async with hosting(path) as client:
+            for name in ("first", "second", "third"):
+                await client.start(flow, id=name)
+            await described(client.get_handle("third"), lambda one: one.waits_for_turn)
+            await client.move("second", other)
+            assert await under_way(client) == [(1, 1)]
+            await client.move("first", other)
+            await until(lambda: _is_alone(client))
+            assert await client.verify() == []
+        async with Worker(other):  # The first had begun, and does not ask again.
+            await until(lambda: _is_alone(other))
+            for name in ("first", "second"):
+                await other.get_handle(name).signal(go, name)
+                assert await other.get_handle(name, flow).result() == name
+            assert await other.verify() == []
+
+
+async def _is_alone(client: Client) -> bool:
+    return [(one.waiting, one.running) for one in await client.pools()] == [(0, 1)]
 
 
 async def _approvals(client: Client) -> Any:
