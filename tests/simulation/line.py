@@ -289,8 +289,8 @@ class FaultyStore:
 
         return await self._ask("take_tasks", take)
 
-    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
-        return await self._ask("ask_turn", lambda: self._inner.ask_turn(ask))
+    async def ask_turns(self, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
+        return await self._ask("ask_turns", lambda: self._inner.ask_turns(asks))
 
     async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
         return await self._ask("deal_turns", lambda: self._inner.deal_turns(wanted, now_us))
@@ -476,7 +476,7 @@ _WRITING = frozenset(
         "claim",
         "claim_run",
         "take_tasks",
-        "ask_turn",
+        "ask_turns",
         "deal_turns",
         "set_limits",
         "prune",

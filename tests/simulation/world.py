@@ -232,9 +232,10 @@ class World:
                 self.reached("task taken")
                 self.journal.taken(process.name, taken)
             self._count_permits()
-        elif verb == "ask_turn" and outcome is not None:
-            self.told(process, f"asks for its turn: {outcome.turn.name}")
-            self.reached(f"turn: {outcome.turn.name}")
+        elif verb == "ask_turns" and outcome is not None:
+            self.told(process, f"turns: {', '.join(one.turn.name for one in outcome)}")
+            for one in outcome:
+                self.reached(f"turn: {one.turn.name}")
             self._turns_are_kept()
         elif verb == "deal_turns" and outcome is not None:
             if outcome.begun:

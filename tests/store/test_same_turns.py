@@ -6,7 +6,7 @@ has asked, is open, and does not wait.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -128,19 +128,32 @@ class SameTurns(RuleBasedStateMachine):
         after=afters,
     )
     def enter(self, count: int, pool: str, key: str, **how: Any) -> None:
+        """Some at once, as a worker asks for all that it has claimed."""
+        names: list[str] = []
         for _ in range(count):
-            name = f"e{len(self.members)}"
+            names.append(f"e{len(self.members)}")
             self.rig.now_us += 1
-            self.write(self.rig.start(name))
-            self.members[name] = (pool, key)
-            self.ask(name, **how)
+            self.write(self.rig.start(names[-1]))
+            self.members[names[-1]] = (pool, key)
+        self.ask(names, **how)
 
     @rule(which=st.integers(0, 30), after=afters, lasts=st.none(), rank=st.just(7))
     def ask_again(self, which: int, **how: Any) -> None:
         if which < len(self.members):
-            self.ask(f"e{which}", **how)
+            self.ask([f"e{which}"], **how)
 
-    def ask(self, name: str, *, rank: int, lasts: int | None, after: str) -> None:
+    def ask(self, names: Sequence[str], **how: Any) -> None:
+        asks = [self.asked(name, **how) for name in names]
+        answers = self.both(lambda store: store.ask_turns(asks))
+        for name, answer in zip(names, answers, strict=True):
+            if answer.turn is Turn.WAITS:
+                self.waited.add(name)
+            if answer.turn is Turn.NO_ROOM:
+                self.unclear.add(name)
+                self.write(self.rig.terminate(name))
+
+    def asked(self, name: str, *, rank: int, lasts: int | None, after: str) -> AskTurn:
+        """Once it is claimed, if it can be."""
         row = self.row(name)
         assert row is not None
         pool, key = self.members[name]
@@ -152,7 +165,7 @@ class SameTurns(RuleBasedStateMachine):
         mail = self.look(self.memory.mail_since(0, 1000))
         own = [one.position for one in mail if one.execution_id == row.execution_id]
         now_us = self.rig.now_us
-        ask = AskTurn(
+        return AskTurn(
             shard=row.shard,
             execution_id=row.execution_id,
             namespace=row.namespace,
@@ -167,12 +180,6 @@ class SameTurns(RuleBasedStateMachine):
             now_us=now_us,
             after=after,
         )
-        answer = self.both(lambda store: store.ask_turn(ask))
-        if answer.turn is Turn.WAITS:
-            self.waited.add(name)
-        if answer.turn is Turn.NO_ROOM:
-            self.unclear.add(name)
-            self.write(self.rig.terminate(name))
 
     @rule(after=afters, seconds=st.sampled_from([0, 0, 1, 4, 20]))
     def deal(self, after: str, seconds: int) -> None:

@@ -35,7 +35,8 @@ async def limit(rig: Rig, pool: str = "p", **what: Any) -> None:
 
 async def ask(rig: Rig, name: str, **how: Any) -> TurnAnswer:
     """As the worker that has claimed it does."""
-    return await rig.store.ask_turn(await asked(rig, name, **how))
+    (answer,) = await rig.store.ask_turns([await asked(rig, name, **how)])
+    return answer
 
 
 async def asked(rig: Rig, name: str, **how: Any) -> AskTurn:
@@ -126,7 +127,8 @@ async def test_only_its_owner_asks_for_an_execution(rig: Rig) -> None:
         replace(said, worker_id=b"x" * 16),
         replace(said, execution_id=b"y" * 16),
     ):
-        assert (await rig.store.ask_turn(wrong)).turn is Turn.GONE
+        (answer,) = await rig.store.ask_turns([wrong])
+        assert answer.turn is Turn.GONE
     assert (await rig.row("a")).owner == rig.worker_id
     assert await rig.store.pools() == []
 
@@ -137,7 +139,8 @@ async def test_what_came_meanwhile_is_looked_at_first(rig: Rig) -> None:
     await rig.claim()
     said = await asked(rig, "a")
     await rig.send("a")
-    assert (await rig.store.ask_turn(said)).turn is Turn.MAIL
+    (answer,) = await rig.store.ask_turns([said])
+    assert answer.turn is Turn.MAIL
     assert (await rig.row("a")).owner == rig.worker_id
     assert (await ask(rig, "a")).turn is Turn.WAITS
 
@@ -256,6 +259,24 @@ async def test_who_came_first_makes_room_for_who_came_last(rig: Rig) -> None:
     await rig.one(rig.terminate("a"))
     assert (await deal(rig)).begun == 1
     assert not await waits(rig, "d")
+
+
+async def test_those_that_ask_together_make_room_for_each_other(rig: Rig) -> None:
+    await limit(rig, concurrency=1, at_limit=AtLimit.CANCEL_RUNNING)
+    for name in "abc":
+        await rig.started(name)
+    await rig.claim()
+    asks = [await asked(rig, name) for name in "cba"]
+    answers = await rig.store.ask_turns(asks)
+    begins = [
+        ask.workflow_id for ask, one in zip(asks, answers, strict=True) if one.turn is Turn.BEGINS
+    ]
+    assert begins == ["a"]
+    assert len(await cancelled(rig)) == 2
+    for name in "bc":
+        row = await rig.row(name)
+        told = name in await cancelled(rig)
+        assert row.wake_us == (rig.now_us if told else WAITS_US), "whoever is cancelled is woken"
 
 
 async def test_who_has_ended_unseen_makes_no_room_in_the_place_of_another(rig: Rig) -> None:

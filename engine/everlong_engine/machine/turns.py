@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from everlong_engine.machine.lanes import Dealer, Lane
 from everlong_engine.model.codec import encode_event
 from everlong_engine.model.events import CancelRequested
-from everlong_engine.model.queues import QueueLimits, pool_scope
+from everlong_engine.model.queues import AtLimit, QueueLimits, pool_scope
 from everlong_engine.model.turns import TurnsDealt
 
 __all__ = ["PoolDealer", "make_room", "together"]
@@ -53,6 +53,11 @@ class PoolDealer(Dealer):
         elif limits.concurrency and self.at_work(None) >= limits.concurrency:
             return None
         raise LookupError
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether who finds no room stays."""
+        return self.limits.at_limit in (AtLimit.WAIT, AtLimit.CANCEL_RUNNING)
 
     def at_work(self, lane: Lane | None) -> int:
         """How many of a lane's key have begun; None: of the whole pool."""

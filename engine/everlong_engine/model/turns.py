@@ -11,6 +11,7 @@ from enum import Enum, IntEnum
 from msgspec import Struct
 
 from everlong_engine.model.queues import AtLimit
+from everlong_engine.model.runs import RunRow, RunStatus
 
 __all__ = ["AskTurn", "PoolCount", "Turn", "TurnAnswer", "TurnState", "TurnsDealt"]
 
@@ -46,6 +47,11 @@ class AskTurn(Struct, frozen=True, kw_only=True):
     now_us: int
     after: str
     """The key that was served last."""
+
+    def is_as_known(self, row: RunRow) -> bool:
+        """Whether the run is the asker's, and has not begun."""
+        lease = (row.owner, row.lease_token, row.status, row.next_seq)
+        return lease == (self.worker_id, self.token, RunStatus.RUNNING, 1)
 
 
 class Turn(Enum):

@@ -225,9 +225,9 @@ class Ownership(Protocol):
         waits for the end of other calls has no time."""
         ...
 
-    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
-        """An execution that has been claimed and has not begun asks whether its pool lets it.
-        Asking again changes nothing. Where it waits, it is handed back with the answer."""
+    async def ask_turns(self, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
+        """Executions that have been claimed and have not begun ask whether their pool, one for all
+        of them, lets them. Asking again changes nothing. Who waits is handed back with that."""
         ...
 
     async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:

@@ -5,7 +5,10 @@ ended elsewhere is seen a second later at most.
 """
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from everlong._failures import encode_exception
 from everlong.exceptions import EverlongError, PoolFull, WorkflowFault
@@ -30,6 +33,8 @@ __all__ = ["TurnDesk"]
 logger = logging.getLogger("everlong")
 
 _LOOK_US: Final = 1_000_000
+_ASKS_MAX: Final = 100
+_JUDGED: Final = (Turn.BEGINS, Turn.WAITS, Turn.NO_ROOM)
 
 
 class TurnDesk:
@@ -43,6 +48,10 @@ class TurnDesk:
         """The key that was served last, by pool; all that this worker has to do with."""
         self._waiting: set[str] = set()
         """For which somebody waits, as far as is known here."""
+        self._asking: dict[str, list[tuple[OwnedRun, int, AskTurn]]] = {}
+        """Who is to ask next, with the generation of its code."""
+        self._asked: set[str] = set()
+        """The pools that are being asked."""
         self._wanted: set[str] = set()
         self._looks = False
         self._again_us: int | None = None
@@ -94,27 +103,43 @@ class TurnDesk:
             after=self._after[rule.pool],
         )
         run.loading = True
-        self._keeper.spawn(self._ask(run, run.generation, ask))
+        asking = self._asking.setdefault(rule.pool, [])
+        asking.append((run, run.generation, ask))
+        if len(asking) == 1 and rule.pool not in self._asked:
+            self._keeper.spawn(self._ask(rule.pool))
         return True
 
-    async def _ask(self, run: OwnedRun, generation: int, ask: AskTurn) -> None:
-        keeper = self._keeper
+    async def _ask(self, pool: str) -> None:
+        """For all that have come here meanwhile, together: it costs a commit."""
+        self._asked.add(pool)
         try:
-            answer = await self._engine.store.ask_turn(ask)
+            while asking := self._asking.pop(pool, []):
+                for first in range(0, len(asking), _ASKS_MAX):
+                    await self._ask_for(pool, asking[first : first + _ASKS_MAX])
+        finally:
+            self._asked.discard(pool)
+
+    async def _ask_for(self, pool: str, asking: Sequence[tuple[OwnedRun, int, AskTurn]]) -> None:
+        keeper, after = self._keeper, self._after[pool]
+        try:
+            asks = [replace(ask, after=after) for _, _, ask in asking]
+            answers = await self._engine.store.ask_turns(asks)
         except EverlongError as error:
-            logger.warning("%s: it cannot ask for its turn now: %s", run.workflow_id, error)
-            if not run.dropped and run.generation == generation:
-                keeper.loading.reload_later(run)
+            logger.warning("cannot ask for turns in the pool %s now: %s", pool, error)
+            for run, generation, _ in asking:
+                if not run.dropped and run.generation == generation:
+                    keeper.loading.reload_later(run)
             return
-        self._after[ask.pool] = answer.after
-        if answer.others:
+        if any(answer.others for answer in answers):
             self._engine.mail_arrived()
             self._engine.wake_hosts()
-        if answer.turn is Turn.WAITS:
-            self._wait_for(ask.pool)
-        if run.dropped or run.generation != generation or keeper.stopping:
-            return  # Whoever stops looks at its row.
-        self._go_on(run, ask, answer)
+        for (run, generation, ask), answer in zip(asking, answers, strict=True):
+            if answer.turn in _JUDGED:
+                self._after[pool] = answer.after
+            if answer.turn is Turn.WAITS:
+                self._wait_for(pool)
+            if not (run.dropped or run.generation != generation or keeper.stopping):
+                self._go_on(run, ask, answer)  # Else whoever stops looks at its row.
 
     def _go_on(self, run: OwnedRun, ask: AskTurn, answer: TurnAnswer) -> None:
         keeper = self._keeper

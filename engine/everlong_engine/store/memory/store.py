@@ -184,8 +184,8 @@ class MemoryStore:
             return TaskClaim([], due_us)
         return self._write(lambda data: lanes.take_tasks(data, wants, now_us, limit))
 
-    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
-        return self._write(lambda data: turns.ask_turn(data, ask))
+    async def ask_turns(self, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
+        return self._write(lambda data: turns.ask_turns(data, asks))
 
     async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
         return self._write(lambda data: turns.deal_turns(data, wanted, now_us))

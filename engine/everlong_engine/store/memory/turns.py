@@ -23,46 +23,63 @@ from everlong_engine.store.memory.data import MemoryData, StoredTurn
 from everlong_engine.store.memory.lanes import queue_limits, store_starts
 from everlong_engine.store.memory.messages import put_message
 
-__all__ = ["ask_turn", "deal_turns", "pools"]
+__all__ = ["ask_turns", "deal_turns", "pools"]
 
 
-def ask_turn(data: MemoryData, ask: AskTurn) -> TurnAnswer:
-    """Let it begin, hand it back to wait, or say that there is no room for it."""
+def ask_turns(data: MemoryData, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
+    """Let them begin, hand them back to wait, or say that there is no room. All are of one pool."""
+    answers = [TurnAnswer(_stopped(data, ask) or Turn.WAITS) for ask in asks]
+    asking = [at for at, answer in enumerate(answers) if answer.turn is Turn.WAITS]
+    if not asking:
+        return answers
+    is_new = {at: _enter(data, asks[at]) for at in asking}
+    now_us = max(ask.now_us for ask in asks)
+    dealer = _dealer(data, asks[0].pool, now_us, asks[0].after)
+    begun = set(_deal(data, dealer, now_us))
+    others = not begun <= {asks[at].execution_id for at in asking}
+    turns = {at: _turn_of(data, dealer, asks[at]) for at in asking}
+    waiting = [at for at, turn in turns.items() if turn is Turn.WAITS]
+    for at in waiting:
+        run = data.runs.rows[asks[at].execution_id]
+        handed_back = replace(run, owner=None, wake_us=WAITS_US, probation=Probation.NONE)
+        data.runs.put(run.run_id, handed_back)
+    if dealer.limits.at_limit is AtLimit.CANCEL_RUNNING:
+        for at in waiting:  # Behind that: one of them may be cancelled, and is woken for it.
+            others = (is_new[at] and _make_room(data, dealer, asks[at])) or others
+    for at, turn in turns.items():
+        answers[at] = TurnAnswer(turn, dealer.limits.at_limit, others, dealer.after)
+    return answers
+
+
+def _stopped(data: MemoryData, ask: AskTurn) -> Turn | None:
+    """Why it is not to be judged now."""
     run = data.runs.get(ask.execution_id)
-    lease = None if run is None else (run.owner, run.lease_token, run.status, run.next_seq)
-    if run is None or lease != (ask.worker_id, ask.token, RunStatus.RUNNING, 1):
-        return TurnAnswer(Turn.GONE)
-    if any(position > ask.waits_with for position in data.mail_positions(ask.execution_id)):
-        return TurnAnswer(Turn.MAIL)
-    is_new = ask.execution_id not in data.turns.rows
-    if is_new:
-        data.turns.put(
-            ask.execution_id,
-            StoredTurn(
-                ask.namespace,
-                ask.workflow_id,
-                ask.pool,
-                ask.key,
-                ask.rank,
-                ask.now_us,
-                ask.until_us,
-            ),
-        )
-    dealer = _dealer(data, ask.pool, ask.now_us, ask.after)
-    begun = _deal(data, dealer, ask.now_us)
-    others = any(one != ask.execution_id for one in begun)
-    at_limit = dealer.limits.at_limit
-    if data.turns.rows[ask.execution_id].state is not TurnState.WAITS:
-        return TurnAnswer(Turn.BEGINS, at_limit, others, dealer.after)
-    if at_limit in (AtLimit.REFUSE, AtLimit.CANCEL_NEWEST):
+    if run is None or not ask.is_as_known(run):
+        return Turn.GONE
+    positions = data.mail_positions(ask.execution_id)
+    return Turn.MAIL if any(one > ask.waits_with for one in positions) else None
+
+
+def _enter(data: MemoryData, ask: AskTurn) -> bool:
+    """Whether it is new here."""
+    if ask.execution_id in data.turns.rows:
+        return False
+    turn = StoredTurn(
+        ask.namespace, ask.workflow_id, ask.pool, ask.key, ask.rank, ask.now_us, ask.until_us
+    )
+    data.turns.put(ask.execution_id, turn)
+    return True
+
+
+def _turn_of(data: MemoryData, dealer: PoolDealer, ask: AskTurn) -> Turn:
+    found = data.turns.get(ask.execution_id)
+    if found is not None and found.state is not TurnState.WAITS:
+        return Turn.BEGINS
+    if dealer.may_wait:  # Also who has just made room for another one: it is cancelled.
+        return Turn.WAITS
+    if found is not None:
         data.turns.remove(ask.execution_id)
-        return TurnAnswer(Turn.NO_ROOM, at_limit, others, dealer.after)
-    if is_new and at_limit is AtLimit.CANCEL_RUNNING:
-        others = _make_room(data, dealer, ask) or others
-    run = data.runs.rows[ask.execution_id]
-    handed_back = replace(run, owner=None, wake_us=WAITS_US, probation=Probation.NONE)
-    data.runs.put(run.run_id, handed_back)
-    return TurnAnswer(Turn.WAITS, at_limit, others, dealer.after)
+    return Turn.NO_ROOM
 
 
 def _make_room(data: MemoryData, dealer: PoolDealer, ask: AskTurn) -> bool:

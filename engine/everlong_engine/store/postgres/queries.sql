@@ -1059,14 +1059,29 @@ SELECT queue, origin, concurrency, rate, rate_us, key_concurrency, key_rate, key
        at_limit
 FROM everlong.queue_limits WHERE queue = $1 ORDER BY origin FOR UPDATE;
 
--- name: turn_of
--- Where an execution stands in its pool.
-SELECT state FROM everlong.turns WHERE shard = $1 AND execution_id = $2;
+-- name: hold_runs
+-- In one order; until the end of the transaction nobody else writes to them.
+SELECT * FROM everlong.runs
+WHERE (shard, run_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]))
+ORDER BY shard, run_id FOR UPDATE;
 
--- name: ask_turn
--- It waits for its turn, unless it stands there already.
+-- name: newest_mail
+-- Where the last message of executions lies.
+SELECT execution_id, max(position) FROM everlong.inbox
+WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[])) AND worker_id IS NULL
+GROUP BY execution_id;
+
+-- name: turns_of
+-- Where executions stand in their pool.
+SELECT execution_id, state FROM everlong.turns
+WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
+-- name: ask_turns
+-- They wait for their turns; those that do not stand there yet.
 INSERT INTO everlong.turns (shard, execution_id, namespace, workflow_id, pool, key, rank, asked_us, until_us, state)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0) ON CONFLICT DO NOTHING;
+SELECT a.*, 0 FROM unnest($1::INT[], $2::BYTEA[], $3::TEXT[], $4::TEXT[], $5::TEXT[], $6::TEXT[], $7::BIGINT[],
+                          $8::BIGINT[], $9::BIGINT[]) AS a
+ON CONFLICT DO NOTHING RETURNING execution_id;
 
 -- name: put_turn
 -- It has begun, or was asked to make room.
@@ -1081,10 +1096,13 @@ WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
 -- They are of the pool no more.
 DELETE FROM everlong.turns WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
 
--- name: hand_back_turn
--- A run that has not begun waits for its turn, and for nothing else.
-UPDATE everlong.runs SET owner = NULL, wake_us = $1, probation = 0
-WHERE shard = $2 AND run_id = $3 AND lease_token = $4 AND owner = $5 AND status = 0;
+-- name: hand_back_turns
+-- Runs that have not begun wait for their turns, and for nothing else.
+UPDATE everlong.runs SET owner = NULL, wake_us = w.wake_us, probation = 0
+FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[], $4::BYTEA[], $5::BIGINT[])
+    AS w (shard, run_id, token, owner, wake_us)
+WHERE runs.shard = w.shard AND runs.run_id = w.run_id AND runs.lease_token = w.token
+  AND runs.owner = w.owner AND runs.status = 0;
 
 -- name: forget_turns
 -- What has begun and ended counts no more.

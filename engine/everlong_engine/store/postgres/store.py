@@ -250,11 +250,11 @@ class PostgresStore:
             return TaskClaim([], due_us)
         return await self._write(lambda tx: lanes.take_tasks(tx, wants, now_us, limit))
 
-    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
-        answer = await self._write(lambda tx: turns.ask_turn(tx, ask))
-        if answer.others:
+    async def ask_turns(self, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
+        answers = await self._write(lambda tx: turns.ask_turns(tx, asks))
+        if any(answer.others for answer in answers):
             self._bell.ring()
-        return answer
+        return answers
 
     async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
         dealt = await self._write(lambda tx: turns.deal_turns(tx, wanted, now_us))

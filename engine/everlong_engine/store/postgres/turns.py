@@ -5,6 +5,7 @@ runs, and never waits for a pool.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from everlong_engine.machine.lanes import Lane
 from everlong_engine.machine.turns import PoolDealer, make_room, together
@@ -23,49 +24,74 @@ from everlong_engine.model.turns import (
 from everlong_engine.model.writes import Message
 from everlong_engine.store.postgres.lanes import learn_starts, limit_row, seen_to, store_starts
 from everlong_engine.store.postgres.messages import put_message
-from everlong_engine.store.postgres.rows import read_run
+from everlong_engine.store.postgres.rows import run_row
 from everlong_engine.store.postgres.statements import Tx
 
-__all__ = ["ask_turn", "deal_turns", "pools"]
+__all__ = ["ask_turns", "deal_turns", "pools"]
 
 
-async def ask_turn(tx: Tx, ask: AskTurn) -> TurnAnswer:
-    """Let it begin, hand it back to wait, or say that there is no room for it."""
-    key = (ask.shard, ask.execution_id)
-    dealer = await _locked(tx, ask.pool, ask.now_us, ask.after)
-    await tx.rows("lock_runs", [key])
-    if not await _is_as_known(tx, ask):
-        return TurnAnswer(Turn.GONE)
-    positions = await tx.all("mail_positions_of", key)
-    if any(position > ask.waits_with for (position,) in positions):
-        return TurnAnswer(Turn.MAIL)
-    row = (ask.namespace, ask.workflow_id, ask.pool, ask.key, ask.rank, ask.now_us)
-    is_new = await tx.run("ask_turn", (*key, *row, ask.until_us)) == 1
+async def ask_turns(tx: Tx, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
+    """Let them begin, hand them back to wait, or say that there is no room. All are of one pool."""
+    now_us = max(ask.now_us for ask in asks)
+    dealer = await _locked(tx, asks[0].pool, now_us, asks[0].after)
+    stopped = await _stopped(tx, asks)
+    answers = [TurnAnswer(stopped.get(ask.execution_id, Turn.WAITS)) for ask in asks]
+    asking = [at for at, answer in enumerate(answers) if answer.turn is Turn.WAITS]
+    if not asking:
+        return answers
+    entered = await tx.rows("ask_turns", [_row(asks[at]) for at in asking])
+    is_new = {row[0] for row in entered}
     await _count(tx, dealer)
-    begun = await _deal(tx, dealer, ask.now_us)
-    (state,) = await tx.one("turn_of", key)
-    others = any(one != key for one in begun)
-    at_limit = dealer.limits.at_limit
-    if state != TurnState.WAITS:
-        return TurnAnswer(Turn.BEGINS, at_limit, others, dealer.after)
-    if at_limit in (AtLimit.REFUSE, AtLimit.CANCEL_NEWEST):
-        await tx.rows("drop_turns", [key])
-        return TurnAnswer(Turn.NO_ROOM, at_limit, others, dealer.after)
-    if is_new and at_limit is AtLimit.CANCEL_RUNNING:
-        others = await _make_room(tx, dealer, ask) or others
-    await tx.run("hand_back_turn", (WAITS_US, *key, ask.token, ask.worker_id))
-    return TurnAnswer(Turn.WAITS, at_limit, others, dealer.after)
+    begun = set(await _deal(tx, dealer, now_us))
+    keys = [_key(asks[at]) for at in asking]
+    states = {row[0]: row[1] for row in await tx.rows("turns_of", keys)}
+    others = not begun <= set(keys)
+    turns = {at: _turn(dealer, states.get(asks[at].execution_id)) for at in asking}
+    refused = [_key(asks[at]) for at, turn in turns.items() if turn is Turn.NO_ROOM]
+    if refused:
+        await tx.rows("drop_turns", refused)
+    waiting = [asks[at] for at, turn in turns.items() if turn is Turn.WAITS]
+    if waiting:
+        own = [(*_key(ask), ask.token, ask.worker_id, WAITS_US) for ask in waiting]
+        await tx.rows("hand_back_turns", own)
+    if dealer.limits.at_limit is AtLimit.CANCEL_RUNNING:
+        for ask in waiting:  # Behind that: one of them may be cancelled, and is woken for it.
+            if ask.execution_id in is_new:
+                others = await _make_room(tx, dealer, ask) or others
+    for at, turn in turns.items():
+        answers[at] = TurnAnswer(turn, dealer.limits.at_limit, others, dealer.after)
+    return answers
 
 
-async def _is_as_known(tx: Tx, ask: AskTurn) -> bool:
-    row = await read_run(tx, ask.shard, ask.execution_id)
-    return (
-        row is not None
-        and row.owner == ask.worker_id
-        and row.lease_token == ask.token
-        and row.status is RunStatus.RUNNING
-        and row.next_seq == 1
-    )
+def _key(ask: AskTurn) -> tuple[int, bytes]:
+    return ask.shard, ask.execution_id
+
+
+def _row(ask: AskTurn) -> tuple[Any, ...]:
+    row = (ask.namespace, ask.workflow_id, ask.pool, ask.key, ask.rank, ask.now_us, ask.until_us)
+    return (*_key(ask), *row)
+
+
+async def _stopped(tx: Tx, asks: Sequence[AskTurn]) -> dict[bytes, Turn]:
+    """Those that are not to be judged now, and why."""
+    keys = sorted({_key(ask) for ask in asks})
+    runs = {row["run_id"]: run_row(row) for row in await tx.rows("hold_runs", keys)}
+    newest = {row[0]: row[1] for row in await tx.rows("newest_mail", keys)}
+    stopped: dict[bytes, Turn] = {}
+    for ask in asks:
+        row = runs.get(ask.execution_id)
+        if row is None or not ask.is_as_known(row):
+            stopped[ask.execution_id] = Turn.GONE
+        elif newest.get(ask.execution_id, 0) > ask.waits_with:
+            stopped[ask.execution_id] = Turn.MAIL
+    return stopped
+
+
+def _turn(dealer: PoolDealer, state: int | None) -> Turn:
+    if state is not None and state != TurnState.WAITS:
+        return Turn.BEGINS
+    # Also who has just made room for another one waits: it is cancelled.
+    return Turn.WAITS if dealer.may_wait else Turn.NO_ROOM
 
 
 async def _make_room(tx: Tx, dealer: PoolDealer, ask: AskTurn) -> bool:

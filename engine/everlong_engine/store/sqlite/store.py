@@ -249,8 +249,8 @@ class SqliteStore:
             return TaskClaim([], due_us)
         return await self._write(lambda tx: lanes.take_tasks(tx, wants, now_us, limit))
 
-    async def ask_turn(self, ask: AskTurn) -> TurnAnswer:
-        return await self._write(lambda tx: turns.ask_turn(tx, ask))
+    async def ask_turns(self, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
+        return await self._write(lambda tx: turns.ask_turns(tx, asks))
 
     async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
         return await self._write(lambda tx: turns.deal_turns(tx, wanted, now_us))

@@ -25,46 +25,62 @@ from everlong_engine.store.sqlite.messages import put_message
 from everlong_engine.store.sqlite.rows import read_run
 from everlong_engine.store.sqlite.statements import SQL
 
-__all__ = ["ask_turn", "deal_turns", "pools"]
+__all__ = ["ask_turns", "deal_turns", "pools"]
 
 
-def ask_turn(tx: Connection, ask: AskTurn) -> TurnAnswer:
-    """Let it begin, hand it back to wait, or say that there is no room for it."""
-    key = (ask.shard, ask.execution_id)
-    if not _is_as_known(tx, ask):
-        return TurnAnswer(Turn.GONE)
-    positions = tx.execute(SQL["mail_positions_of"], key).fetchall()
-    if any(position > ask.waits_with for (position,) in positions):
-        return TurnAnswer(Turn.MAIL)
-    stood = tx.execute(SQL["turn_of"], key).fetchone()
-    if stood is None:
-        row = (ask.namespace, ask.workflow_id, ask.pool, ask.key, ask.rank, ask.now_us)
-        tx.execute(SQL["ask_turn"], (*key, *row, ask.until_us))
-    dealer = _dealer(tx, ask.pool, ask.now_us, ask.after)
-    begun = _deal(tx, dealer, ask.now_us)
-    state = tx.execute(SQL["turn_of"], key).fetchone()[0]
-    others = any(one != key for one in begun)
-    at_limit = dealer.limits.at_limit
-    if state != TurnState.WAITS:
-        return TurnAnswer(Turn.BEGINS, at_limit, others, dealer.after)
-    if at_limit in (AtLimit.REFUSE, AtLimit.CANCEL_NEWEST):
-        tx.execute(SQL["drop_turn"], key)
-        return TurnAnswer(Turn.NO_ROOM, at_limit, others, dealer.after)
-    if stood is None and at_limit is AtLimit.CANCEL_RUNNING:
-        others = _make_room(tx, dealer, ask) or others
-    tx.execute(SQL["hand_back_turn"], (WAITS_US, *key, ask.token, ask.worker_id))
-    return TurnAnswer(Turn.WAITS, at_limit, others, dealer.after)
+def ask_turns(tx: Connection, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
+    """Let them begin, hand them back to wait, or say that there is no room. All are of one pool."""
+    answers = [TurnAnswer(_stopped(tx, ask) or Turn.WAITS) for ask in asks]
+    asking = [at for at, answer in enumerate(answers) if answer.turn is Turn.WAITS]
+    if not asking:
+        return answers
+    is_new = {at: _enter(tx, asks[at]) for at in asking}
+    dealer = _dealer(tx, asks[0].pool, max(ask.now_us for ask in asks), asks[0].after)
+    begun = set(_deal(tx, dealer, max(ask.now_us for ask in asks)))
+    others = not begun <= {_key(asks[at]) for at in asking}
+    turns = {at: _turn_of(tx, dealer, asks[at]) for at in asking}
+    waiting = [at for at, turn in turns.items() if turn is Turn.WAITS]
+    for at in waiting:
+        own = (*_key(asks[at]), asks[at].token, asks[at].worker_id)
+        tx.execute(SQL["hand_back_turn"], (WAITS_US, *own))
+    if dealer.limits.at_limit is AtLimit.CANCEL_RUNNING:
+        for at in waiting:  # Behind that: one of them may be cancelled, and is woken for it.
+            others = (is_new[at] and _make_room(tx, dealer, asks[at])) or others
+    for at, turn in turns.items():
+        answers[at] = TurnAnswer(turn, dealer.limits.at_limit, others, dealer.after)
+    return answers
 
 
-def _is_as_known(tx: Connection, ask: AskTurn) -> bool:
+def _key(ask: AskTurn) -> tuple[int, bytes]:
+    return ask.shard, ask.execution_id
+
+
+def _stopped(tx: Connection, ask: AskTurn) -> Turn | None:
+    """Why it is not to be judged now."""
     row = read_run(tx, ask.shard, ask.execution_id)
-    return (
-        row is not None
-        and row.owner == ask.worker_id
-        and row.lease_token == ask.token
-        and row.status is RunStatus.RUNNING
-        and row.next_seq == 1
-    )
+    if row is None or not ask.is_as_known(row):
+        return Turn.GONE
+    positions = tx.execute(SQL["mail_positions_of"], _key(ask)).fetchall()
+    return Turn.MAIL if any(one > ask.waits_with for (one,) in positions) else None
+
+
+def _enter(tx: Connection, ask: AskTurn) -> bool:
+    """Whether it is new here."""
+    if tx.execute(SQL["turn_of"], _key(ask)).fetchone() is not None:
+        return False
+    row = (ask.namespace, ask.workflow_id, ask.pool, ask.key, ask.rank, ask.now_us)
+    tx.execute(SQL["ask_turn"], (*_key(ask), *row, ask.until_us))
+    return True
+
+
+def _turn_of(tx: Connection, dealer: PoolDealer, ask: AskTurn) -> Turn:
+    found = tx.execute(SQL["turn_of"], _key(ask)).fetchone()
+    if found is not None and found[0] != TurnState.WAITS:
+        return Turn.BEGINS
+    if dealer.may_wait:  # Also who has just made room for another one: it is cancelled.
+        return Turn.WAITS
+    tx.execute(SQL["drop_turn"], _key(ask))
+    return Turn.NO_ROOM
 
 
 def _make_room(tx: Connection, dealer: PoolDealer, ask: AskTurn) -> bool:
