@@ -63,6 +63,11 @@ class RunPort(Protocol):
         ...
 
     @property
+    def rolling(self) -> Any:
+        """Where it begins anew, and its savepoints."""
+        ...
+
+    @property
     def random(self) -> Random: ...
     @property
     def others(self) -> Any:

@@ -1,13 +1,18 @@
 """A Kafka topic, from a real broker."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 from everlong import Client, checkpoint, workflow
-from everlong.streams import Stream
+from everlong.streams import Cursor, Stream
 from everlong.streams.kafka import Kafka
+from everlong_engine import instant_us
 from tests.support.hosting import described, hosting
 from tests.support.kafka_broker import kafka_broker
 from tests.support.streams import has_read
+
+NOON: Final = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 async def test_a_topic_is_read_from_where_the_flow_stands(tmp_path: Path) -> None:
@@ -52,3 +57,38 @@ async def test_a_topic_is_read_from_where_the_flow_stands(tmp_path: Path) -> Non
             await has_read(stream.control(handle), {"0": 0})
             await stream.control(handle).drain()
             assert await handle.result() == 2 * sum(range(20)) + 107
+
+
+async def test_a_moment_lies_where_the_broker_says(tmp_path: Path) -> None:
+    async with kafka_broker(tmp_path / "broker") as broker:
+        await broker.create("numbers", 3)
+        stream = Stream("numbers", source := Kafka(broker.servers, "numbers", int))
+
+        @workflow
+        async def kafka_moments(found: list[int] | None = None) -> list[int]:
+            found = found or []
+            async for batch in stream.batches():
+                found += batch.values
+                await checkpoint(found=found)
+            return found
+
+        second = int(NOON.timestamp() * 1000)
+        for number in range(10):
+            await broker.send("numbers", [b"%d" % number], 0, at_ms=second + 1000 * number)
+        await broker.send("numbers", [b"100"], 1, at_ms=second)
+        at_us = instant_us(NOON + timedelta(seconds=7))
+        identity = "kafka numbers"
+        assert await source.before(at_us, None) == Cursor(identity, {"0": 6, "1": 0})
+        assert await source.before(at_us, ["0"]) == Cursor(identity, {"0": 6})
+        assert await source.before(0, None) == Cursor(identity, {})
+        later = instant_us(NOON + timedelta(days=1))
+        assert await source.before(later, None) == Cursor(identity, {"0": 9, "1": 0})
+        async with hosting(tmp_path / "db", workflows=[kafka_moments]) as client:
+            handle = await client.start(kafka_moments)
+            control = stream.control(handle)
+            await has_read(control, {"0": 9, "1": 0})
+            await control.rewind(to=NOON + timedelta(seconds=7), keys="fresh")
+            await broker.send("numbers", [b"10"], 0, at_ms=second + 10_000)
+            await has_read(control, {"0": 10, "1": 0})
+            await control.drain()
+            assert (await handle.result())[11:] == [7, 8, 9, 10]

@@ -12,7 +12,7 @@ from nats.js.api import RetentionPolicy, StreamConfig
 
 from everlong import checkpoint, workflow
 from everlong.exceptions import InvalidArguments
-from everlong.streams import Lag, Stream
+from everlong.streams import Cursor, Lag, Stream
 from everlong.streams.nats import JetStream
 from tests.support.broker_process import BrokerProcess, broker_process
 from tests.support.hosting import described, hosting
@@ -130,3 +130,24 @@ async def test_only_one_subject_is_read_and_a_queue_is_refused(tmp_path: Path) -
         await js.add_stream(queue)
         with pytest.raises(InvalidArguments, match="forgets what is acknowledged"):
             await JetStream(url, "Q").open(None, None)
+
+
+async def test_a_moment_lies_where_the_server_says(tmp_path: Path) -> None:
+    async with broker_process(command, tmp_path / "broker") as server, talking_to(server) as js:
+        source = JetStream(f"nats://127.0.0.1:{server.port}", "NUMBERS", int)
+        odd = JetStream(f"nats://127.0.0.1:{server.port}", "NUMBERS", int, subject="numbers.1")
+        await js.add_stream(StreamConfig(name="NUMBERS", subjects=["numbers.>"]))
+        assert (await source.before(0, None)).after == {}
+        for number in range(6):
+            await js.publish(f"numbers.{number % 2}", b"%d" % number)
+        reader = await source.open(None, None)
+        times = [one.at_us or 0 for one in await reader.fetch(6, 1000, None)]
+        await reader.close()
+        assert (await source.before(times[3], None)) == Cursor(reader.identity, {"0": 3})
+        assert (await source.before(times[3] + 10, None)).after == {"0": 4}
+        assert (await odd.before(times[2], None)).after == {"0": 3}
+        assert (await odd.before(times[2] + 10, None)).after == {"0": 3}
+        assert (await source.before(0, None)).after == {}
+        assert (await source.before(times[5] + 1_000_000, None)).after == {"0": 6}
+        with pytest.raises(InvalidArguments, match="has one partition"):
+            await source.before(0, ["1"])

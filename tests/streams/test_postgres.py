@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -475,3 +476,20 @@ def test_names_that_are_none_are_refused() -> None:
     with pytest.raises(InvalidArguments, match="more than 0"):
         PostgresRows("postgresql://localhost/shop", "orders", poll=0)
     assert "secret" not in repr(PostgresRows("postgresql://me:secret@localhost/shop", "orders"))
+
+
+async def test_a_moment_lies_where_a_column_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everlong.streams._source._SCAN_WAIT_S", 0.05)
+    noon = datetime(2026, 11, 22, 12, tzinfo=UTC)
+    async with shop() as (url, connection):
+        for number, minute in enumerate((0, 2, 1, 3)):  # A clock that was set back, too.
+            await connection.execute(
+                "insert into orders (id, item, at) values ($1, 'chair', $2)",
+                number,
+                noon + timedelta(minutes=minute),
+            )
+        source = PostgresRows(url, "orders", at="at", poll=0.01)
+        for minute, first in ((0, 0), (1, 1), (2, 1), (3, 3), (4, 4)):
+            at_us = int((noon + timedelta(minutes=minute)).timestamp()) * 1_000_000
+            cursor = await source.before(at_us, None)
+            assert ids(await read(source, cursor)) == list(range(first, 4))

@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Generator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from tests.support.hosting import described, hosting, until
 from tests.support.rabbit_broker import RabbitProcess, rabbit_process
 from tests.support.streams import SOON, has_read
 
+NOON: Final = datetime(2026, 11, 22, 12, tzinfo=UTC)
 KINDS: Final = ("classic", "quorum")
 FLOW: Final = """
 import os, signal
@@ -199,6 +201,57 @@ async def test_one_flow_reads_a_queue_at_a_time(
             await has_read(stream.control(two), {"0": 1})
             await stream.control(two).drain()
             assert await two.result() == 5
+
+
+async def test_another_flow_goes_on_where_one_was_stopped(
+    tmp_path: Path, server: RabbitProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has not heard of the last ones, gives them out again, and they are dropped."""
+    stream = soon(monkeypatch, Stream("handed", RabbitQueue(server.url, "handed", int)))
+
+    async def lost(reader: object, cursor: Cursor) -> None:
+        pass
+
+    @workflow
+    async def rabbit_hands_on(total: int = 0) -> int:
+        async for batch in stream.batches():
+            total += sum(batch.values)
+            await checkpoint(total=total)
+        return total
+
+    async with server.talking() as rabbit:
+        await rabbit.declare("handed", "quorum")
+        await rabbit.send("handed", [1, 2, 3])
+        async with hosting(tmp_path / "db", workflows=[rabbit_hands_on]) as client:
+            with monkeypatch.context() as deaf:
+                deaf.setattr("everlong.streams.rabbitmq._QueueReader.acknowledge", lost)
+                one = await client.start(rabbit_hands_on)
+                await has_read(stream.control(one), {"0": 3})
+                point = await stream.control(one).savepoint("s", stop=True)
+            two = await client.start(rabbit_hands_on, from_savepoint=point)
+            await rabbit.send("handed", [10])
+            await has_read(stream.control(two), {"0": 4})
+            await stream.control(two).drain()
+            assert await two.result() == 16
+        assert await rabbit.is_left("handed") == 0
+
+
+async def test_a_moment_lies_in_a_stream_where_publishers_say_so(
+    server: RabbitProcess,
+) -> None:
+    """In whole seconds: what was written within the same one lies behind it."""
+    source = RabbitStream(server.url, "dated")
+    async with server.talking() as rabbit:
+        await rabbit.declare("dated", "stream")
+        for second in range(3):
+            await rabbit.send("dated", [second], at=NOON + timedelta(seconds=second))
+        for after_s, behind_ in ((0.0, None), (1.0, 0), (1.5, 0), (60.0, 2)):
+            at_us = round((NOON + timedelta(seconds=after_s)).timestamp() * 1_000_000)
+            cursor = await source.before(at_us, None)
+            assert cursor.after.get("0") == behind_
+        await rabbit.send("dated", [3])
+        with pytest.raises(InvalidArguments, match="does not say when its messages were written"):
+            await source.before(0, None)
 
 
 async def test_what_a_queue_cannot_do_is_refused(tmp_path: Path, server: RabbitProcess) -> None:

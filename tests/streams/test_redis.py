@@ -117,3 +117,26 @@ async def test_one_field_may_be_the_message(tmp_path: Path) -> None:
             await whole.open(Cursor("redis s", {"0": 7}), None)
         with pytest.raises(InvalidArguments, match="one partition"):
             await whole.open(None, ["1"])
+
+
+async def test_a_moment_lies_where_the_ids_say(tmp_path: Path) -> None:
+    need("redis-server")
+    async with broker_process(command, tmp_path / "broker") as server, talking_to(server) as client:
+        source = RedisStream(f"redis://127.0.0.1:{server.port}", "s")
+        assert (await source.before(5_000, None)).after == {}
+        for name in ("5-0", "7-0", "7-1", "7-12", "9-0"):
+            await client.xadd("s", {"data": name}, id=name)
+
+        async def names_from(ms: int) -> list[object]:
+            cursor = await source.before(ms * 1000, None)
+            reader = await source.open(cursor, None)
+            found = await reader.fetch(10, 1000, 0.01)
+            await reader.close()
+            return [one.position for one in found]
+
+        assert await names_from(0) == ["5-0", "7-0", "7-1", "7-12", "9-0"]
+        assert await names_from(6) == await names_from(7) == ["7-0", "7-1", "7-12", "9-0"]
+        assert await names_from(8) == await names_from(9) == ["9-0"]
+        assert await names_from(10) == []
+        assert source.is_behind("7-12", "7-2")
+        assert not source.is_behind("7-1", "7-1")

@@ -28,12 +28,19 @@ class KafkaBroker:
     async def delete(self, topic: str) -> None:
         await self._administer("delete_topics", [topic])
 
-    async def send(self, topic: str, values: Sequence[bytes], partition: int = 0) -> None:
+    async def send(
+        self,
+        topic: str,
+        values: Sequence[bytes],
+        partition: int = 0,
+        *,
+        at_ms: int | None = None,
+    ) -> None:
         producer = _producer(bootstrap_servers=self.servers)
         await producer.start()
         try:
             for value in values:
-                await producer.send(topic, value, partition=partition)
+                await producer.send(topic, value, partition=partition, timestamp_ms=at_ms)
             await producer.flush()
         finally:
             await producer.stop()

@@ -4,6 +4,7 @@ import shlex
 import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,7 +39,9 @@ class Rabbit:
     async def delete(self, name: str) -> None:
         await self._channel.queue_delete(name)
 
-    async def send(self, name: str, values: Sequence[object]) -> None:
+    async def send(
+        self, name: str, values: Sequence[object], *, at: datetime | None = None
+    ) -> None:
         """Each is its own id."""
         for value in values:
             message = aio_pika.Message(
@@ -46,6 +49,7 @@ class Rabbit:
                 message_id=f"order {value}",
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
                 headers={"origin": "tests"},
+                timestamp=at,
             )
             await self._channel.default_exchange.publish(message, routing_key=name)
 

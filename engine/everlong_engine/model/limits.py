@@ -27,6 +27,10 @@ OUTPUT_TRIM_ITEMS: Final = 1_000
 """What may be there beyond that: the oldest go in such portions, or in a tenth of what is kept."""
 OUTPUT_TRIM_MAX: Final = 5_000
 """Items that go with one append, beside as many as it publishes."""
+SAVEPOINTS_KEPT: Final = 100
+"""Of one execution, the newest, with what tells of them."""
+SAVEPOINTS_WAITING_MAX: Final = 20
+"""That were asked for, and not taken yet: carried from run to run."""
 PUBLISHED_MAX: Final = 10_000
 """Items of one drive: more were published without waiting for anything."""
 PUBLISHED_READ_MAX: Final = 100

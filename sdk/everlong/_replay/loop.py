@@ -180,6 +180,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
         self.seed = 0
         self.start_us = 0
         self.now_us = 0
+        self.drives = 0
         self.stopped = False
         self.discarded = False
         self.ready: deque[asyncio.Handle] = deque()
@@ -228,6 +229,7 @@ class WorkflowLoop(asyncio.AbstractEventLoop):
     def run_ready(self) -> None:
         """Run callbacks until none is ready or the run has stopped. Exceptions pass through."""
         ready = self.ready
+        self.drives += 1
         count = 0
         retries = 0
         deliveries: dict[object, int] = {}

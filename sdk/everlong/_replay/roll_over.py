@@ -6,12 +6,10 @@ is in flight, are looked at only for inputs that are fed for the first time.
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from everlong._replay.ledger import Ledger
 from everlong._replay.loop import Fault
-from everlong._replay.updates import Updates
+from everlong._replay.savepoints import Savepoints, Saving
 from everlong.exceptions import EverlongError, WorkflowFault
 from everlong_engine import RunContinuedAsNew, limits
 
@@ -20,7 +18,7 @@ __all__ = ["RollOver"]
 logger = logging.getLogger("everlong")
 
 
-class Rolling(Ledger, Protocol):
+class Rolling(Saving, Protocol):
     """What only this part asks of a run."""
 
     history_events: int
@@ -29,26 +27,13 @@ class Rolling(Ledger, Protocol):
     moves_on: bool
     """Newer code waits for it to begin anew."""
 
-    @property
-    def main(self) -> "asyncio.Task[None] | None": ...
-    @property
-    def has_updates(self) -> bool: ...
-    @property
-    def updates(self) -> Updates: ...
-    def in_flight(self) -> Sequence[str]:
-        """What would be lost if the run ended now, as words for people."""
-        ...
-
-    def carried(self) -> tuple[tuple[str, bytes], ...]:
-        """Signals that nobody has received yet."""
-        ...
-
 
 class RollOver:
     """How often one run has passed a checkpoint, and what came of it."""
 
     def __init__(self, run: Rolling) -> None:
         self._run = run
+        self.savepoints = Savepoints(run)
         self._checkpoints = 0
         self._warned = False
 
@@ -78,6 +63,7 @@ class RollOver:
                     "such parameter. Carried state must be a parameter of the workflow"
                 )
             )
+        await self.savepoints.passed(changed)
         if run.recorded is not None:
             begin_anew = any(
                 type(decision) is RunContinuedAsNew and decision.checkpoints == self._checkpoints

@@ -477,7 +477,7 @@ class WorkflowRun:
     def holds_updates(self) -> bool:
         """Whether it is time to begin anew, and updates at work are what stands in the way: the
         next ones wait, or it would never be done."""
-        return bool(self.unfinished_updates()) and self._rolling.is_due
+        return bool(self.unfinished_updates()) and self.rolling.is_due
 
     def unfinished_updates(self) -> tuple[UpdateReceived, ...]:
         return () if self._updates is None else self._updates.unfinished()
@@ -499,13 +499,13 @@ class WorkflowRun:
         return patched(self, self._patches, name, deprecated=deprecated)
 
     async def checkpoint(self, changed: dict[str, Any]) -> None:
-        await self._rolling.checkpoint(changed)
+        await self.rolling.checkpoint(changed)
 
     def continue_as_new(self, changed: dict[str, Any]) -> NoReturn:
-        self._rolling.at_once(changed)
+        self.rolling.at_once(changed)
 
     @property
-    def _rolling(self) -> RollOver:
+    def rolling(self) -> RollOver:
         if self._roll_over is None:
             self._roll_over = RollOver(self)
         return self._roll_over

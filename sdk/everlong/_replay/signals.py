@@ -36,6 +36,8 @@ class Signals:
     def __init__(self, types: Mapping[str, Any]) -> None:
         self._types = types
         self._channels: dict[str, _Channel] = {}
+        self.received = 0
+        """How many have been handed out."""
 
     def decode(self, name: str, payload: bytes) -> Any:
         """A value by its declared type. Raises EverlongError when it does not fit."""
@@ -72,6 +74,7 @@ class Signals:
                 if woken and channel.values:
                     channel.wake_next()
                 raise
+        self.received += 1
         return channel.values.popleft()[1]
 
     async def before(

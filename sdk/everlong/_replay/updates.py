@@ -40,6 +40,7 @@ class Updates:
     def __init__(self, run: _Run) -> None:
         self._run = run
         self._handlers: dict[str, UpdateHandler] = {}
+        self.taken = 0
         self._open: dict[str, UpdateReceived] = {}
         self._tasks: dict[str, WorkflowTask[None]] = {}
         self._replayed: dict[str, Value] = {}
@@ -89,6 +90,7 @@ class Updates:
                 recorded=f"update {event.update!r}", made="no handler for it is declared"
             )
         args, kwargs = arguments_for(handler.parameters, event.arguments)
+        self.taken += 1
         self._open[event.update_id] = event
         work = self._perform(handler, event, args, kwargs)
         task = WorkflowTask(

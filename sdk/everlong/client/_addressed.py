@@ -1,15 +1,30 @@
 """What every part of a handle stands on: whom it means, and what was said to it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from everlong.client._connected import require_here
 from everlong.exceptions import WorkflowClosed, WorkflowNotFound
-from everlong_engine import Engine, MessageResult, RunRow, RunStatus, Target, id_text
+from everlong_engine import (
+    Engine,
+    MessageResult,
+    RunFilter,
+    RunRow,
+    RunStatus,
+    Target,
+    id_text,
+    parse_filter,
+)
 
 if TYPE_CHECKING:
     from everlong.client._client import Client
 
 __all__ = ["Addressed"]
+
+_LAST: Final = parse_filter(
+    "status != 'continued_as_new' and status != 'retried' and status != 'reset'"
+)
+"""Of the runs of an execution the last one."""
+_LISTED_AT_ONCE: Final = 200
 
 
 class Addressed:
@@ -51,6 +66,42 @@ class Addressed:
         if row is None:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         return row
+
+    async def pinned(self) -> Self:
+        """Not public: a handle of the very execution that this one means now."""
+        row = await self._row()
+        return self._of(row.execution_id)
+
+    async def kept(self) -> list[Self]:
+        """Not public: of each execution that this one may mean, the oldest first: those that are
+        kept under its workflow id, or just its own."""
+        if self._execution_id is not None:
+            return [self]
+        client, store = self._client, self._engine.store
+        now_us = self._engine.clock.now_us()
+        wanted = RunFilter(
+            client.namespace, workflow_id=self.workflow_id, where=_LAST, now_us=now_us
+        )
+        found: dict[bytes, None] = {}
+        after: bytes | None = None
+        while rows := await store.list_runs(wanted, _LISTED_AT_ONCE, after):
+            found.update(dict.fromkeys(row.execution_id for row in rows))
+            after = rows[-1].run_id
+        if not found:
+            raise WorkflowNotFound(workflow_id=self.workflow_id)
+        return [self._of(one) for one in reversed(found)]
+
+    def new_request(self) -> str:
+        """Not public: a request id that nobody else has."""
+        return id_text(self._engine.ids.next(self._engine.clock.now_us()))
+
+    def _of(self, execution_id: bytes) -> Self:
+        return type(self)(
+            self._client,
+            self.workflow_id,
+            execution_id=execution_id,
+            definition=self._definition,
+        )
 
     async def _require_accepted(self, result: MessageResult) -> None:
         if result.status is None:

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,6 +30,7 @@ from msgspec.structs import replace
 
 from everlong import registry
 from everlong._definitions import WorkflowDefinition, run_policy
+from everlong._savepoints import Savepoint
 from everlong._texts import check_request_id, checked_id, storable
 from everlong.channels import Signal
 from everlong.client._attachment import Attachment
@@ -95,6 +97,7 @@ class StartOptions(TypedDict, total=False):
     update_id: str | None
     tags: Mapping[str, TagValue] | None
     memo: Any
+    from_savepoint: Savepoint | None
 
 
 class Starting(Connected):
@@ -158,6 +161,7 @@ class Starting(Connected):
         update_id: str | None = None,
         tags: Mapping[str, TagValue] | None = None,
         memo: Any = None,
+        from_savepoint: Savepoint | None = None,
         **kwargs: Any,
     ) -> WorkflowHandle[Any]:
         """Start an execution. Returns once it is stored for good.
@@ -190,6 +194,9 @@ class Starting(Connected):
             tags: what the execution is found by: texts, numbers, bools, aware datetimes. They are
                 stored readable. One that is used instead keeps its own.
             memo: any plain value, for people and programs that look at it.
+            from_savepoint: go on where a flow was (`StreamControl.savepoint`), with what it carried
+                as arguments; those that are given by name are changed. An open one under this id
+                is then refused, and not used.
 
         Raises:
             InvalidArguments: the arguments do not fit the signature, or the signal its type.
@@ -201,9 +208,13 @@ class Starting(Connected):
         _check_policies(if_open, if_closed)
         check_request_id(request_id)
         begins_us = _beginning(engine, start_delay, start_at)
+        point = from_savepoint
+        if point is not None and if_open == "use":
+            if_open = "fail"  # It would go on where it is, and not there.
+        encode = partial(_arguments, definition, name, point)
         started = RunStarted(
             workflow=name,
-            arguments=_arguments(definition, name, args, kwargs),
+            arguments=encode(args, kwargs),
             workflow_id=_made_up(engine, name) if id is None else checked_id(id),
             seed=engine.random.getrandbits(60),
             code="" if definition is None else definition.digest,
@@ -214,12 +225,14 @@ class Starting(Connected):
             memo=checked_memo(memo),
             begins_us=begins_us,
             retry=_policy(definition, retry),
+            cursors=() if point is None else point.cursors,
+            carried=() if point is None else point.carried,
         )
         attachment = Attachment.of(engine, signal, update, update_id)
         if self.hooks.start_workflow:
             policies = if_open, if_closed, request_id
             return await self._start_through(
-                started, definition, args, kwargs, policies, attachment
+                started, definition, encode, (args, kwargs), policies, attachment
             )
         if if_open == "terminate":
             result = await self._begin_in_place(engine, started, if_closed, request_id, attachment)
@@ -231,8 +244,8 @@ class Starting(Connected):
         self,
         started: RunStarted,
         definition: WorkflowDefinition | None,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        encode: Callable[[tuple[Any, ...], dict[str, Any]], bytes],
+        call: tuple[tuple[Any, ...], dict[str, Any]],
         policies: tuple[IfOpen, IfClosed, str | None],
         attachment: Attachment | None,
     ) -> WorkflowHandle[Any]:
@@ -241,8 +254,7 @@ class Starting(Connected):
         workflow_id, name = started.workflow_id, started.workflow
 
         async def begin(args: Any, kwargs: Any, headers: bytes) -> WorkflowHandle[Any]:
-            arguments = _arguments(definition, name, args, dict(kwargs))
-            changed = replace(started, arguments=arguments, headers=headers)
+            changed = replace(started, arguments=encode(args, dict(kwargs)), headers=headers)
             attached = None if attachment is None else attachment.beside(headers)
             if if_open == "terminate":
                 begun = self._begin_in_place(self.engine, changed, if_closed, request_id, attached)
@@ -251,7 +263,7 @@ class Starting(Connected):
             return await self._handle_of(workflow_id, await begun, definition, attached)
 
         handle: WorkflowHandle[Any] = await around_start(
-            self.hooks, workflow_id, name, args, kwargs, begin
+            self.hooks, workflow_id, name, *call, begin
         )
         return handle
 
@@ -422,9 +434,17 @@ def _made_up(engine: Engine, name: str) -> str:
 def _arguments(
     definition: WorkflowDefinition | None,
     name: str,
+    point: Savepoint | None,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> bytes:
+    if point is not None:
+        if args:
+            raise InvalidArguments(
+                "from_savepoint: what the flow carried are its arguments; give those that change "
+                "by name"
+            )
+        return point.arguments_for(definition, name, kwargs)
     if definition is not None:
         return definition.parameters.encode(args, kwargs)
     if args:

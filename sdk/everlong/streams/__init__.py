@@ -4,6 +4,7 @@ Declare a `Stream` over a source at module level, and loop over its batches in a
 of the core are here; those of brokers are modules of their own, each with an extra.
 """
 
+from everlong._savepoints import Savepoint
 from everlong.streams._batch import Batch, Message
 from everlong.streams._control import DeadLetter, Lag, StreamControl
 from everlong.streams._merge import Tick, every, merge
@@ -29,6 +30,7 @@ __all__ = [
     "Reader",
     "Record",
     "Rows",
+    "Savepoint",
     "Session",
     "Source",
     "Stream",

@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from everlong._context import current_run
 from everlong.exceptions import UndecodablePayload, WorkflowFault
+from everlong.streams._moves import FreshKeys, no_keys, suffix_of
 from everlong.streams._source import Position, Source
 
 __all__ = ["Batch", "Message", "records_of"]
@@ -23,7 +24,8 @@ class Message(Generic[T]):
     """One message of a stream."""
 
     id: str
-    """The same for ever, in every run and after every crash: an idempotency key for effects."""
+    """The same for ever, in every run and after every crash: an idempotency key for effects. Only
+    behind a rewind with `keys="fresh"` it is another one."""
     value: T
     partition: str
     position: Position
@@ -42,8 +44,16 @@ class Batch(Generic[T]):
             await notify(message.value, message.id)
     """
 
-    def __init__(self, source: Source[T], stream: str, identity: str, records: list[Any]) -> None:
+    def __init__(
+        self,
+        source: Source[T],
+        stream: str,
+        identity: str,
+        records: list[Any],
+        keys: FreshKeys = no_keys,
+    ) -> None:
         self._source = source
+        self._keys = keys
         self._name = f"{stream}/{identity}"
         self._records = records
 
@@ -71,7 +81,7 @@ class Batch(Generic[T]):
     @cached_property
     def id(self) -> str:
         """Of these messages together: the same as long as they come in one batch."""
-        places = "\n".join(f"{record[0]}/{record[1]}" for record in self._records)
+        places = "\n".join(self._place(record[0], record[1]) for record in self._records)
         return f"{self._name}/{sha256(places.encode()).hexdigest()[:32]}"
 
     def _message(
@@ -85,8 +95,14 @@ class Batch(Generic[T]):
         headers: dict[str, bytes] | None = None,
     ) -> Message[T]:
         at = None if at_us is None else _EPOCH + timedelta(microseconds=at_us)
-        name = f"{self._name}/{partition}/{position}"
+        name = f"{self._name}/{self._place(partition, position)}"
         return Message(name, value, partition, position, key, at, headers or {})
+
+    def _place(self, partition: str, position: Position) -> str:
+        place = f"{partition}/{position}"
+        if self._keys:
+            place += suffix_of(self._keys, partition, position, self._source.is_behind)
+        return place
 
     def __len__(self) -> int:
         return len(self._records)

@@ -3,20 +3,27 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal, TypeAlias
 
+from everlong._savepoints import Savepoint, forgetful
 from everlong.exceptions import EverlongError, InvalidArguments, UndecodablePayload
-from everlong.streams._names import activity_of, control_of, dead_letters_of
+from everlong.streams._names import control_of, dead_letters_of
+from everlong.streams._progress import cursors_in
+from everlong.streams._saving import Saving
 from everlong.streams._source import Cursor, Position, Source
-from everlong_engine import seconds_us
+from everlong_engine import instant_us, seconds_us
 from everlong_engine.model.payload import unpack
 
-__all__ = ["DeadLetter", "Lag", "StreamControl"]
+__all__ = ["DeadLetter", "Keys", "Lag", "StreamControl"]
 
 _COUNTED_MAX: Final = 10_000
 _BYTES_AT_ONCE: Final = 1_000_000
 _OPEN_S: Final = 10.0
+_SEEK_S: Final = 60.0
+
+Keys: TypeAlias = Literal["same", "fresh"]
+"""Of messages that are read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +55,16 @@ class Lag:
     """Since the oldest of them was written; None if there is none, or the source does not say."""
 
 
-def rewound(before: Any, to: Any) -> Any:
-    """A cursor's wire form for a loop that is told to go on there; None if it stays where it is:
-    there is no such place, or its source has forgotten what it would read again."""
-    try:
-        if before is not None and Cursor.from_wire(before).taken is not None:
-            return None
-        return Cursor.from_wire(to).to_wire()
-    except ValueError:
-        return None  # It is on record, and moves nothing.
+def _rewind(now: Cursor | None, to: Cursor, named: Mapping[str, Position | None]) -> dict[str, Any]:
+    """What the loop is told: where it goes on if nothing moves meanwhile, and what is named."""
+    stays: Mapping[str, Position] = {}
+    if now is not None and now.identity == to.identity:
+        stays = now.after
+    after = {one: at for one, at in {**stays, **named}.items() if at is not None}
+    return {"do": "rewind", "cursor": [to.identity, after], "named": dict(named)}
 
 
-class StreamControl:
+class StreamControl(Saving):
     """A stream of one execution. `Stream.control(handle)` gives one.
 
     What is asked for is a signal: it is stored when the call returns, and the loop does it before
@@ -67,9 +72,7 @@ class StreamControl:
     """
 
     def __init__(self, handle: Any, name: str, source: Source[Any] | None = None) -> None:
-        self._handle = handle
-        self._name = name
-        self._source = source
+        super().__init__(handle, name, source)
 
     async def position(self) -> Cursor | None:
         """How far the execution has read; None before its first batch.
@@ -77,36 +80,15 @@ class StreamControl:
         Raises:
             UndecodablePayload: it is sealed, and this client has no key.
         """
-        waiting = await self._handle.waiting_start()
-        if waiting is not None:  # Between a checkpoint and the run behind it.
-            stored = dict(waiting.cursors).get(self._name)
-            return None if stored is None else self._cursor(unpack(stored))
-        activity, cursor, reads = activity_of(self._name), None, set[int]()
-        for event in await self._handle.history():
-            fields = event.fields
-            match event.kind:
-                case "RunStarted":
-                    cursor = dict(fields.get("cursors", ())).get(self._name)
-                case "ActivityScheduled" if fields["activity"] == activity:
-                    reads.add(fields["activity_id"])
-                case "ActivityCompleted" if fields["activity_id"] in reads:
-                    cursor = [*fields["result"][:2], *fields["result"][4:]]
-                case "SignalReceived" if fields["signal"] == control_of(self._name):
-                    match fields["payload"]:
-                        case {"do": "rewind", "cursor": to}:
-                            cursor = rewound(cursor, to) or cursor
-                        case _:
-                            pass
-                case _:
-                    pass
-        return None if cursor is None else self._cursor(cursor)
+        wire = (await cursors_in(self.handle)).get(self._name)
+        return None if wire is None else self._cursor(wire)
 
     def _cursor(self, wire: Any) -> Cursor:
         try:
             return Cursor.from_wire(wire)
         except ValueError as error:  # A note stands where something is sealed.
             raise UndecodablePayload(
-                f"how far {self._handle.workflow_id} has read {self._name!r} cannot be read here. "
+                f"how far {self.handle.workflow_id} has read {self._name!r} cannot be read here. "
                 "Connect with the codecs that its workers have (`codecs=`, `--codecs`)",
                 reason="it is sealed, or is no position",
             ) from error
@@ -166,50 +148,126 @@ class StreamControl:
                 written_us += [one.at_us for one in found if one.at_us is not None]
         finally:
             await reader.close()
-        age_us = max(0, self._handle.now_us() - min(written_us)) if written_us else None
+        age_us = max(0, self.handle.now_us() - min(written_us)) if written_us else None
         age_s = None if age_us is None else age_us / 1e6
         return Lag(min(count, at_most), count > at_most, age_s)
 
     async def rewind(
         self,
-        positions: Mapping[str, Position | None] | Mapping[int, Position | None],
+        positions: Mapping[str, Position | None] | Mapping[int, Position | None] | None = None,
         *,
+        to: datetime | Savepoint | None = None,
+        keys: Keys = "same",
+        partitions: Sequence[str | int] | None = None,
         identity: str | None = None,
         request_id: str | None = None,
     ) -> None:
-        """Go on behind other positions. The keys of messages stay what they were: sinks that know
-        them drop what they have.
+        """Go on elsewhere: behind other positions, at a moment, or where a savepoint was.
 
-            await orders.control(handle).rewind({0: 41, 1: None})
+            control = orders.control(handle)
+            await control.rewind({0: 41, 1: None})
+            await control.rewind(to=datetime(2026, 11, 22, 8, tzinfo=UTC))
+            await control.rewind(to=await control.find_savepoint("before-v2"), keys="fresh")
+
+        What people get wrong: positions and a moment move how far a stream was read, and what the
+        flow carries stays. A savepoint takes back both, and of all streams.
 
         Args:
             positions: for each partition the position behind which to go on, or None to read it
                 from its beginning; those that are not named stay where they are.
-            identity: of what is to be read, where a topic was made anew; as it is unless given.
+            to: a moment, behind which everything is read that was written then or later; or a
+                savepoint of this workflow.
+            keys: of messages that are read again. "same" leaves `message.id` and `batch.id` what
+                they were last, so who knows them drops what he has. With "fresh" everything that
+                lies behind has others, and effects happen again.
+            partitions: with a moment: only these.
+            identity: with positions: of what is to be read, where a topic was made anew; as it is
+                unless given.
             request_id: the same id rewinds once, however often it is repeated.
 
         Raises:
-            InvalidArguments: nothing was read so far, and no identity is given; or the source has
-                forgotten what was read.
+            InvalidArguments: nothing was read so far, and no identity is given; the source cannot
+                tell where a moment lies, or has forgotten what was read; the savepoint is of
+                another workflow.
             WorkflowClosed, WorkflowNotFound: nobody is there to be told.
         """
+        if keys not in ("same", "fresh"):
+            raise InvalidArguments(f'keys={keys!r}: give "same" or "fresh"')
+        if (positions is None) == (to is None):
+            raise InvalidArguments("rewind(): give positions, as {0: 41}, or to=, not both")
+        await self._require_kept(to)
+        if isinstance(to, Savepoint):
+            told = await self._return_to(to)
+        elif to is not None:
+            told = await self._to_moment(to, partitions)
+        else:
+            assert positions is not None, "one of both is there"
+            told = await self._to_positions(positions, identity)
+        await self._tell({**told, "keys": keys}, request_id)
+
+    async def _require_kept(self, to: object) -> None:
+        """Raises InvalidArguments: what would be read again is forgotten."""
+        gone = await self.forgetful()
+        if isinstance(to, Savepoint):
+            gone += forgetful({name: unpack(data) for name, data in to.cursors})
+        elif self._name in gone:
+            gone = [self._name]
+        else:
+            gone = []
+        if gone:
+            raise InvalidArguments(
+                f"stream {gone[0]!r} cannot be rewound: its broker has forgotten what was read. "
+                "Have it published again"
+            )
+
+    async def _to_positions(
+        self, positions: Mapping[Any, Position | None], identity: str | None
+    ) -> dict[str, Any]:
         now = await self.position()
         if now is None and identity is None:
             raise InvalidArguments(
-                f"stream {self._name!r} of {self._handle.workflow_id} was not read so far: there "
+                f"stream {self._name!r} of {self.handle.workflow_id} was not read so far: there "
                 "is nothing to rewind"
             )
-        if now is not None and now.taken is not None:
-            raise InvalidArguments(
-                f"stream {self._name!r} cannot be rewound: its broker has forgotten what was read. "
-                "Have it published again"
-            )
-        stays = dict(now.after) if now is not None and identity in (None, now.identity) else {}
         named = {str(partition): at for partition, at in positions.items()}
-        after = {one: at for one, at in {**stays, **named}.items() if at is not None}
         chosen = identity if now is None or identity is not None else now.identity
         assert chosen is not None, "one of both is there"
-        await self._tell({"do": "rewind", "cursor": [chosen, after]}, request_id)
+        return _rewind(now, Cursor(chosen, {}), named)
+
+    async def _to_moment(
+        self, to: datetime, partitions: Sequence[str | int] | None
+    ) -> dict[str, Any]:
+        if self._source is None:
+            raise InvalidArguments(
+                f"stream {self._name!r}: only its declaration says where a moment lies. Ask it: "
+                "stream.control(handle)"
+            )
+        if to.tzinfo is None:
+            raise InvalidArguments(
+                f"to={to!r}: give an aware datetime, such as datetime(2026, 12, 24, tzinfo=UTC)"
+            )
+        chosen = None if partitions is None else tuple(map(str, partitions))
+        try:
+            async with asyncio.timeout(_SEEK_S):
+                there = await self._source.before(instant_us(to), chosen)
+        except TimeoutError:
+            raise EverlongError(
+                f"{self._source!r} has not told within {_SEEK_S:g} s where {to.isoformat()} lies"
+            ) from None
+        now = await self.position()
+        known = chosen or (*there.after, *(() if now is None else now.after))
+        return _rewind(now, there, {one: there.after.get(one) for one in known})
+
+    async def _return_to(self, point: Savepoint) -> dict[str, Any]:
+        workflow = (await self.handle.describe()).type
+        if point.workflow != workflow:
+            raise InvalidArguments(
+                f"savepoint {point.name!r} is of workflow {point.workflow!r}, and "
+                f"{self.handle.workflow_id} is a {workflow!r}: start another one from it, with "
+                "client.start(…, from_savepoint=…)"
+            )
+        cursors = [list(one) for one in point.cursors]
+        return {"do": "return", "arguments": point.arguments, "cursors": cursors}
 
     async def drain(self, *, request_id: str | None = None) -> None:
         """End the loop behind the batch in work; the workflow goes on behind the loop."""
@@ -218,7 +276,7 @@ class StreamControl:
     async def dead_letters(self) -> list[DeadLetter]:
         """What could not be decoded so far, with `on_poison="dead_letter"`."""
         channel = dead_letters_of(self._name)
-        items = self._handle.subscribe(channel, numbered=True, live=False)
+        items = self.handle.subscribe(channel, numbered=True, live=False)
         return [DeadLetter(number=item.number, **item.value) async for item in items]
 
     async def redrive(self, *numbers: int, request_id: str | None = None) -> int:
@@ -238,7 +296,7 @@ class StreamControl:
         letters = {one.number: one for one in await self.dead_letters()}
         if missing := [number for number in numbers if number not in letters]:
             raise InvalidArguments(
-                f"{self._handle.workflow_id} has no dead letters {missing} of stream {self._name!r}"
+                f"{self.handle.workflow_id} has no dead letters {missing} of stream {self._name!r}"
             )
         chosen = [letters[number] for number in numbers or letters]
         if cut := [one.number for one in chosen if one.cut]:
@@ -257,4 +315,4 @@ class StreamControl:
         return len(chosen)
 
     async def _tell(self, what: dict[str, Any], request_id: str | None) -> None:
-        await self._handle.signal(control_of(self._name), what, request_id=request_id)
+        await self.handle.signal(control_of(self._name), what, request_id=request_id)

@@ -185,6 +185,8 @@ class _Merged(AsyncIterator[Any]):
 
     async def __anext__(self) -> Any:
         run, where = run_here("merge() is read"), user_line()
+        savepoints = run.rolling.savepoints
+        await savepoints.rest()
         while self._arms:
             arm, found = await self._first(run, where)
             self._arms.remove(arm)
@@ -196,6 +198,7 @@ class _Merged(AsyncIterator[Any]):
                 continue
             self._arms.append(arm)  # Behind the others, so that they take turns.
             if taken:
+                savepoints.leave()
                 return taken[0]
         self._arms = []
         raise StopAsyncIteration

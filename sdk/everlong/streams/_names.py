@@ -2,7 +2,7 @@
 
 from everlong._definitions import OWN
 
-__all__ = ["activity_of", "control_of", "dead_letters_of"]
+__all__ = ["activity_of", "control_of", "dead_letters_of", "keys_of"]
 
 
 def activity_of(name: str) -> str:
@@ -18,3 +18,8 @@ def control_of(name: str) -> str:
 def dead_letters_of(name: str) -> str:
     """The output channel of what could not be decoded."""
     return f"{OWN}dead-letters.{name}"
+
+
+def keys_of(name: str) -> str:
+    """Under which a run carries, among its cursors, which messages have fresh keys."""
+    return f"{OWN}keys.{name}"

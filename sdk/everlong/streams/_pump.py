@@ -22,6 +22,9 @@ _IDLE_S: Final = 300.0
 """A pump that nobody has asked for so long is closed: its flow may have ended, or be elsewhere."""
 _IDLE_EXCLUSIVE_S: Final = 30.0
 """Of a source that forgets: as long as it is open, nobody else gets what it has read ahead."""
+_IDLE_LEFT_S: Final = 2.0
+"""Of the same, where who waited has left with nothing: the flow may have been stopped, for another
+to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Pump:
         self._reader: Reader | None = None
         self._left: list[Record] = []
         self._idle_s = _IDLE_EXCLUSIVE_S if source.forgets else _IDLE_S
+        self._idle_left_s = _IDLE_LEFT_S if source.forgets else _IDLE_S
         self._told: Cursor | None = None
         self._telling: set[asyncio.Task[None]] = set()
         loop = asyncio.get_running_loop()
@@ -87,11 +91,13 @@ class Pump:
             return self._given[1]
         self._idle.cancel()
         self.asked = True
+        idle_s = self._idle_left_s
         try:
             fetched = await self._take()
+            idle_s = self._idle_s
         finally:
             self.asked = False
-            self._idle = asyncio.get_running_loop().call_later(self._idle_s, self.close)
+            self._idle = asyncio.get_running_loop().call_later(idle_s, self.close)
         self._given = after, fetched
         self.cursor = fetched.cursor
         return fetched

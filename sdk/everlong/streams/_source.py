@@ -17,6 +17,10 @@ T = TypeVar("T")
 Position: TypeAlias = int | str
 """Where a record lies in its partition: an offset, a sequence number, an id of the broker's."""
 
+_SCANNED_AT_ONCE: Final = 1_000
+_SCANNED_BYTES: Final = 1_000_000
+_SCAN_WAIT_S: Final = 1.0
+"""Without a message, which means that there is none."""
 _Positions: TypeAlias = dict[StrictStr, StrictInt | StrictStr]
 _WIRE: Final = TypeAdapter[tuple[Any, ...]](
     tuple[StrictStr, _Positions] | tuple[StrictStr, _Positions, StrictBytes]
@@ -134,12 +138,62 @@ class Source(ABC, Generic[T]):
             StreamRewound: what the cursor names is not there any more.
         """
 
+    async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
+        """Where a moment lies: everything behind this cursor was written then or later.
+
+        Here by reading from the beginning, which any source can whose records say when they were
+        written. One that can look it up should.
+
+        Args:
+            at_us: the moment, in microseconds since 1970.
+            partitions: only these; None for all. One that is not in the cursor is read from its
+                beginning.
+
+        Raises:
+            InvalidArguments: its records do not say when they were written; or it forgets them.
+        """
+        if self.forgets:
+            raise InvalidArguments(
+                f"{self!r} forgets what was read, so there is no moment in it to go back to. Have "
+                "it published again"
+            )
+        reader = await self.open(None, partitions)
+        after: dict[str, Position] = {}
+        reached: set[str] = set()
+        try:
+            while found := await reader.fetch(_SCANNED_AT_ONCE, _SCANNED_BYTES, _SCAN_WAIT_S):
+                for one in found:
+                    if one.at_us is None:
+                        raise timeless(self)
+                    if one.at_us >= at_us:
+                        reached.add(one.partition)
+                    elif one.partition not in reached:
+                        after[one.partition] = one.position
+            return Cursor(reader.identity, after)
+        finally:
+            await reader.close()
+
+    def is_behind(self, position: Position, other: Position) -> bool:
+        """Whether a record lies behind another of its partition. Here by number, or where
+        positions are texts, by their order."""
+        if isinstance(position, int) and isinstance(other, int):
+            return position > other
+        return str(position) > str(other)
+
     def decode(self, data: bytes) -> T:
         """A value by the declared type. Raises ValueError."""
         if self._adapter is not None:
             decoded: T = self._adapter.validate_json(data)
             return decoded
         return data if self.value is bytes else data.decode()  # type: ignore[return-value]
+
+
+def timeless(source: Source[Any]) -> InvalidArguments:
+    """What is raised where a moment is asked for."""
+    return InvalidArguments(
+        f"{source!r} does not say when its messages were written, so nobody can tell where a "
+        "moment lies in it. Rewind to positions: rewind({0: 41})"
+    )
 
 
 def number_in(position: Position, what: object) -> int:

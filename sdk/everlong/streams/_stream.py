@@ -30,9 +30,17 @@ from everlong.exceptions import (
     StreamRewound,
 )
 from everlong.streams._batch import Batch, records_of
-from everlong.streams._control import StreamControl, rewound
+from everlong.streams._control import StreamControl
 from everlong.streams._loops import cursors_of, run_here
-from everlong.streams._names import activity_of, control_of, dead_letters_of
+from everlong.streams._moves import (
+    FreshKeys,
+    freshened,
+    gone_back,
+    keys_from,
+    moved,
+    no_keys,
+)
+from everlong.streams._names import activity_of, control_of, dead_letters_of, keys_of
 from everlong.streams._pump import Pump, Sizes, weight
 from everlong.streams._source import Cursor, Record, Source
 from everlong_engine import Retry, limits, pack, seconds_us, unpack
@@ -204,9 +212,12 @@ class Batches(AsyncIterator[Batch[T]]):
 
     async def __anext__(self) -> Batch[T]:
         run, where = run_here(f"stream {self._stream.name!r} is read"), user_line()
+        savepoints = run.rolling.savepoints
+        await savepoints.rest()
         while True:
             taken = await self.take(run, await self.look(run, where))
             if taken:
+                savepoints.leave()
                 return taken[0]
 
     @property
@@ -249,25 +260,49 @@ class Batches(AsyncIterator[Batch[T]]):
         else:
             identity, positions, records, dead, *taken = found
             cursors_of(run)[self._stream.name] = pack([identity, positions, *taken])
-            batch = await self._batch(identity, records, dead)
+            batch = await self._batch(run, identity, records, dead)
         return (batch,) if len(batch) else ()
 
     async def _told(self, run: RunPort, told: Any) -> Batch[T]:
         """What somebody outside asks for."""
-        stream, cursors = self._stream, cursors_of(run)
+        savepoints = run.rolling.savepoints
         match told:
             case {"do": "drain"}:
                 raise StopAsyncIteration
-            case {"do": "rewind", "cursor": cursor}:
-                before = None if (at := cursors.get(stream.name)) is None else unpack(at)
-                if (moved := rewound(before, cursor)) is not None:
-                    cursors[stream.name] = pack(moved)
+            case {"do": "rewind"}:
+                self._rewind(run, told)
+            case {"do": "return", "arguments": bytes(arguments), "cursors": saved}:
+                suffix = _suffix(run) if told.get("keys") == "fresh" else None
+                with suppress(ValueError):
+                    back = gone_back(cursors_of(run), saved, suffix)
+                    await savepoints.go_back(arguments, back)
+            case {"do": "savepoint", "order": order}:
+                await savepoints.ask(order)
+            case {"do": "forget", "name": str(name), "request": str(request)}:
+                savepoints.forget(name, request)
             case {"do": "redrive", "identity": str(identity), "records": records}:
                 with suppress(ValueError):
                     return await self._redriven(run, identity, _LETTERS.validate_python(records))
             case _:
                 pass  # Of a version that knows more; it is on record.
-        return await self._batch("", [], [])
+        return await self._batch(run, "", [], [])
+
+    def _rewind(self, run: RunPort, told: Any) -> None:
+        stream, cursors = self._stream, cursors_of(run)
+        stored = cursors.get(stream.name)
+        to = moved(told, None if stored is None else unpack(stored))
+        if to is None:
+            return
+        cursors[stream.name] = pack(to)
+        if told.get("keys") == "fresh":
+            behind: Any = to[1]
+            known = self._keys(run)
+            fresh = freshened(known, _suffix(run), behind, stream.source.is_behind)
+            cursors[keys_of(stream.name)] = pack(fresh)
+
+    def _keys(self, run: RunPort) -> FreshKeys:
+        stored = cursors_of(run).get(keys_of(self._stream.name))
+        return no_keys if stored is None else keys_from(unpack(stored))
 
     async def _redriven(self, run: RunPort, identity: str, records: list[Any]) -> Batch[T]:
         """Dead letters that the code takes by now. Which ones is recorded, as it is for what an
@@ -276,14 +311,16 @@ class Batches(AsyncIterator[Batch[T]]):
         faults = await run.side_effect(lambda: [fault_of(one[2]) for one in records], user_line())
         judged = list(zip(records, faults, strict=True))
         good = [record for record, fault in judged if fault is None]
-        return await self._batch(identity, good, [one for one in judged if one[1] is not None])
+        return await self._batch(run, identity, good, [one for one in judged if one[1] is not None])
 
-    async def _batch(self, identity: str, records: list[Any], dead: list[Any]) -> Batch[T]:
+    async def _batch(
+        self, run: RunPort, identity: str, records: list[Any], dead: list[Any]
+    ) -> Batch[T]:
         """What fits; the rest is published beside the position that is stored."""
         stream = self._stream
         for record, error in dead:
             await stream.dead_letters.publish(_dead_letter(identity, record, error))
-        return Batch(stream.source, stream.name, identity, records)
+        return Batch(stream.source, stream.name, identity, records, self._keys(run))
 
 
 def _definition(name: str, read: Any) -> ActivityDefinition:
@@ -298,6 +335,11 @@ def _definition(name: str, read: Any) -> ActivityDefinition:
         is_async=True,
         waits=True,
     )
+
+
+def _suffix(run: RunPort) -> str:
+    """By the run's own chance, so that replay finds the same."""
+    return f"{run.random.getrandbits(32):08x}"
 
 
 def _dead_letter(identity: str, record: Sequence[Any], error: str) -> dict[str, Any]:

@@ -157,6 +157,13 @@ class Directory(Source[T], Generic[T]):
             raise InvalidArguments(f"{at!r} is no position of {self!r}, such as {form}")
         return number_in(line, self), number_in(byte or 0, self)
 
+    def is_behind(self, position: Position, other: Position) -> bool:
+        """By their places in the ledger, and within the file."""
+        try:
+            return self._place(position) > self._place(other)
+        except InvalidArguments:  # Of a rewind to what is none: nothing is read from there.
+            return False
+
     def there(self) -> Iterator[tuple[str, os.stat_result]]:
         """Not for flows: the files that fit now, by their names within the folder."""
         pattern = self.pattern.split("/")

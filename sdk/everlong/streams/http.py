@@ -15,7 +15,15 @@ import msgspec
 from everlong.exceptions import EverlongError, InvalidArguments, StreamRewound
 from everlong.streams._answers import Item, dig, is_less, items_in, rank_of, require_order
 from everlong.streams._polled import PARTITION, PolledReader, behind, check_poll
-from everlong.streams._source import Cursor, Position, Reader, Record, Source, require_same
+from everlong.streams._source import (
+    Cursor,
+    Position,
+    Reader,
+    Record,
+    Source,
+    require_same,
+    timeless,
+)
 
 __all__ = ["HttpPoll"]
 
@@ -167,6 +175,14 @@ class HttpPoll(Source[T], Generic[T]):
             await client.aclose()
             raise
         return reader
+
+    async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
+        """Nobody knows. Raises InvalidArguments, also where nothing is listed now."""
+        raise timeless(self)
+
+    def is_behind(self, position: Position, other: Position) -> bool:
+        """As ids are in order: digits alone by their number."""
+        return is_less(rank_of(other), rank_of(position))
 
     def named(self, generation: str) -> str:
         """Not for flows: by what it is known again. Nothing of the query, which may hold a key."""

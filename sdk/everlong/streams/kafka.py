@@ -93,23 +93,47 @@ class Kafka(Source[T], Generic[T]):
 
     async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
         """A reader behind the cursor, or from the oldest messages on."""
-        consumer = _consumer(
-            bootstrap_servers=self.servers,
-            group_id=self.group,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            **self.options,
-        )
+        consumer = self._consumer()
         try:
             await consumer.start()
             chosen = await self._partitions(consumer, partitions)
-            reader = _KafkaReader(self, consumer, chosen)
+            reader = _KafkaReader(self, consumer, chosen, self._identity)
             require_same(reader.identity, after, f"topic {self.topic}")
             await reader.seek(after)
         except BaseException:
             await consumer.stop()
             raise
         return reader
+
+    async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
+        """Where a moment lies, by the timestamps that the broker has indexed."""
+        consumer = self._consumer()
+        try:
+            await consumer.start()
+            chosen = await self._partitions(consumer, partitions)
+            # What was written within the same millisecond is behind it, too.
+            found = await consumer.offsets_for_times(dict.fromkeys(chosen, at_us // 1000))
+            ends = await consumer.end_offsets(chosen)
+        finally:
+            await consumer.stop()
+        begins = {
+            str(one.partition): ends[one] if found[one] is None else found[one].offset
+            for one in chosen
+        }
+        return Cursor(self._identity, {name: at - 1 for name, at in begins.items() if at > 0})
+
+    @property
+    def _identity(self) -> str:
+        return f"kafka {self.topic}"
+
+    def _consumer(self) -> Any:
+        return _consumer(
+            bootstrap_servers=self.servers,
+            group_id=self.group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            **self.options,
+        )
 
     async def _partitions(
         self, consumer: Any, partitions: Sequence[str] | None
@@ -131,11 +155,13 @@ class Kafka(Source[T], Generic[T]):
 
 
 class _KafkaReader(Reader):
-    def __init__(self, source: Kafka[Any], consumer: Any, partitions: list[TopicPartition]) -> None:
+    def __init__(
+        self, source: Kafka[Any], consumer: Any, partitions: list[TopicPartition], identity: str
+    ) -> None:
         self._source = source
         self._consumer = consumer
         self._partitions = partitions
-        self.identity = f"kafka {source.topic}"
+        self.identity = identity
 
     async def seek(self, after: Cursor | None) -> None:
         """Where the flow goes on. Raises StreamRewound, and InvalidArguments: it is no offset."""

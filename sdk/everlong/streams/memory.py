@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
 from everlong.streams._source import (
@@ -14,6 +15,7 @@ from everlong.streams._source import (
     number_in,
     require_same,
 )
+from everlong_engine import instant_us
 
 __all__ = ["Memory"]
 
@@ -48,11 +50,25 @@ class Memory(Source[T], Generic[T]):
         self._partitions: dict[str, list[Record]] = {}
         self._more = asyncio.Event()
 
-    def put(self, *values: Any, partition: str = "0", key: bytes | None = None) -> None:
-        """Add messages: bytes and str as they are, anything else as JSON."""
+    def put(
+        self,
+        *values: Any,
+        partition: str = "0",
+        key: bytes | None = None,
+        at: datetime | None = None,
+    ) -> None:
+        """Add messages: bytes and str as they are, anything else as JSON.
+
+        Args:
+            values: of the messages.
+            partition: into which they are put.
+            key: of each of them.
+            at: when they were written, an aware datetime; nobody knows unless it is given.
+        """
         lies = self._partitions.setdefault(partition, [])
+        at_us = None if at is None else instant_us(at)
         for value in values:
-            lies.append(Record(partition, len(lies), self._encode(value), key))
+            lies.append(Record(partition, len(lies), self._encode(value), key, at_us))
         self._more.set()
 
     def _encode(self, value: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar, overload
 
 import nats as library
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 _nats: Final[Any] = library  # Its options carry no types.
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WAIT_S: Final = 5.0
 """Of one request; behind it, it is looked whether the server still knows the stream."""
 _MESSAGES_MAX: Final = 1_000
@@ -88,9 +90,7 @@ class JetStream(Source[T], Generic[T]):
     async def open(self, after: Cursor | None, partitions: Sequence[str] | None) -> Reader:
         """A reader behind the cursor, or from the oldest message on."""
         at = position_in(after, partitions, 0, self)
-        # No second connection under the same reader: what got lost with the first is read again.
-        quiet: Any = {"allow_reconnect": False, "error_cb": _leave_it_to_the_reader}
-        client: Any = await _nats.connect(self.servers.split(","), **quiet, **self.options)
+        client = await self._connect()
         try:
             info: Any = await client.jetstream().stream_info(self.stream)
             if info.config.retention not in (None, RetentionPolicy.LIMITS):
@@ -98,7 +98,7 @@ class JetStream(Source[T], Generic[T]):
                     f"stream {self.stream!r} of NATS has the retention {info.config.retention}: it "
                     "forgets what is acknowledged. Give it retention='limits'"
                 )
-            identity = f"nats {self.stream} {info.created.isoformat()}"
+            identity = self._identity(info)
             require_same(identity, after, f"stream {self.stream} of NATS")
             if after is not None and PARTITION in after.after:
                 self._require_next(at, info.state)
@@ -108,6 +108,41 @@ class JetStream(Source[T], Generic[T]):
             await client.close()
             raise
         return reader
+
+    async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
+        """Where a moment lies, by the times that the server has given."""
+        position_in(None, partitions, 0, self)
+        client = await self._connect()
+        try:
+            stream = client.jetstream()
+            info: Any = await stream.stream_info(self.stream)
+            asked = await stream.pull_subscribe(
+                self.subject or "",
+                stream=self.stream,
+                config=ConsumerConfig(
+                    ack_policy=AckPolicy.NONE,
+                    deliver_policy=DeliverPolicy.BY_START_TIME,
+                    # The server counts nanoseconds, and they may have been rounded up.
+                    opt_start_time=_EPOCH + timedelta(microseconds=max(0, at_us - 1)),
+                    inactive_threshold=_WAIT_S,
+                    mem_storage=True,
+                ),
+            )
+            at = info.state.last_seq
+            if (await asked.consumer_info()).num_pending:
+                (first,) = await asked.fetch(1, timeout=_WAIT_S)
+                at = first.metadata.sequence.stream - 1
+        finally:
+            await client.close()
+        return Cursor(self._identity(info), {PARTITION: at} if at else {})
+
+    def _identity(self, info: Any) -> str:
+        return f"nats {self.stream} {info.created.isoformat()}"
+
+    async def _connect(self) -> Any:
+        # No second connection under the same reader: what got lost with the first is read again.
+        quiet: Any = {"allow_reconnect": False, "error_cb": _leave_it_to_the_reader}
+        return await _nats.connect(self.servers.split(","), **quiet, **self.options)
 
     def _require_next(self, at: int, state: Any) -> None:
         """Raises StreamRewound: what comes next has gone. With a subject nobody can tell whether

@@ -16,7 +16,15 @@ import asyncpg
 
 from everlong.exceptions import InvalidArguments, StreamRewound
 from everlong.streams._polled import PARTITION, PolledReader, behind, check_poll
-from everlong.streams._source import Cursor, Position, Reader, Record, Source, require_same
+from everlong.streams._source import (
+    Cursor,
+    Position,
+    Reader,
+    Record,
+    Source,
+    require_same,
+    timeless,
+)
 
 __all__ = ["PostgresRows", "positions_ddl"]
 
@@ -194,6 +202,19 @@ class PostgresRows(Source[T], Generic[T]):
             raise
         return _RowsReader(self, connection, identity, shape, place)
 
+    async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
+        """Where a moment lies, if a column tells when rows were written (`at=`)."""
+        if self.at is None:
+            raise timeless(self)
+        return await super().before(at_us, partitions)
+
+    def is_behind(self, position: Position, other: Position) -> bool:
+        """By their transactions, and the ids within them."""
+        try:
+            return _rank(position) > _rank(other)
+        except InvalidArguments:  # Of a rewind to what is none: nothing is read from there.
+            return False
+
     @property
     def item(self) -> str:
         """Not for flows: as it stands behind FROM."""
@@ -349,6 +370,13 @@ def _place(position: Position) -> tuple[str, str]:
             "and an id"
         )
     return parts[1], parts[2]
+
+
+def _rank(position: Position) -> tuple[int, int, str]:
+    """By which positions are in order: ids are numbers, or UUIDs as texts."""
+    xid, number = _place(position)
+    is_number = number.removeprefix("-").isdecimal()
+    return int(xid), int(number) if is_number else 0, "" if is_number else number
 
 
 async def _let_go(connection: Any) -> None:

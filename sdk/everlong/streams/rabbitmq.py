@@ -210,6 +210,11 @@ class RabbitStream(Source[T], Generic[T]):
             raise
         return _StreamReader(self, deliveries, identity, at)
 
+    async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
+        """Where a moment lies, by what publishers say in the property `timestamp`."""
+        # That has no more than seconds: what was written within the same one is behind it, too.
+        return await super().before(at_us - at_us % 1_000_000, partitions)
+
     def __repr__(self) -> str:
         return f"RabbitStream({self.stream!r})"  # The URL may hold a password.
 

@@ -3,14 +3,21 @@
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, TypeVar, cast, overload
 
 from redis import asyncio as server
 from redis.exceptions import ResponseError
 
 from everlong.exceptions import InvalidArguments, StreamRewound
 from everlong.streams._polled import PARTITION
-from everlong.streams._source import Cursor, Reader, Record, Source, require_same
+from everlong.streams._source import (
+    Cursor,
+    Position,
+    Reader,
+    Record,
+    Source,
+    require_same,
+)
 
 __all__ = ["RedisStream"]
 
@@ -20,6 +27,8 @@ _BEGINNING: Final = "0-0"
 _WAIT_S: Final = 5.0
 """Of one request; behind it, it is looked whether the stream is still what was read."""
 _MESSAGES_MAX: Final = 1_000
+_NUMBER_MAX: Final = (1 << 64) - 1
+"""Of the entries of one millisecond."""
 
 
 class RedisStream(Source[T], Generic[T]):
@@ -106,6 +115,27 @@ class RedisStream(Source[T], Generic[T]):
             raise
         return reader
 
+    async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
+        """Where a moment lies: the ids that the server gives are times, in milliseconds."""
+        reader = cast("_RedisReader", await self.open(None, partitions))
+        try:
+            last = await reader.last()
+        finally:
+            await reader.close()
+        at_ms = at_us // 1000
+        if _numbers(last) < (at_ms, 0):
+            at = last
+        else:
+            at = f"{at_ms - 1}-{_NUMBER_MAX}" if at_ms > 0 else _BEGINNING
+        return Cursor(reader.identity, {} if at == _BEGINNING else {PARTITION: at})
+
+    def is_behind(self, position: Position, other: Position) -> bool:
+        """By their milliseconds, and the numbers within them."""
+        try:
+            return _numbers(str(position)) > _numbers(str(other))
+        except InvalidArguments:  # Of a rewind to what is none: nothing is read from there.
+            return False
+
     def __repr__(self) -> str:
         return f"RedisStream({self.key!r})"  # The URL may hold a password.
 
@@ -119,20 +149,24 @@ class _RedisReader(Reader):
 
     async def require_same(self) -> None:
         """Raises StreamRewound: the stream ends before what was read."""
-        try:
-            info = await self._client.xinfo_stream(self._source.key)
-        except ResponseError as error:
-            if "no such key" not in str(error):
-                raise
-            last = _BEGINNING
-        else:
-            last = info["last-generated-id"].decode()
+        last = await self.last()
         if _numbers(last) < _numbers(self._at):
             raise StreamRewound(
                 f"stream {self._source.key!r} of Redis ends at {last}, and it was read up to "
                 f"{self._at}: it was made anew, or the server has lost entries. Rewind the flow to "
                 "where it is to go on"
             )
+
+    async def last(self) -> str:
+        """The id that was given last."""
+        try:
+            info = await self._client.xinfo_stream(self._source.key)
+        except ResponseError as error:
+            if "no such key" not in str(error):
+                raise
+            return _BEGINNING
+        name: str = info["last-generated-id"].decode()
+        return name
 
     async def fetch(
         self, max_messages: int, max_bytes: int, wait_s: float | None
