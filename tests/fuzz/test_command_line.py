@@ -28,7 +28,7 @@ OPTIONS: Final = {
     "history": ("--run", "--last", "--traceback"),
     "start": (
         *("--id", "--arg", "--json-args", "--request-id", "--tag", "--memo", "--after", "--at"),
-        *("--retry-attempts", "--retry-delay"),
+        *("--retry-attempts", "--retry-delay", "--from-savepoint", "--of"),
     ),
     "signal": ("--arg", "--json-args", "--request-id", "--value"),
     "query": ("--arg", "--json-args", "--timeout"),
@@ -36,10 +36,20 @@ OPTIONS: Final = {
     "subscribe": ("--start", "--no-follow"),
     "stream position": (),
     "stream lag": ("--at-most", "--partition", "--wait"),
-    "stream rewind": ("--identity", "--request-id"),
+    "stream rewind": (
+        "--identity",
+        "--keys",
+        "--partition",
+        "--request-id",
+        "--to-savepoint",
+        "--to-time",
+    ),
     "stream drain": ("--request-id",),
     "stream dead-letters": (),
     "stream redrive": ("--request-id",),
+    "stream savepoint": ("--request-id", "--stop", "--wait"),
+    "stream savepoints": (),
+    "stream delete-savepoint": ("--request-id", "--wait"),
     "approvals": ("--id", "--limit", "--after"),
     "approve": ("--by", "--comment", "--request-id"),
     "reject": ("--by", "--comment", "--request-id"),
@@ -109,8 +119,14 @@ FLAGS: Final = (
     "--dry-run",
     "--yes",
     "--pool",
+    "--stop",
 )
-IMPATIENT: Final = {"update": ["--timeout", "0.05"], "subscribe": ["--no-follow"]}
+IMPATIENT: Final = {
+    "update": ["--timeout", "0.05"],
+    "subscribe": ["--no-follow"],
+    "stream savepoint": ["--wait", "0.05"],
+    "stream delete-savepoint": ["--wait", "0.05"],
+}
 """What would wait for an answer, or for ever."""
 EVERYWHERE: Final = ("--namespace", "--codecs", "--json", "--help", "--nonsense")
 

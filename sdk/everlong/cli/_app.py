@@ -25,6 +25,7 @@ from everlong.cli._queues import limit, pools, queues, unlimit
 from everlong.cli._replay import replay
 from everlong.cli._reset import fork, reset
 from everlong.cli._run import run
+from everlong.cli._savepoints import delete_savepoint, savepoint, savepoints
 from everlong.cli._screen import out
 from everlong.cli._show import show
 from everlong.cli._start import start
@@ -77,6 +78,9 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "stream drain": (drain, _TALK),
     "stream dead-letters": (dead_letters, _TALK),
     "stream redrive": (redrive, _TALK),
+    "stream savepoint": (savepoint, _TALK),
+    "stream savepoints": (savepoints, _TALK),
+    "stream delete-savepoint": (delete_savepoint, _TALK),
     "bulk": (bulk, _TALK),
     "export": (export, _CARE),
     "import": (import_, _CARE),

@@ -20,7 +20,7 @@ from everlong.cli._exits import Mistake
 from everlong.exceptions import InvalidArguments, NotSerializable
 from everlong_engine import pack
 
-__all__ = ["Arg", "Given", "JsonArgs", "call_of", "given", "loose", "plain_call"]
+__all__ = ["Arg", "Given", "JsonArgs", "call_of", "changes_of", "given", "loose", "plain_call"]
 
 Arg = Annotated[
     list[str] | None,
@@ -106,9 +106,14 @@ def call_of(
     Raises:
         InvalidArguments: a value that does not fit, an unknown name, or a missing one.
     """
+    return _bound(definition.function, definition.name, changes_of(definition, values))
+
+
+def changes_of(definition: WorkflowDefinition, values: Given) -> dict[str, Any]:
+    """The same by name, and only what was typed. Raises InvalidArguments."""
     parameters = definition.parameters
     read = {name: _read(parameters, name, text) for name, text in values.texts.items()}
-    return _bound(definition.function, definition.name, read | values.exact)
+    return read | values.exact
 
 
 _UNREADABLE = object()

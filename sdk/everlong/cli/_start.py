@@ -6,7 +6,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from everlong.cli._arguments import Arg, Given, JsonArgs, call_of, given, plain_call
+from everlong.cli._arguments import (
+    Arg,
+    Given,
+    JsonArgs,
+    call_of,
+    changes_of,
+    given,
+    plain_call,
+)
 from everlong.cli._documents import document
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, connect
@@ -27,9 +35,25 @@ from everlong.cli._starting import (
 )
 from everlong.cli._workers import hosting
 from everlong.client import Client, ExecutionDescription
+from everlong.streams import StreamControl
 from everlong_engine import read_instant
 
 __all__ = ["start"]
+
+Id = Annotated[
+    str | None, typer.Option(metavar="ID", help="The workflow id; made up unless given.")
+]
+FromSavepoint = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Go on at a savepoint of a flow; --arg changes values."),
+]
+Of = Annotated[
+    str | None, typer.Option(metavar="ID", help="Whose savepoint; that of --id unless given.")
+]
+
+RequestId = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Repeating the same start has one effect.")
+]
 
 
 def start(
@@ -42,9 +66,7 @@ def start(
     ],
     arg: Arg = None,
     json_args: JsonArgs = None,
-    id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The workflow id; made up unless given.")
-    ] = None,
+    id: Id = None,
     if_open: IfOpen = "use",
     if_closed: IfClosed = "allow",
     run_timeout: RunTimeout = None,
@@ -59,10 +81,9 @@ def start(
     ] = None,
     tag: Tag = None,
     memo: Memo = None,
-    request_id: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Repeating the same start has one effect."),
-    ] = None,
+    from_savepoint: FromSavepoint = None,
+    of: Of = None,
+    request_id: RequestId = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
@@ -80,8 +101,10 @@ def start(
         **labels(tag, memo),
         "request_id": request_id,
     }
-    wanted = _wanted(target, given(arg, json_args), options)
-    described, hosts = asyncio.run(_start(connect(db, namespace, codecs, create=True), wanted))
+    point = _named_point(from_savepoint, of, id)
+    wanted = _wanted(target, given(arg, json_args), options, anew=point is None)
+    client = connect(db, namespace, codecs, create=True)
+    described, hosts = asyncio.run(_start(client, wanted, point))
     if as_json:
         write(document(described))
         return ExitCode.OK
@@ -116,15 +139,36 @@ def _beginning(after: str | None, at: str | None) -> dict[str, Any]:
     return found
 
 
-def _wanted(target: str, values: Given, options: dict[str, Any]) -> Start:
+def _named_point(name: str | None, of: str | None, id: str | None) -> tuple[str, str] | None:
+    """Whose savepoint, and its name. Raises Mistake."""
+    if name is None:
+        if of is not None:
+            raise Mistake("--of: name the savepoint, too: --from-savepoint NAME")
+        return None
+    whose = of or id
+    if whose is None:
+        raise Mistake("--from-savepoint: say whose it is: --of ID, or --id for both")
+    return whose, name
+
+
+def _wanted(target: str, values: Given, options: dict[str, Any], *, anew: bool) -> Start:
     if not names_a_source(target):
         return Start(target, (), plain_call(values), options)
     workflow = load_workflow(target)
-    return Start(workflow, *call_of(workflow.definition, values), options)
+    definition = workflow.definition
+    if anew:
+        return Start(workflow, *call_of(definition, values), options)
+    return Start(workflow, (), changes_of(definition, values), options)
 
 
-async def _start(client: Client, wanted: Start) -> tuple[ExecutionDescription, list[str]]:
+async def _start(
+    client: Client, wanted: Start, point: tuple[str, str] | None
+) -> tuple[ExecutionDescription, list[str]]:
     async with client:
+        if point is not None:
+            whose, name = point
+            found = await StreamControl(client.get_handle(whose), "").find_savepoint(name)
+            wanted.options["from_savepoint"] = found
         handle = await wanted.begin(client)
         described = await handle.describe()
         return described, hosting(await client.workers(), described)

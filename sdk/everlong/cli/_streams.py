@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -14,11 +15,20 @@ from everlong.cli._pausing import RequestId
 from everlong.cli._screen import out, write
 from everlong.cli._sources import load_stream
 from everlong.streams import Cursor, DeadLetter, Lag, Position, StreamControl
+from everlong_engine import read_instant
 
 __all__ = ["dead_letters", "drain", "lag", "position", "redrive", "rewind"]
 
 T = TypeVar("T")
 
+ToTime = Annotated[
+    str | None,
+    typer.Option(metavar="WHEN", help="What was written then or later: 2026-12-24T18:00:00Z."),
+]
+ToSavepoint = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A savepoint, with what the flow carried there."),
+]
 Name = Annotated[str, typer.Argument(metavar="STREAM", help="The stream's name in the code.")]
 
 
@@ -84,14 +94,29 @@ def lag(
 
 def rewind(
     workflow_id: WorkflowId,
-    stream: Name,
-    positions: Annotated[
-        list[str],
+    stream: Annotated[
+        str,
         typer.Argument(
-            metavar="PARTITION=POSITION…",
-            help="Behind what to go on, such as 0=41; 0=beginning reads all of it again.",
+            metavar="STREAM",
+            help="Its name; with --to-time where it is declared: orders.py:orders.",
         ),
     ],
+    positions: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PARTITION=POSITION…]",
+            help="Behind what to go on, such as 0=41; 0=beginning reads all of it again.",
+        ),
+    ] = None,
+    to_time: ToTime = None,
+    to_savepoint: ToSavepoint = None,
+    keys: Annotated[
+        str, typer.Option(metavar="WHICH", help="Of what is read again: same, or fresh.")
+    ] = "same",
+    partition: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PARTITION", help="With --to-time: only this; repeat it."),
+    ] = None,
     identity: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="Of what is to be read, where it was made anew."),
@@ -102,14 +127,37 @@ def rewind(
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
-    """Go on behind other positions; partitions that are not named stay where they are."""
-    to = dict(_position_of(one) for one in positions)
+    """Go on behind other positions, at a moment, or at a savepoint."""
+    chosen = [one for one in (positions or None, to_time, to_savepoint) if one is not None]
+    if len(chosen) != 1:
+        raise Mistake("give PARTITION=POSITION, such as 0=41, or --to-time, or --to-savepoint")
+    to = dict(_position_of(one) for one in positions or ())
+    which: Any = keys  # Another text meets an error that says so.
+    moment = None if to_time is None else _instant(to_time)
+    declared = None if moment is None else load_stream(stream)
 
-    def act(control: StreamControl) -> Awaitable[None]:
-        return control.rewind(to, identity=identity, request_id=request_id)
+    async def act(control: StreamControl) -> None:
+        if declared is not None:
+            control = declared.control(control.handle)
+            await control.rewind(
+                to=moment, partitions=partition or None, keys=which, request_id=request_id
+            )
+        elif to_savepoint is not None:
+            point = await control.find_savepoint(to_savepoint)
+            await control.rewind(to=point, keys=which, request_id=request_id)
+        else:
+            await control.rewind(to, identity=identity, keys=which, request_id=request_id)
 
     _asked(db, namespace, codecs, workflow_id, stream, act)
-    return _told("rewound", workflow_id, stream, as_json=as_json)
+    name = stream if declared is None else declared.name
+    return _told("rewound", workflow_id, name, as_json=as_json)
+
+
+def _instant(text: str) -> datetime:
+    found = read_instant(text)
+    if found is None or not found[1]:
+        raise Mistake(f"--to-time {text}: write an instant with its zone: 2026-12-24T18:00:00Z")
+    return found[0]
 
 
 def drain(
