@@ -220,10 +220,10 @@ def _status(data: MemoryData, execution_id: bytes) -> RunStatus | None:
 
 
 def _wake(data: MemoryData, execution_id: bytes, now_us: int) -> None:
-    """Somebody should take it."""
+    """Somebody should take it, before those that have come behind it and not asked yet."""
     run = data.runs.get(execution_id)
     if run is not None and run.owner is None and run.status is RunStatus.RUNNING:
-        data.runs.put(execution_id, replace(run, wake_us=now_us))
+        data.runs.put(execution_id, replace(run, wake_us=min(now_us, run.started_us)))
 
 
 # ------------------------------------------------------------------------------------------- looks

@@ -1168,8 +1168,9 @@ FROM unnest($1::TEXT[], $2::BIGINT[], $3::TEXT[], $4::BIGINT[]) AS w (pool, rank
 ORDER BY w.rank, w.key, first.asked_us, first.shard, first.execution_id;
 
 -- name: wake_turns
--- Somebody should take them. Their rows are locked already, see `lock_runs`.
-UPDATE everlong.runs SET wake_us = w.wake_us
+-- Somebody should take them, before those that have come behind them and not asked yet. Their rows are locked
+-- already, see `lock_runs`.
+UPDATE everlong.runs SET wake_us = least(w.wake_us, runs.started_us)
 FROM unnest($1::INT[], $2::BYTEA[], $3::BIGINT[]) AS w (shard, run_id, wake_us)
 WHERE runs.shard = w.shard AND runs.run_id = w.run_id AND runs.owner IS NULL AND runs.status = 0;
 

@@ -688,8 +688,8 @@ WHERE t.state = 0 AND t.pool = ? AND t.rank = ? AND t.key = ? AND (r.status IS N
 ORDER BY t.asked_us, t.shard, t.execution_id LIMIT ?;
 
 -- name: wake_turn
--- Somebody should take it.
-UPDATE runs SET wake_us = ? WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0;
+-- Somebody should take it, before those that have come behind it and not asked yet.
+UPDATE runs SET wake_us = min(?, started_us) WHERE shard = ? AND run_id = ? AND owner IS NULL AND status = 0;
 
 -- name: late_turns
 -- Who has waited for longer than its execution may last.
