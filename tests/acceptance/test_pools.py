@@ -43,7 +43,7 @@ def by_length(name: str, *_: object) -> int:
     return len(name)
 
 
-def waiting_flow(pool: WorkflowPool, began: list[str], **options: Any) -> Workflow[Any, Any]:
+def waiting_flow(pool: WorkflowPool | None, began: list[str], **options: Any) -> Workflow[Any, Any]:
     """Begins, and is under way until it is told to leave."""
 
     @workflow(pool=pool, **options)
@@ -476,6 +476,25 @@ def test_two_files_cannot_declare_one_pool_with_different_limits() -> None:
     again = compile('WorkflowPool("of two files", concurrency=3)', "other.py", "exec")
     with pytest.raises(DefinitionError, match="two pools 'of two files'"):
         exec(again, {"WorkflowPool": WorkflowPool})
+
+
+@pytest.mark.parametrize("renamed", [True, False])
+async def test_who_waits_in_a_pool_that_the_code_no_longer_names_begins(
+    path: Path, renamed: bool
+) -> None:
+    began: list[str] = []
+    old = waiting_flow(WorkflowPool("its first name", concurrency=1), began, name="moved house")
+    async with hosting(path, workflows=[old]) as client:
+        handles = [await client.start(old, "one", number) for number in (1, 2, 3)]
+        await until(stands(client, "its first name", waiting=2, running=1))
+    pool = WorkflowPool("its second name", concurrency=3) if renamed else None
+    new = waiting_flow(pool, began, name="moved house")
+    async with hosting(path, workflows=[new]) as client:
+        for number, handle in enumerate(handles, start=1):
+            there = client.get_handle(handle.workflow_id, new)
+            await there.signal(leave, str(number))
+            assert await asyncio.wait_for(there.result(), 10) == f"one {number}"
+        assert await client.pools() == []
 
 
 async def test_a_pool_without_limits_counts_and_holds_nobody(path: Path) -> None:

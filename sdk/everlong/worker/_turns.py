@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from everlong._failures import encode_exception
-from everlong.exceptions import EverlongError, PoolFull, WorkflowFault
+from everlong.exceptions import EverlongError, PoolFull, UndecodablePayload, WorkflowFault
 from everlong.worker._owned import OwnedRun
 from everlong_engine import (
     AskTurn,
@@ -45,7 +45,8 @@ class TurnDesk:
         self._engine = keeper.engine
         rules = [one.turns for one in keeper.versions.workflows.values()]
         self._after = {rule.pool: "" for rule in rules if rule is not None}
-        """The key that was served last, by pool; all that this worker has to do with."""
+        """The key that was served last, by pool; all that this worker has to do with, and those in
+        which somebody waits of whose code nobody may be left."""
         self._waiting: set[str] = set()
         """For which somebody waits, as far as is known here."""
         self._asking: dict[str, list[tuple[OwnedRun, int, AskTurn]]] = {}
@@ -54,10 +55,13 @@ class TurnDesk:
         """The pools that are being asked."""
         self._wanted: set[str] = set()
         self._looks = False
+        self._looks_around = False
         self._again_us: int | None = None
 
-    def start(self) -> None:
-        """Somebody may wait for whom there is room."""
+    def look_around(self) -> None:
+        """Workers have come or gone: somebody may wait for whom there is room, also in a pool that
+        the code of today does not name any more."""
+        self._looks_around = True
         self._look_at(set(self._after))
 
     # ----------------------------------------------------------------------------------- asking
@@ -170,14 +174,19 @@ class TurnDesk:
     def _look_at(self, pools: set[str]) -> None:
         """Let begin who may by now."""
         self._wanted |= pools
-        if self._wanted and not self._looks and not self._keeper.stopping:
+        if self._keeper.stopping or self._looks:
+            return
+        if self._wanted or self._looks_around:
             self._looks = True
             self._keeper.spawn(self._look())
 
     async def _look(self) -> None:
         next_us: int | None = None
         try:
-            while self._wanted and not self._keeper.stopping:
+            while (self._wanted or self._looks_around) and not self._keeper.stopping:
+                if self._looks_around:
+                    self._looks_around = False
+                    await self._find_others()
                 pools, self._wanted = self._wanted, set()
                 now_us = self._engine.clock.now_us()
                 asked = [(pool, self._after[pool]) for pool in sorted(pools)]
@@ -191,10 +200,23 @@ class TurnDesk:
         except EverlongError as error:
             logger.warning("cannot look who may begin now: %s", error)
             self._waiting |= set(self._after)
+            self._looks_around = True
         finally:
             self._looks = False
-        if self._waiting:
+        if self._waiting or self._looks_around:
             self._look_again(next_us)
+
+    async def _find_others(self) -> None:
+        """Pools in which somebody waits, and that are none of this worker's."""
+        try:
+            found = await self._engine.store.pools()
+        except UndecodablePayload as error:
+            logger.warning("cannot see in which pools somebody waits: %s", error)
+            return
+        for one in found:
+            if one.waiting and one.pool not in self._after:
+                self._after[one.pool] = ""
+                self._wanted.add(one.pool)
 
     def _wait_for(self, pool: str) -> None:
         self._waiting.add(pool)

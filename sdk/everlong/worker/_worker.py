@@ -253,7 +253,7 @@ class Worker(Answering):
         taker = TaskTaker(engine, self._client.records, wants, bench, self._activities)
         self._taker = taker
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
-        self._keeper.turns.start()
+        self._keeper.turns.look_around()
         taker.start()
         engine.versions_changed()  # Older ones let go of what follows.
 
