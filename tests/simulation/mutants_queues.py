@@ -55,7 +55,7 @@ QUEUES: Final[tuple[Mutant, ...]] = (
     ),
     mutant(
         "nobody looks who may begin when another one has ended",
-        Edit(TurnDesk._look_at, "and not self._looks", "and self._looks"),  # pyright: ignore[reportPrivateUsage]
+        Edit(TurnDesk._look_at, "if self._wanted or", "if not self._wanted and"),  # pyright: ignore[reportPrivateUsage]
     ),
     mutant(
         "whoever has had a task may settle it",
