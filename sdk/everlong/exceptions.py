@@ -23,6 +23,7 @@ handler reads `error.workflow_id` and never parses a text.
     │   ├── ActivityTimeout (also TimeoutError)
     │   └── ActivityLost
     ├── PoisonMessage               a message of a stream does not fit; its execution is paused
+    ├── PoolFull                    a pool of workflows that refuses what has to wait
     ├── StatementFailed             SQL of a transactional activity: nothing of it was stored
     ├── StreamRewound               what a stream has read is not at its source any more
     ├── CompensationFailed          a saga that could not be undone

@@ -11,10 +11,11 @@ __all__ = ["SOON", "has_read"]
 
 SOON: Final = Retry(
     delay=0.01,
+    delay_max=0.5,
     non_retryable=(StreamRewound, PoisonMessage, InvalidArguments),
     on_exhausted="pause",
 ).options
-"""As a stream's own, but it does not wait for half a second."""
+"""As a stream's own, but it asks again soon, however long a broker took to start."""
 
 
 async def has_read(control: StreamControl, positions: dict[str, Position]) -> None:

@@ -7,6 +7,7 @@ declared with `x-queue-type: stream`) is a log with offsets, like a topic.
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar, cast, overload
 
 import aio_pika
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 _connect: Final[Any] = aio_pika.connect  # Its options are the user's.
 _CONNECT_S: Final = 10.0
+_OPEN_S: Final = 15.0
+"""For all of it: a server that is just starting takes connections, and answers nothing on them."""
+_CLOSE_S: Final = 2.0
 _OFFSET: Final = "x-stream-offset"
 _NOTHING: Final = -1
 _LOOK_S: Final = 1.0
@@ -105,13 +109,14 @@ class RabbitQueue(Source[T], Generic[T]):
         require_whole(partitions, self)
         identity = f"rabbitmq queue {self.queue}"
         require_same(identity, after, f"queue {self.queue} of RabbitMQ")
-        deliveries = await _Deliveries.connect(self)
-        try:
-            reader = _QueueReader(self, deliveries, identity, after)
-            await self._consume_alone(deliveries)
-        except BaseException:
-            await deliveries.close()
-            raise
+        async with asyncio.timeout(_OPEN_S):
+            deliveries = await _Deliveries.connect(self)
+            try:
+                reader = _QueueReader(self, deliveries, identity, after)
+                await self._consume_alone(deliveries)
+            except BaseException:
+                await deliveries.close()
+                raise
         return reader
 
     async def _consume_alone(self, deliveries: "_Deliveries") -> None:
@@ -199,15 +204,16 @@ class RabbitStream(Source[T], Generic[T]):
         at = position_in(after, partitions, _NOTHING, self)
         identity = f"rabbitmq stream {self.stream}"
         require_same(identity, after, f"stream {self.stream} of RabbitMQ")
-        deliveries = await _Deliveries.connect(self)
-        try:
-            await deliveries.readers(self.stream)  # Raises: there is none.
-            # With the last one that was read, so that it shows whether it still is there.
-            begin = "first" if at == _NOTHING else at
-            await deliveries.consume(self.stream, {_OFFSET: begin}, "RabbitQueue")
-        except BaseException:
-            await deliveries.close()
-            raise
+        async with asyncio.timeout(_OPEN_S):
+            deliveries = await _Deliveries.connect(self)
+            try:
+                await deliveries.readers(self.stream)  # Raises: there is none.
+                # With the last one that was read, so that it shows whether it still is there.
+                begin = "first" if at == _NOTHING else at
+                await deliveries.consume(self.stream, {_OFFSET: begin}, "RabbitQueue")
+            except BaseException:
+                await deliveries.close()
+                raise
         return _StreamReader(self, deliveries, identity, at)
 
     async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
@@ -296,7 +302,13 @@ class _Deliveries:
         await below.basic_ack(delivery, multiple=multiple)
 
     async def close(self) -> None:
-        await asyncio.shield(self._connection.close())
+        await asyncio.shield(self._close())
+
+    async def _close(self) -> None:
+        """In order, if the server still answers; else its socket goes with the connection."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._connection.close()
 
 
 class _QueueReader(ForgetfulReader):
