@@ -241,3 +241,17 @@ async def test_a_history_is_longer_than_any_statement(rig: Rig) -> None:
     history = (await rig.load()).history
     assert [one.event for one in history[1:]] == events
     assert isinstance(history[0].event, RunStarted)
+
+
+async def test_what_follows_an_append_that_is_known_again_is_driven_again(rig: Rig) -> None:
+    """The answer to the first was lost, and the owner had gone on: it looks anew."""
+    row = await rig.owned()
+    first = rig.events(row, row.next_seq, signal(b"1"), token=row.lease_token)
+    second = rig.events(row, row.next_seq + 1, signal(b"2"), token=row.lease_token)
+    assert refusal(await rig.one(first)) is None
+    known, behind = await rig.group(first, second)
+    assert isinstance(known, AppendResult)
+    assert known.repeated
+    assert refusal(behind) is Refusal.FENCED
+    assert refusal(await rig.one(second)) is None
+    assert await rig.problems() == []

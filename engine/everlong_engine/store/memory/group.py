@@ -92,10 +92,18 @@ def apply_group(data: MemoryData, writes: Sequence[Write]) -> list[WriteResult]:
             break
         results[at] = _apply(data, writes[at])
     newest = data.last_position
+    apart = {one.run_id for one in writes if isinstance(one, Append) and one.statements}
+    stopped: set[tuple[bytes, int, int]] = set()
     for at in first:
         write = writes[at]
-        if isinstance(write, Append):
-            results[at] = append_events(data, write, newest)
+        if not isinstance(write, Append):
+            continue
+        # What follows one that is not accepted now shares its fate, unless statements part them.
+        follows = (write.run_id, write.token, write.base) in stopped
+        result = results[at] = append_events(data, write, newest, follows=follows)
+        moved = result.refusal is None and not result.repeated
+        if not (moved or result.refusal is Refusal.MAIL or write.closed or write.run_id in apart):
+            stopped.add((write.run_id, write.token, write.base + len(write.rows)))
     send_all(data, writes, results, start_run)
     for at in order[len(first) :]:
         results[at] = _apply(data, writes[at])
@@ -271,13 +279,18 @@ def _row(
 # --------------------------------------------------------------------------------------- appends
 
 
-def append_events(data: MemoryData, append: Append, newest: int) -> AppendResult:
+def append_events(
+    data: MemoryData, append: Append, newest: int, *, follows: bool = False
+) -> AppendResult:
     """Accept a run's next events, if they are just that.
 
     An append whose commit succeeded and whose answer was lost is answered as done. What mail stands
     in its way is what lay there before the group's appends, up to `newest`.
+
+    Args:
+        follows: one of its group that was not accepted.
     """
-    refusal = _refusal(data, append, newest)
+    refusal = _refusal(data, append, newest) or (Refusal.FENCED if follows else None)
     if refusal is None:
         failure = data.run_statements(append.statements) if append.statements else None
         if failure is not None:
