@@ -111,6 +111,22 @@ class RunBook:
         return self.events[-1][0] if self.events else 0
 
 
+def _queued_first(writes: Sequence[Write]) -> set[int]:
+    """What puts tasks into queues is stored before all else, also before a pause in its group,
+    unless its run is appended to ahead of it."""
+    appended: set[bytes] = set()
+    found: set[int] = set()
+    for at, write in enumerate(writes):
+        match write:
+            case Append():
+                appended.add(write.run_id)
+            case MarkAttempts() if write.tasks and write.run_id not in appended:
+                found.add(at)
+            case _:
+                pass
+    return found
+
+
 class Journal:
     """The book of one seed. `broken` collects what should never have happened."""
 
@@ -163,7 +179,9 @@ class Journal:
                     pass
         for at in sorted(accepted):
             self.family.sent(self.runs[accepted[at].run_id], accepted[at])
-        for write, result in pairs:
+        queued = _queued_first(writes)
+        order = sorted(range(len(pairs)), key=lambda at: at not in queued)
+        for write, result in (pairs[at] for at in order):
             match write, result:
                 case Terminate(), MessageResult(position=int() as seq):
                     self._terminated(result.run_id, seq, write)

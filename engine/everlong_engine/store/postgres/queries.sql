@@ -352,10 +352,6 @@ SELECT EXISTS (SELECT 1 FROM everlong.pauses WHERE shard = $1 AND execution_id =
 UPDATE everlong.runs SET status = 0, wake_us = CASE WHEN owner IS NULL THEN $1::BIGINT END, reason = NULL
 WHERE shard = $2 AND run_id = $3 AND status = 2;
 
--- name: any_pause_of_types
--- Whether any type is paused: the cheap first look.
-SELECT 1 FROM everlong.pauses_of_types LIMIT 1;
-
 -- name: put_pause_of_types
 -- Somebody holds a type of workflow, or all of them ('').
 INSERT INTO everlong.pauses_of_types (namespace, type, since_us, by, reason) VALUES ($1, $2, $3, $4, $5)

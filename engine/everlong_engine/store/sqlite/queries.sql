@@ -127,10 +127,6 @@ WHERE approvals.answer IS NULL AND (approvals.run_id, approvals.number) > (?1, ?
   AND runs.namespace = ?3 AND (?4 IS NULL OR runs.workflow_id = ?4)
 ORDER BY approvals.run_id, approvals.number LIMIT ?5;
 
--- name: all_approvals
--- Of a whole file.
-SELECT shard, run_id, number, seq, answer FROM approvals ORDER BY shard, run_id, number;
-
 -- name: event_at
 -- One event.
 SELECT seq, kind, at_us, body, checksum FROM history WHERE shard = ? AND run_id = ? AND seq = ?;
@@ -384,10 +380,6 @@ SELECT EXISTS (SELECT 1 FROM pauses WHERE shard = ?1 AND execution_id = ?2)
 -- It goes on: whoever has it looks again, or else somebody takes it.
 UPDATE runs SET status = 0, wake_us = CASE WHEN owner IS NULL THEN ? END, reason = NULL
 WHERE shard = ? AND run_id = ? AND status = 2;
-
--- name: any_pause_of_types
--- Whether any type is paused: the cheap first look.
-SELECT 1 FROM pauses_of_types LIMIT 1;
 
 -- name: put_pause_of_types
 -- Somebody holds a type of workflow, or all of them ('').
