@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,34 @@ async def test_a_checkpoint_past_the_threshold_begins_anew_with_its_parameters(p
         assert await client.run(counting, 600, id="counting") == 600
         runs = (await client.list(workflow_id="counting")).items
         assert [run.status for run in runs] == ["completed", "continued_as_new"]
+
+
+async def test_who_waits_for_a_flow_of_this_process_reads_nothing_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many appends it has, and whatever it begins anew."""
+    monkeypatch.setattr("everlong_engine.model.limits.CHECKPOINT_EVENTS", 60)
+
+    @activity
+    async def plus_one(number: int) -> int:
+        return number + 1
+
+    @workflow
+    async def counting(limit: int, number: int = 0) -> int:
+        while number < limit:
+            number = await plus_one(number)
+            await checkpoint(number=number)
+        return number
+
+    async with hosting(path) as client:
+        store = client.engine.store
+        latest, reads = store.latest, 0
+
+        async def counted(target: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return await latest(target)
+
+        monkeypatch.setattr(store, "latest", counted)
+        assert await client.run(counting, 300) == 300
+        assert reads < 60  # Two each time that it begins anew, and a few before it is claimed.

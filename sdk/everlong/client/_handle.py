@@ -99,14 +99,15 @@ class WorkflowHandle(Lifecycle, Resetting[R], Pinning):
         return self._outcome(event)
 
     async def _closing(self) -> Closing:
-        engine, target = self._engine, self._target()
-        execution_id = self._execution_id
-        if execution_id is not None and self._client.owner_of(target) is not None:
-            closed = await engine.closing(execution_id)
-            if closed is not None:
-                return closed[1]
+        target, execution_id = self._target(), self._execution_id
         while True:
             engine = self._engine
+            if execution_id is not None and self._client.owner_of(target) is not None:
+                # Nothing is read meanwhile, however often others, or its own worker, commit.
+                closed = await engine.closing(execution_id)
+                if closed is not None:
+                    return closed[1]
+                engine = self._engine
             if engine.commits.failed is not None:
                 raise engine.commits.failed
             row = await engine.store.latest(target)
