@@ -21,6 +21,7 @@ __all__ = [
     "OWN",
     "QUEUE",
     "ActivityDefinition",
+    "AtOnce",
     "PlacesInPool",
     "Versioning",
     "WorkflowDefinition",
@@ -123,6 +124,13 @@ def run_policy(retry: Retry, owner: str) -> tuple[Any, ...]:
     return retry.options.run_policy
 
 
+AtOnce: TypeAlias = Callable[
+    [dict[Any, Any], bytes, bytes], tuple[bytes, Callable[[], None]] | None
+]
+"""Given what the worker keeps between attempts, the execution, and the arguments: the result, and
+what is called once that is stored; None if one has to wait."""
+
+
 @dataclass(slots=True, eq=False)
 class ActivityDefinition:
     """An activity as the worker runs it."""
@@ -139,6 +147,8 @@ class ActivityDefinition:
     """Its first parameter is a `Transaction`, which no caller passes."""
     waits: bool = False
     """It does nothing but wait for what may never come: who stops does not wait for it."""
+    at_once: AtOnce | None = None
+    """Of one that waits: its result, if it is there already. Then no attempt of it begins."""
 
 
 @dataclass(eq=False)

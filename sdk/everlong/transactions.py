@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, Final, cast
 
 from everlong._texts import storable
@@ -12,6 +13,8 @@ __all__ = ["Transaction"]
 
 _BYTES_MAX: Final = 32_000_000
 _INT_BITS: Final = 64
+_INTS: Final = 1 << _INT_BITS - 1
+_PLAIN: Final = frozenset({bytes, str, int, float, bool, type(None)})
 
 
 class Transaction:
@@ -61,8 +64,11 @@ class Transaction:
         Raises:
             InvalidArguments: as `execute`.
         """
-        text = self._text(sql)
-        self._add(Statement(text, tuple(self._row(row) for row in rows), many=True))
+        text, listed = self._text(sql), list(rows)
+        kept: tuple[Mapping[str, SqlValue], ...] = self._plain(listed)
+        if not kept:
+            kept = tuple(self._row(row) for row in listed)
+        self._add(Statement(text, kept, many=True))
 
     def end(self) -> tuple[Statement, ...]:
         """Not public: what it has come to. The attempt is over."""
@@ -89,6 +95,36 @@ class Transaction:
             raise InvalidArguments("sql: a statement holds no NUL character")
         self._bytes += len(sql)
         return storable(sql, "sql")
+
+    def _plain(self, rows: list[Any]) -> tuple[dict[str, SqlValue], ...]:
+        """Copies of rows of which each is a dict of plain values, seen together and not one by one;
+        nothing if there is more to look at."""
+        if set(map(type, rows)) != {dict}:
+            return ()
+        values = list(chain.from_iterable(map(dict[Any, Any].values, rows)))
+        kinds = set(map(type, values))
+        if not (kinds <= _PLAIN and set(map(type, chain.from_iterable(rows))) <= {str}):
+            return ()
+        size = 0
+        if bytes in kinds:
+            size += sum(len(one) for one in values if type(one) is bytes)
+        if str in kinds:
+            texts = [one for one in values if type(one) is str]
+            if not all(map(str.isascii, texts)):
+                return ()
+            size += sum(map(len, texts))
+        if int in kinds:
+            numbers = [one for one in values if type(one) is int]
+            if not (min(numbers) >= -_INTS and max(numbers) < _INTS):
+                return ()
+            size += 8 * len(numbers)
+        if float in kinds:
+            floats = [one for one in values if type(one) is float]
+            if any(map(math.isnan, floats)):
+                return ()
+            size += 8 * len(floats)
+        self._bytes += size
+        return tuple(map(dict[str, SqlValue].copy, rows))
 
     def _row(self, values: Any) -> Mapping[str, SqlValue]:
         if type(values) is not dict and not isinstance(values, Mapping):
@@ -121,7 +157,7 @@ class Transaction:
             case bytes():
                 self._bytes += len(value)
                 return value
-            case int() if -(1 << _INT_BITS - 1) <= value < 1 << _INT_BITS - 1:
+            case int() if -_INTS <= value < _INTS:
                 self._bytes += 8
                 return value
             case int():

@@ -1,13 +1,16 @@
 """Transactional activities: SQL that is stored with the completion, or not at all."""
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 
 from everlong import (
     ActivityError,
@@ -425,8 +428,44 @@ def test_what_no_column_holds_is_refused_at_the_call(sql: Any, values: Any, why:
     assert tx.statements == ()
 
 
+cells = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-(2**63) - 1, 2**63), st.floats(allow_nan=True)),
+    *(st.text(st.characters()), st.binary(), st.just(object())),
+)
+rows_of_cells = st.lists(
+    st.dictionaries(st.one_of(st.sampled_from(["a", "b"]), st.just(7)), cells, max_size=3),
+    max_size=4,
+)
+
+
+@given(rows_of_cells, st.booleans())
+def test_many_rows_are_taken_and_refused_as_each_of_them_is(
+    rows: list[dict[Any, Any]], wrapped: bool
+) -> None:
+    given_rows: list[Any] = [MappingProxyType(row) for row in rows] if wrapped else rows
+    together, alone = Transaction(), Transaction()
+    try:
+        for row in given_rows:
+            alone.execute(INSERT, row)
+    except InvalidArguments as error:
+        with pytest.raises(InvalidArguments, match=re.escape(str(error))):
+            together.executemany(INSERT, given_rows)
+        return
+    together.executemany(INSERT, given_rows)
+    kept = tuple(row for statement in alone.statements for row in statement.rows)
+    assert [one.rows for one in together.statements] == [kept]
+    for row in rows:
+        row.clear()
+    assert together.statements[0].rows == kept, "what is changed later is not what was asked for"
+
+
 def test_there_is_a_bound_to_what_one_may_store() -> None:
     tx = Transaction()
+    for many in ({"amount": "x" * 10_000}, {"amount": b"x" * 10_000}):
+        tx.executemany(INSERT, [many] * 2_000)
+        with pytest.raises(InvalidArguments, match="may store 32 MB"):
+            tx.executemany(INSERT, [many] * 2_000)
+        tx = Transaction()
     tx.execute(INSERT, {"id": 1, "amount": "x" * 20_000_000})
     with pytest.raises(InvalidArguments, match="may store 32 MB"):
         tx.execute(INSERT, {"id": 2, "amount": "x" * 20_000_000})

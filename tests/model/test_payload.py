@@ -21,7 +21,12 @@ from hypothesis import given, settings, strategies as st
 
 from everlong_engine.model.errors import NotSerializable, PayloadTooLarge, UndecodablePayload
 from everlong_engine.model.payload import SETS_NESTED_MAX, pack, unpack
-from everlong_engine.model.payload_limits import DEPTH_MAX, ELEMENTS_MAX, count_elements
+from everlong_engine.model.payload_limits import (
+    DEPTH_MAX,
+    ELEMENTS_MAX,
+    count_elements,
+    is_flat,
+)
 
 offsets = st.builds(
     dt.timezone, st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)).map(
@@ -287,6 +292,58 @@ def test_too_many_elements_are_too_large_to_store() -> None:
 def test_wide_values_with_many_containers_are_no_deep_ones() -> None:
     rows = [{"id": i, "pair": [i, i]} for i in range(1_000)]
     assert unpack(pack(rows)) == rows
+
+
+LONG = 1_100
+"""Rows, each of one byte at least: more than are read back at once."""
+plain = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.text(), st.binary()),
+    st.floats(allow_nan=False),
+)
+tables = st.recursive(
+    plain,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.text(), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(tables, st.one_of(values, st.just({(): 0}), st.just(nested(DEPTH_MAX))))
+def test_a_long_table_is_stored_whatever_else_lies_in_it_unless_it_could_not_be_read(
+    table: object, odd: object
+) -> None:
+    """Long ones are not read back if they are seen to be flat: none may be let through by that."""
+    rows = [table] * LONG
+    assert unpack(pack(rows)) == rows
+    for mixed in ([*rows, odd], {"rows": rows, "odd": odd}):
+        try:
+            data = pack(mixed)
+        except NotSerializable:
+            with pytest.raises(NotSerializable):
+                pack([odd, odd])  # Alone in a list it is as deep, and no better.
+        else:
+            assert unpack(data) == mixed
+
+
+def test_long_tables_with_what_has_no_hash_when_read_are_refused() -> None:
+    for bad in ({(): 0}, {(1, 2): 0}, [{("a",): 1}]):
+        with pytest.raises(NotSerializable):
+            pack([bad] * LONG)
+    with pytest.raises(NotSerializable):
+        pack([nested(DEPTH_MAX)] * LONG)
+
+
+def test_what_is_seen_to_be_flat() -> None:
+    class Name(enum.StrEnum):
+        A = "a"
+
+    row = {"id": 1, "tags": ["a", None], "at": {"x": 1.5, "y": True}, "raw": b"\x90"}
+    assert is_flat([row] * 3)
+    assert is_flat({"values": [b"1", "2", 3]})
+    for other in ({1: 2}, {b"a": 1}, [{(): 0}], {"a": (1,)}, {1, 2}, [[[[[[1]]]]]], [Name.A]):
+        assert not is_flat(other), other
 
 
 # --------------------------------------------------------------------------------- hostile bytes

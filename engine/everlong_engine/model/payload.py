@@ -43,6 +43,7 @@ from everlong_engine.model.payload_limits import (
     DEPTH_MAX,
     ELEMENTS_MAX,
     count_elements,
+    is_flat,
     may_hold_bad_keys,
     may_lie_deep,
     refuse_bombs,
@@ -60,6 +61,7 @@ StandIn: TypeAlias = Callable[[object], object]
 _TOO_DEEP: Final = f"it is nested deeper than {DEPTH_MAX} levels"
 _PACKER_KEPT_BYTES_MAX: Final = 64 * 1024
 _PACKERS_KEPT_MAX: Final = 8
+_LONG_BYTES: Final = 1024
 
 
 class _Packer(Protocol):
@@ -134,10 +136,13 @@ def _decode(data: bytes) -> object:
 def _require_readable(value: object, data: bytes, substitute: StandIn) -> None:
     """Refuse what could not be read: too many elements, too deep, a key without a hash.
 
-    The sure way to find the latter two is to read.
+    The sure way to find the latter two is to read. What is long is mostly a table, and seen to be
+    one in a small part of that time.
     """
     if len(data) > ELEMENTS_MAX and (elements := count_elements(data)) > ELEMENTS_MAX:
         raise PayloadTooLarge(size=elements, limit=ELEMENTS_MAX, unit="elements")
+    if len(data) > _LONG_BYTES and is_flat(value):
+        return
     if may_hold_bad_keys(data) or may_lie_deep(data):
         try:
             _decode(data)

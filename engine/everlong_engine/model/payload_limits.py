@@ -5,10 +5,9 @@ that it declares, also in an array within an array that never comes to its end. 
 added up first wherever that could matter. Small payloads and ordinary ones pass by a cheap bound.
 """
 
-import re
 from collections.abc import Iterable
 from itertools import chain
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from everlong_engine.model.errors import UndecodablePayload
 
@@ -17,6 +16,7 @@ __all__ = [
     "ELEMENTS_MAX",
     "SETS",
     "count_elements",
+    "is_flat",
     "may_hold_bad_keys",
     "may_lie_deep",
     "refuse_bombs",
@@ -36,8 +36,14 @@ _ARRAYS_AND_SETS: Final = bytes(
     [*range(0x90, 0xA0), 0xDC, 0xDD, *range(0xC7, 0xCA), *range(0xD4, 0xD9)]
 )
 _NESTING: Final = frozenset({dict, list, tuple, set, frozenset})
+_PLAIN: Final = frozenset({str, bytes, int, float, bool, type(None)})
+_TEXTS: Final = frozenset({str})
+_FLAT_NESTING: Final = frozenset({list, dict})
+_PLAIN_OR_NESTING: Final = _PLAIN | _FLAT_NESTING
+_FLAT_LEVELS: Final = 5
 _CONTAINERS: Final = _MAPS + _ARRAYS_AND_SETS
-_LONG_ARRAYS: Final = re.compile(rb"\xdc(?=(..))|\xdd(?=(....))", re.DOTALL)
+_LONG_ARRAYS: Final = ((b"\xdc", 2), (b"\xdd", 4))
+"""Headers, and how many bytes say how long the array is."""
 
 
 def may_lie_deep(data: bytes) -> bool:
@@ -52,11 +58,35 @@ def may_hold_bad_keys(data: bytes) -> bool:
     return arrays_or_sets and size > len(data.translate(None, _MAPS))
 
 
+def is_flat(value: object) -> bool:
+    """Whether it is a table at most: lists, and maps with texts as keys, of plain values, few of
+    them within each other. A False says nothing."""
+    level: list[object] = [value]
+    for _ in range(_FLAT_LEVELS):
+        kinds = set(map(type, level))
+        if kinds <= _PLAIN:
+            return True
+        if not kinds <= _PLAIN_OR_NESTING:
+            return False
+        nested: Iterable[object] = level
+        if not kinds.isdisjoint(_PLAIN):
+            nested = [item for item in level if type(item) in _FLAT_NESTING]
+        if dict in kinds:
+            maps: list[Any] = [item for item in nested if type(item) is dict]
+            keys = chain.from_iterable(maps)
+            if not set(map(type, keys)) <= _TEXTS:
+                return False
+            nested = map(_inside, nested)
+        level = list(chain.from_iterable(cast("Iterable[list[object]]", nested)))
+    return False
+
+
 def too_deep(value: object) -> bool:
     """Whether decoded containers lie deeper than the limit. Looks at one level after the other."""
     level: list[object] = [value] if type(value) in _NESTING else []
     for _ in range(DEPTH_MAX):
-        below = list(chain.from_iterable(map(_inside, level)))
+        inner = map(_inside, level) if dict in set(map(type, level)) else level
+        below = list(chain.from_iterable(cast("Iterable[list[object]]", inner)))
         if _NESTING.isdisjoint(set(map(type, below))):
             return False
         level = [item for item in below if type(item) in _NESTING]
@@ -84,13 +114,16 @@ def refuse_bombs(data: bytes) -> None:
 
 def _may_reserve_much(data: bytes) -> bool:
     """Whether the headers of long arrays, or what looks like them, declare much together."""
-    slots = 0
-    for header in _LONG_ARRAYS.finditer(data):
-        declared = int.from_bytes(header[1] or header[2], "big")
-        if declared <= len(data):  # msgpack itself refuses those that declare more
-            slots += declared
-            if slots > _HARMLESS_SLOTS:
-                return True
+    slots, size = 0, len(data)
+    for header, width in _LONG_ARRAYS:
+        at = data.find(header)
+        while 0 <= at < size - width:
+            declared = int.from_bytes(data[at + 1 : at + 1 + width], "big")
+            if declared <= size:  # msgpack itself refuses those that declare more
+                slots += declared
+                if slots > _HARMLESS_SLOTS:
+                    return True
+            at = data.find(header, at + 1)
     return False
 
 

@@ -60,6 +60,8 @@ class Batch(Generic[T]):
     @cached_property
     def values(self) -> list[T]:
         """What the messages say, in order."""
+        if self._source.is_raw:
+            return [record[2] for record in self._records]
         decode = self._source.decode
         try:
             return [decode(record[2]) for record in self._records]

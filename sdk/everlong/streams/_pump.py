@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from everlong.streams._source import Cursor, Reader, Record, Source
 
-__all__ = ["Pump", "Sizes", "weight"]
+__all__ = ["Fetched", "Pump", "Sizes", "weight"]
 
 _log: Final = logging.getLogger("everlong.streams")
 
@@ -41,6 +41,8 @@ class Sizes:
 class Fetched:
     records: Sequence[Record]
     cursor: Cursor
+    size: int
+    """The weight of its records together, or more."""
 
 
 class Pump:
@@ -98,6 +100,23 @@ class Pump:
         finally:
             self.asked = False
             self._idle = asyncio.get_running_loop().call_later(idle_s, self.close)
+        return self._give(after, fetched)
+
+    def here(self, after: Cursor | None) -> Fetched | None:
+        """What `next` would give without waiting; it is not taken yet."""
+        if self._given is not None and self.cursor != after:
+            return self._given[1]
+        return self._ahead
+
+    def take_here(self, after: Cursor | None) -> None:
+        """What was `here` is taken."""
+        if self._ahead is None or (self._given is not None and self.cursor != after):
+            return  # It was given before.
+        self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(self._idle_s, self.close)
+        self._give(after, self._taken(self._ahead))
+
+    def _give(self, after: Cursor | None, fetched: Fetched) -> Fetched:
         self._given = after, fetched
         self.cursor = fetched.cursor
         return fetched
@@ -105,10 +124,13 @@ class Pump:
     async def _take(self) -> Fetched:
         """Taken in one step: who is cancelled while it waits has taken nothing."""
         await self._may_take.wait()
-        fetched, self._ahead = self._ahead, None
-        if fetched is None:
+        if self._ahead is None:
             await self._task  # Raises: it never ends by itself.
             raise AssertionError("a source is read for ever")
+        return self._taken(self._ahead)
+
+    def _taken(self, fetched: Fetched) -> Fetched:
+        self._ahead = None
         if not self._task.done():
             self._may_take.clear()
         self._may_put.set()
@@ -148,18 +170,19 @@ class Pump:
             self._reader = reader
             cursor = after
             while True:
-                records = await self._batch(reader)
+                records, size = await self._batch(reader)
                 cursor = reader.cursor_behind(cursor, records)
                 await self._may_put.wait()
                 self._may_put.clear()
-                self._ahead = Fetched(records, cursor)
+                self._ahead = Fetched(records, cursor, size)
                 self._may_take.set()
         finally:
             self._reader = None
             await reader.close()
 
-    async def _batch(self, reader: Reader) -> list[Record]:
-        """Records that fit into one batch; what a source gave beyond them begins the next one."""
+    async def _batch(self, reader: Reader) -> tuple[list[Record], int]:
+        """Records that fit into one batch, and their weight; what a source gave beyond them begins
+        the next one."""
         sizes, loop = self.sizes, asyncio.get_running_loop()
         found = self._left or list(await reader.fetch(sizes.max_messages, sizes.max_bytes, None))
         until = loop.time() + sizes.linger_s
@@ -175,7 +198,7 @@ class Pump:
             found += more
         if len(found) <= sizes.max_messages and size <= sizes.max_bytes:
             self._left = []
-            return found
+            return found, size
         count, size = 0, 0
         for record in found[: sizes.max_messages]:
             size += weight(record)
@@ -183,10 +206,14 @@ class Pump:
                 break
             count += 1
         self._left = found[count:]
-        return found[:count]
+        return found[:count], size
 
 
 def weight(record: Record) -> int:
     """Bytes that a record takes in a history, roughly."""
-    headers = sum(len(name) + len(value) for name, value in record.headers.items())
-    return _BESIDE_BYTES + len(record.value) + len(record.key or b"") + headers
+    size = _BESIDE_BYTES + len(record.value)
+    if record.key is not None:
+        size += len(record.key)
+    if record.headers:
+        size += sum(len(name) + len(value) for name, value in record.headers.items())
+    return size

@@ -180,6 +180,13 @@ class Source(ABC, Generic[T]):
             return position > other
         return str(position) > str(other)
 
+    @property
+    def is_raw(self) -> bool:
+        """Not for flows: whether a value is what was written, whatever that is."""
+        own: Any = type(self)
+        plain: Any = Source
+        return self.value is bytes and own.decode is plain.decode
+
     def decode(self, data: bytes) -> T:
         """A value by the declared type. Raises ValueError."""
         if self._adapter is not None:

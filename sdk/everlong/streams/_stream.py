@@ -8,7 +8,7 @@ between the batches, and reads one ahead.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
 from pydantic import StrictInt, StrictStr, TypeAdapter
 
 from everlong._context import RunPort, activity_context, user_line
-from everlong._definitions import ActivityDefinition
+from everlong._definitions import ActivityDefinition, AtOnce
 from everlong._failures import ExceptionRegistry
 from everlong._texts import fault_of_name, shown
 from everlong._values import Parameters, Value
@@ -41,7 +41,7 @@ from everlong.streams._moves import (
     no_keys,
 )
 from everlong.streams._names import activity_of, control_of, dead_letters_of, keys_of
-from everlong.streams._pump import Pump, Sizes, weight
+from everlong.streams._pump import Fetched, Pump, Sizes, weight
 from everlong.streams._source import Cursor, Record, Source
 from everlong_engine import Retry, limits, pack, seconds_us, unpack
 
@@ -104,7 +104,7 @@ class Stream(Generic[T]):
         self.name = name
         self.source = source
         self.dead_letters: Output[Any] = Output(dead_letters_of(name), keep=None)
-        self.definition = _definition(name, self._read)
+        self.definition = _definition(name, self._read, self._read_at_once)
 
     def batches(
         self,
@@ -154,24 +154,45 @@ class Stream(Generic[T]):
             pump = shelf[key] = Pump(self.source, cursor, wanted, lambda: shelf.pop(key, None))
         try:
             fetched = await pump.next(cursor)
-            good, dead = self._sorted(fetched.records, on_poison)
+            good, dead = self._sorted(fetched, on_poison)
         except asyncio.CancelledError:
             raise  # Nothing was taken: another loop of the flow may go on with it.
         except BaseException:
             pump.close()  # What comes next begins at the cursor that is stored.
             raise
         context.when_stored(lambda: pump.stored(fetched.cursor))
-        identity, positions, *taken = fetched.cursor.to_wire()
-        return [identity, positions, records_of(good), dead, *taken]
+        return _recorded(fetched, good, dead)
+
+    def _read_at_once(
+        self, shelf: dict[Any, Any], execution_id: bytes, arguments: bytes
+    ) -> tuple[bytes, Callable[[], None]] | None:
+        """What was read ahead, for a loop that asks for it: nobody begins an attempt for that."""
+        pump: Pump | None = shelf.get((execution_id, self.name))
+        if pump is None:
+            return None
+        (after, sizes, on_poison), _ = self.definition.parameters.decode(arguments)
+        cursor = None if after is None else Cursor.from_wire(after)
+        if not pump.continues(cursor, _sizes_of(sizes)) or (fetched := pump.here(cursor)) is None:
+            return None
+        try:
+            good, dead = self._sorted(fetched, on_poison)
+            result = self.definition.result.encode(_recorded(fetched, good, dead))
+        except EverlongError:
+            return None  # An attempt meets it, too, and is there to fail.
+        pump.take_here(cursor)
+        return result, lambda: pump.stored(fetched.cursor)
 
     def _sorted(
-        self, records: Sequence[Record], on_poison: str
-    ) -> tuple[list[Record], list[tuple[Any, str]]]:
+        self, fetched: Fetched, on_poison: str
+    ) -> tuple[Sequence[Record], list[tuple[Any, str]]]:
         """What can be decoded, and what cannot, with the reason."""
         good: list[Record] = []
         dead: list[tuple[Any, str]] = []
-        for record in records:
-            large = weight(record) > _RECORD_BYTES_MAX
+        may_be_large = fetched.size > _RECORD_BYTES_MAX
+        if self.source.is_raw and not may_be_large:
+            return fetched.records, dead
+        for record in fetched.records:
+            large = may_be_large and weight(record) > _RECORD_BYTES_MAX
             error = _TOO_LARGE if large else self.fault_of(record.value)
             if error is None:
                 good.append(record)
@@ -323,7 +344,7 @@ class Batches(AsyncIterator[Batch[T]]):
         return Batch(stream.source, stream.name, identity, records, self._keys(run))
 
 
-def _definition(name: str, read: Any) -> ActivityDefinition:
+def _definition(name: str, read: Any, at_once: AtOnce) -> ActivityDefinition:
     own = activity_of(name)
     return ActivityDefinition(
         name=own,
@@ -334,7 +355,14 @@ def _definition(name: str, read: Any) -> ActivityDefinition:
         exceptions=ExceptionRegistry(),
         is_async=True,
         waits=True,
+        at_once=at_once,
     )
+
+
+def _recorded(fetched: Fetched, good: Sequence[Record], dead: list[tuple[Any, str]]) -> list[Any]:
+    """A batch as the result of its activity."""
+    identity, positions, *taken = fetched.cursor.to_wire()
+    return [identity, positions, records_of(good), dead, *taken]
 
 
 def _suffix(run: RunPort) -> str:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar, cast, overload
+from typing import Any, Final, Generic, TypeVar, overload
 
 from aiokafka import AIOKafkaConsumer  # pyright: ignore[reportMissingTypeStubs]
 from aiokafka.errors import KafkaError  # pyright: ignore[reportMissingTypeStubs]
@@ -189,7 +189,11 @@ class _KafkaReader(Reader):
         while True:
             found = await self._consumer.getmany(timeout_ms=wait_ms, max_records=max_messages)
             if found or wait_s is not None:
-                return [_record(one) for lot in found.values() for one in lot]
+                return [
+                    _record(str(partition.partition), one)
+                    for partition, lot in found.items()
+                    for one in lot
+                ]
 
     async def acknowledge(self, cursor: Cursor) -> None:
         if self._source.group is None:
@@ -206,7 +210,9 @@ class _KafkaReader(Reader):
         await asyncio.shield(self._consumer.stop())
 
 
-def _record(one: Any) -> Record:
-    headers = {name: cast("bytes", value) for name, value in one.headers} if one.headers else {}
+def _record(partition: str, one: Any) -> Record:
     value = b"" if one.value is None else one.value
-    return Record(str(one.partition), one.offset, value, one.key, one.timestamp * 1000, headers)
+    record = Record(partition, one.offset, value, one.key, one.timestamp * 1000)
+    if one.headers:
+        record.headers = dict(one.headers)
+    return record

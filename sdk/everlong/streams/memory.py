@@ -86,14 +86,16 @@ class Memory(Source[T], Generic[T]):
         require_same(self.identity, after, "this memory source")
         return _MemoryReader(self, after, partitions)
 
-    def behind(self, at: dict[str, int], partitions: Sequence[str] | None) -> list[Record]:
+    def behind(
+        self, at: dict[str, int], partitions: Sequence[str] | None, limit: int
+    ) -> list[Record]:
         """Not for flows: what is there behind these positions."""
         chosen = self._partitions if partitions is None else partitions
-        return [
-            record
-            for name in chosen
-            for record in self._partitions.get(name, [])[at.get(name, -1) + 1 :]
-        ]
+        found: list[Record] = []
+        for name in chosen:
+            begin = at.get(name, -1) + 1
+            found += self._partitions.get(name, [])[begin : begin + limit - len(found)]
+        return found
 
     async def more(self) -> None:
         """Not for flows: wait until something is put."""
@@ -119,12 +121,12 @@ class _MemoryReader(Reader):
     ) -> Sequence[Record]:
         try:
             async with asyncio.timeout(wait_s):
-                while not (found := self._source.behind(self._at, self._partitions)):
+                while not (found := self._source.behind(self._at, self._partitions, max_messages)):
                     await self._source.more()
         except TimeoutError:
             return []
         taken: list[Record] = []
-        for record in found[:max_messages]:
+        for record in found:
             taken.append(record)
             max_bytes -= len(record.value)
             self._at[record.partition] = int(record.position)

@@ -28,7 +28,7 @@ from everlong.worker._deadlines import Deadlines
 from everlong.worker._elsewhere import Elsewhere
 from everlong.worker._intercepting import Around
 from everlong.worker._outcomes import OutcomeJudge
-from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun
+from everlong.worker._owned import Incoming, OpenAttempt, OwnedRun, Step
 from everlong.worker._queues import QueueDesk
 from everlong_engine import (
     ActivityCancelled,
@@ -117,6 +117,22 @@ class ActivityRunner:
             self._begin(attempt)
         else:
             self.queue(attempt)
+
+    def look_ahead(self, run: OwnedRun, step: Step) -> None:
+        """Activities that only wait, and whose result is there already: their outcomes are fed at
+        once, and mostly committed with what schedules them. Their slots are given back then."""
+        for seq, decision in enumerate(step.decisions, step.base + 1):
+            if type(decision) is not ActivityScheduled or not decision.began:
+                continue
+            definition = run.code.activity_definition(decision.activity_id)
+            if definition is None or definition.at_once is None or self.around is not None:
+                continue
+            found = definition.at_once(self.bench.pools.shelf, run.execution_id, decision.arguments)
+            if found is not None:
+                result, when_stored = found
+                completed = ActivityCompleted(decision.activity_id, result)
+                one = Incoming(completed, when_stored=when_stored, scheduled_at=seq)
+                run.mailbox.append(one)
 
     def restore(self, attempt: OpenAttempt, newest: AttemptRow | None) -> None:
         """An open activity of a run that was taken over or woken."""

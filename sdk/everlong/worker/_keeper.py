@@ -290,6 +290,7 @@ class RunKeeper:
         step.told = append.answers
         run.inflight.append(step)
         self.engine.commits.add(append, partial(self.settle, run, step))
+        self.activities.look_ahead(run, step)
 
     # ------------------------------------------------------------------------ behind the commit
 
@@ -404,6 +405,10 @@ class RunKeeper:
         for step in run.inflight:
             self._void(step)
         run.mailbox.extendleft(step.incoming.taken_back() for step in reversed(run.inflight))
+        if run.inflight:
+            first = run.inflight[0].base
+            kept = (one for one in run.mailbox if one.scheduled_at < first)
+            run.mailbox = deque(kept)
         run.inflight.clear()
         run.held_back.clear()  # Loading brings them again.
         run.generation += 1

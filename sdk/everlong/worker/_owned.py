@@ -70,6 +70,9 @@ class Incoming(Struct, eq=False):
     """Whose they are: it has failed if one of them does."""
     when_stored: Callable[[], None] | None = None
     """Called once it is committed, if it still is in this worker's hands."""
+    scheduled_at: int = 0
+    """Of an outcome that was there before its activity was committed: the number of the event that
+    schedules it. It is nothing without that event."""
     came: Input | None = None
     """As it came, if it was recorded otherwise: another drive may judge it otherwise."""
 
