@@ -5,6 +5,7 @@ Good for profiling, too, in a folder that is empty and on a real disk:
 """
 
 import asyncio
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Coroutine
@@ -27,7 +28,10 @@ def find_role(name: str) -> Role:
 
 def main() -> None:
     name, folder, size = sys.argv[1:]
-    print_figures(asyncio.run(find_role(name)(Path(folder), int(size))))
+    role = find_role(name)
+    gc.collect()
+    gc.freeze()  # As `everlong worker` does; the peers' processes do it, too.
+    print_figures(asyncio.run(role(Path(folder), int(size))))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ is as installed, and so is the rest.
 # pyright: reportUnknownArgumentType=false
 
 import asyncio
+import gc
 import json
 import sqlite3
 import sys
@@ -117,5 +118,7 @@ async def measure(benchmark: str, folder: Path, size: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    gc.collect()
+    gc.freeze()  # As in the process that measures Everlong.
     found = asyncio.run(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
     print(json.dumps(found), flush=True)

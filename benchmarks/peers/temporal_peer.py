@@ -13,6 +13,7 @@ faster and is as durable, so it gets that. The workflow sandbox is off, which al
 # pyright: reportUnknownParameterType=false
 
 import asyncio
+import gc
 import json
 import socket
 import subprocess
@@ -164,5 +165,7 @@ async def measure(benchmark: str, folder: Path, size: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    gc.collect()
+    gc.freeze()  # As in the process that measures Everlong.
     found = asyncio.run(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
     print(json.dumps(found), flush=True)
