@@ -157,6 +157,14 @@ _ALL = (
             Figure("activity_100_per_s", Better.MORE, Against.ROWS, goal=15_000),
             Figure("activity_1000_per_s", Better.MORE, Against.ROWS, goal=60_000),
         ),
+        on_server=(
+            Figure("transactional_1_per_s", Better.MORE, goal=4_000),
+            Figure("transactional_100_per_s", Better.MORE, goal=80_000),
+            Figure("transactional_1000_per_s", Better.MORE, goal=150_000),
+            Figure("activity_1_per_s", Better.MORE),
+            Figure("activity_100_per_s", Better.MORE),
+            Figure("activity_1000_per_s", Better.MORE),
+        ),
     ),
 )
 
