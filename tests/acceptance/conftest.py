@@ -45,7 +45,8 @@ def in_the_chosen_mode(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def on_the_chosen_store(request: pytest.FixtureRequest) -> None:
-    """`make postgres` runs these tests on a server, which no feature must notice."""
+    """`make postgres` runs these tests on a server, which no feature must notice, and `make
+    distributed` on a store where a transaction must not write to two shards."""
     if STORE != "sqlite" and request.node.get_closest_marker("file") is not None:  # pyright: ignore[reportUnknownMemberType]
         pytest.skip("it is about a file, or about its lock")
 
@@ -81,7 +82,7 @@ _TRIED = {
 @pytest.fixture
 async def path(tmp_path: Path) -> AsyncIterator[Any]:
     """The store of a test: a file, or with `EVERLONG_STORE=postgres` a database."""
-    if STORE == "postgres":
+    if STORE in ("postgres", "distributed"):
         async with lent_store(1024) as url:
             yield url
     else:

@@ -22,13 +22,25 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+from msgspec.structs import replace
 
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.migrations import migrate
 from tests.support.orphans import die_with_parent
+from tests.support.shard_guard import guard
 
-__all__ = ["Server", "free_port", "fresh_database", "fresh_store", "lent_store", "shared_server"]
+__all__ = [
+    "DISTRIBUTED",
+    "Server",
+    "free_port",
+    "fresh_database",
+    "fresh_store",
+    "lent_store",
+    "shared_server",
+]
 
+DISTRIBUTED: Final = os.environ.get("EVERLONG_STORE") == "distributed"
+"""Whether stores are distributed ones, where nobody says which they are to be."""
 _DEBIAN: Final = Path("/usr/lib/postgresql")
 _START_S: Final = 60
 _FAST: Final = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
@@ -40,11 +52,12 @@ _SETTINGS: Final = (
     "log_min_messages=warning",
 )
 _numbers: Final = count(1)
-_templates: Final[dict[int, str]] = {}
-_free: Final[dict[int, list[str]]] = {}
+_templates: Final[dict[tuple[int, bool], str]] = {}
+_free: Final[dict[tuple[int, bool], list[str]]] = {}
 _EMPTY: Final = """
 DO $$ DECLARE one TEXT; BEGIN
     SET LOCAL lock_timeout = '2s';
+    SET LOCAL everlong.spans = 'a test is over';
     FOR one IN SELECT tablename FROM pg_tables
                WHERE schemaname = 'everlong' AND tablename <> 'store'
     LOOP EXECUTE format('DELETE FROM everlong.%I', one); END LOOP;
@@ -205,27 +218,30 @@ async def fresh_database(template: str = "template0") -> str:
     return server.url(name)
 
 
-async def fresh_store(shards: int = 1) -> str:
-    """The URL of an empty store. One shard is what tests of a store say everywhere."""
-    template = _templates.get(shards)
+async def fresh_store(shards: int = 1, *, distributed: bool = DISTRIBUTED) -> str:
+    """The URL of an empty store. One shard is what tests of a store say everywhere. A distributed
+    one has a guard that no transaction writes to two shards."""
+    template = _templates.get((shards, distributed))
     if template is None:
         url = await fresh_database()
-        address = Address.of(url)
+        address = replace(Address.of(url), distributed=distributed)
         connection = await asyncpg.connect(url)
         try:
             await migrate(connection, address, shards=shards)
+            if distributed:
+                await guard(connection)
         finally:
             await connection.close()
-        template = _templates[shards] = url.rpartition("/")[2]
+        template = _templates[shards, distributed] = url.rpartition("/")[2]
     return await fresh_database(template)
 
 
 @asynccontextmanager
-async def lent_store(shards: int = 1) -> AsyncGenerator[str]:
+async def lent_store(shards: int = 1, *, distributed: bool = DISTRIBUTED) -> AsyncGenerator[str]:
     """The URL of an empty store, emptied for the next who asks: that is a hundred times as fast as
     another database. For tests that leave the schema alone."""
-    free = _free.setdefault(shards, [])
-    url = free.pop() if free else await fresh_store(shards)
+    free = _free.setdefault((shards, distributed), [])
+    url = free.pop() if free else await fresh_store(shards, distributed=distributed)
     yield url
     connection = await asyncpg.connect(url)
     with suppress(asyncpg.LockNotAvailableError):  # Somebody still has it: it is not lent again.

@@ -11,9 +11,9 @@ from everlong_engine.model.errors import StoreError
 __all__ = ["Address", "is_url"]
 
 _SCHEMES: Final = ("postgresql", "postgres")
-_OURS: Final = ("pooler", "listen_url")
 _TLS_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 _POOLERS: Final = {"": False, "none": False, "session": False, "transaction": True}
+_DISTRIBUTED: Final = {"": None, "true": True, "false": False}
 
 
 def is_url(place: str) -> bool:
@@ -30,6 +30,8 @@ class Address(Struct, frozen=True, kw_only=True):
     """Behind a pooler that gives a server process away with each transaction."""
     listen_dsn: str | None = None
     """A direct way for LISTEN and NOTIFY; None: none, and looks by the clock must do."""
+    distributed: bool | None = None
+    """What the store should be, which it says itself; None: whatever it is."""
 
     @property
     def direct(self) -> Self:
@@ -66,6 +68,9 @@ class Address(Struct, frozen=True, kw_only=True):
             known = ", ".join(one for one in _POOLERS if one)
             raise StoreError(f"pooler={pooler} is not known in the URL: say one of {known}")
         pooled = _POOLERS[pooler]
+        distributed = options.pop("distributed", "")
+        if distributed not in _DISTRIBUTED:
+            raise StoreError(f"distributed={distributed} in the URL must be true or false")
         dsn = urlunsplit(parts._replace(query=urlencode(options, quote_via=quote)))
         listen = options.pop("listen_url", None)
         hints = listen != "off"
@@ -76,6 +81,7 @@ class Address(Struct, frozen=True, kw_only=True):
             shown=_without_password(dsn),
             pooled=pooled,
             listen_dsn=(listen or (None if pooled else dsn)) if hints else None,
+            distributed=_DISTRIBUTED[distributed],
         )
 
 

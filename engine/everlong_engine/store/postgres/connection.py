@@ -107,10 +107,12 @@ class Line:
         """Go on with a connection that is there already."""
         self._connection = connection
 
-    async def write(self, work: Callable[[Tx], Awaitable[T]]) -> T:
+    async def write(self, work: Callable[[Tx], Awaitable[T]], spans: str = "") -> T:
         """Run `work` in one transaction, READ COMMITTED: each statement sees what was committed
-        before it, which is what locks are good for."""
-        return await self._run("BEGIN", work, writes=True)
+        before it, which is what locks are good for. On a distributed store one that may write to
+        several shards says why (`spread.Spans`), for whoever looks on."""
+        begin = f"BEGIN; SET LOCAL everlong.spans = '{spans}'" if spans else "BEGIN"
+        return await self._run(begin, work, writes=True)
 
     async def read(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         """Several reads that see one state."""

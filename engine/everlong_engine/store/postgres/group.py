@@ -6,6 +6,7 @@ rows, and what is rare is done one by one.
 """
 
 from collections.abc import Sequence, Set
+from functools import partial
 
 from everlong_engine.machine.tasks import marks_ahead
 from everlong_engine.model.tasks import SettleTask, WithdrawTask
@@ -52,12 +53,39 @@ from everlong_engine.store.postgres.outgoing import send_all
 from everlong_engine.store.postgres.pauses import pause_many, pause_run, resume_many, resume_run
 from everlong_engine.store.postgres.reports import put_beat, put_report
 from everlong_engine.store.postgres.resets import reset_run
+from everlong_engine.store.postgres.spread import Spread, parts_of, spans
 from everlong_engine.store.postgres.starts import start_runs
 from everlong_engine.store.postgres.statements import Tx
 from everlong_engine.store.postgres.task_groups import goes_together, queue_all, settle_all
 from everlong_engine.store.postgres.tasks import queue_tasks, settle_task, withdraw_task
 
-__all__ = ["commit_group", "is_for_others"]
+__all__ = ["commit_group", "commit_spread", "is_for_others"]
+
+
+class _Group:
+    """Writes that are stored together, and how far that has come."""
+
+    def __init__(self, writes: Sequence[Write]) -> None:
+        self._writes = writes
+        self.results: list[WriteResult] = [None] * len(writes)
+        self._left: list[tuple[int, Write]] = []
+
+    @property
+    def left(self) -> list[Write]:
+        """What is to be judged in a transaction."""
+        return [write for _, write in self._left]
+
+    async def at_once(self, tx: Tx) -> bool:
+        """One statement; whether it has left anything."""
+        done = await OneTrip(self._writes).go(tx, self.results)
+        self._left = [(at, write) for at, write in enumerate(self._writes) if at not in done]
+        return bool(self._left)
+
+    async def behind(self, tx: Tx) -> None:
+        """What is left, in a transaction."""
+        judged = await _apply(tx, self.left)
+        for (at, _), result in zip(self._left, judged, strict=True):
+            self.results[at] = result
 
 
 async def commit_group(line: Line, writes: Sequence[Write]) -> list[WriteResult]:
@@ -65,21 +93,32 @@ async def commit_group(line: Line, writes: Sequence[Write]) -> list[WriteResult]
 
     If the transaction behind fails, the group is repeated, and what was stored is known again.
     """
+    group = _Group(writes)
+    await line.in_turn(group.at_once, group.behind)
+    return group.results
+
+
+async def commit_spread(spread: Spread, writes: Sequence[Write]) -> list[WriteResult]:
+    """The same, a group of each shard. Those that may reach into other shards come last, one after
+    the other: at once they could wait for each other."""
+    parts = [(part, _Group([write for _, write in part])) for part in parts_of(writes)]
+    groups = [group for _, group in parts]
+    async with spread.turn:
+        await spread.each([partial(_at_once, group) for group in groups])
+        left = [(group, spans(group.left)) for group in groups if group.left]
+        await spread.write_each([group.behind for group, why in left if why is None])
+        for group, why in left:
+            if why is not None:
+                await spread.first.write(group.behind, why.value)
     results: list[WriteResult] = [None] * len(writes)
-    left: list[tuple[int, Write]] = []
-
-    async def at_once(tx: Tx) -> bool:
-        done = await OneTrip(writes).go(tx, results)
-        left[:] = [(at, write) for at, write in enumerate(writes) if at not in done]
-        return bool(left)
-
-    async def behind(tx: Tx) -> None:
-        judged = await _apply(tx, [write for _, write in left])
-        for (at, _), result in zip(left, judged, strict=True):
+    for part, group in parts:
+        for (at, _), result in zip(part, group.results, strict=True):
             results[at] = result
-
-    await line.in_turn(at_once, behind)
     return results
+
+
+async def _at_once(group: _Group, line: Line) -> bool:
+    return await line.at_once(group.at_once)
 
 
 def is_for_others(write: Write, result: WriteResult, ours: Set[bytes]) -> bool:

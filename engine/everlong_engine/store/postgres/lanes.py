@@ -1,8 +1,8 @@
 """Who takes what from task queues: within their limits, by urgency, fairly between keys."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from everlong_engine.machine.lanes import Dealer, Lane
 from everlong_engine.model.errors import UndecodablePayload
@@ -32,7 +32,14 @@ __all__ = [
     "seen_to",
     "set_limits",
     "store_starts",
+    "take_due",
     "take_tasks",
+    "take_within",
+]
+
+
+Take: TypeAlias = Callable[
+    [Tx, TaskWants, Sequence[Any], int], Awaitable[tuple[list[TakenTask], list[TaskRow]]]
 ]
 
 
@@ -43,6 +50,18 @@ async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> TaskC
         row.queue: row.limits
         for row in map(limit_row, await tx.all("lock_limits", (wants.activities, wants.queues)))
     }
+    return await take_within(tx, wants, now_us, limit, limits, take_due)
+
+
+async def take_within(
+    tx: Tx,
+    wants: TaskWants,
+    now_us: int,
+    limit: int,
+    limits: Mapping[str, QueueLimits],
+    take: Take,
+) -> TaskClaim:
+    """`take` takes rows that were found due."""
     dealer = Dealer(limits, now_us, wants.after)
     lanes, held_back = await _lanes(tx, dealer, wants, now_us, limited=set(limits))
     taken: list[TakenTask] = []
@@ -51,7 +70,7 @@ async def take_tasks(tx: Tx, wants: TaskWants, now_us: int, limit: int) -> TaskC
         if not dealt:
             break
         due = await tx.rows("due_tasks", [(*_of(lane), quota, now_us) for lane, quota in dealt])
-        begun, there = await _take_all(tx, wants, due, now_us)
+        begun, there = await take(tx, wants, due, now_us)
         taken += begun
         for lane, quota in dealt:
             dealer.note(lane, sum(Lane.of(one.task) == lane for one in begun))
@@ -69,7 +88,7 @@ def _of(lane: Lane) -> tuple[str, str, int, str]:
     return lane.queue, lane.activity, lane.rank, lane.key
 
 
-async def _take_all(
+async def take_due(
     tx: Tx, wants: TaskWants, due: Sequence[Any], now_us: int
 ) -> tuple[list[TakenTask], list[TaskRow]]:
     """What begins, and what there was; what another worker is taking is neither."""

@@ -21,11 +21,13 @@ __all__ = [
     "bury",
     "claim_one",
     "claim_runs",
+    "free_orphans",
     "mark_attempts",
     "park",
     "put_attempts",
     "release_all",
     "take_over",
+    "witnesses",
 ]
 
 
@@ -87,13 +89,25 @@ async def park(tx: Tx, shard: int, run_id: bytes, error: Exception) -> None:
     logger.error("run %s is blocked: %s", id_text(run_id), text)
 
 
-async def take_over(tx: Tx, alive: Sequence[bytes], now_us: int, limit: int) -> int:
+async def take_over(tx: Tx, now_us: int, limit: int) -> int:
     """Judge runs of dead workers, and free them for claims. The dead are marked dead before, in a
     transaction of their own: whoever wakes up finds that out with its next beat."""
-    names = {worker.worker_id: worker.name for worker in await reads.workers(tx)}
-    # Suspects that were driven come last: until then they may explain this death.
-    explained = await tx.one("driven_suspect") is not None
+    explained, names = await witnesses(tx)
     orphans = [run_row(values) for values in await tx.all("orphans", (limit,))]
+    return await free_orphans(tx, orphans, names, now_us, explained=explained)
+
+
+async def witnesses(tx: Tx) -> tuple[bool, dict[bytes, str]]:
+    """Whether a suspect that was driven may explain this death, and what workers are called. It
+    comes last, so that it explains all others."""
+    names = {worker.worker_id: worker.name for worker in await reads.workers(tx)}
+    return await tx.one("driven_suspect") is not None, names
+
+
+async def free_orphans(
+    tx: Tx, orphans: Sequence[RunRow], names: Mapping[bytes, str], now_us: int, *, explained: bool
+) -> int:
+    """Runs of dead workers, whose rows are locked; how many."""
     for one in await reads.load_runs(tx, orphans):
         if isinstance(one, LoadedRun):
             await _free(tx, one, names, now_us, explained=explained)

@@ -10,13 +10,14 @@ from types import MappingProxyType
 from typing import Final
 
 from asyncpg import exceptions as pg
+from msgspec import Struct
 
 from everlong_engine.model.errors import NewerSchema, StoreError
 from everlong_engine.model.limits import SHARDS
 from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.statements import Connection
 
-__all__ = ["GUARDS", "NEWEST", "migrate", "prepare"]
+__all__ = ["GUARDS", "NEWEST", "Settled", "migrate", "prepare"]
 
 _FOLDER: Final = files("everlong_engine.store.postgres")
 _NAMES: Final = sorted(one.name for one in _FOLDER.iterdir() if one.name.startswith("schema_"))
@@ -27,6 +28,10 @@ _IS_THERE: Final = """
     ON n.oid = c.relnamespace WHERE n.nspname = 'everlong' AND c.relname = 'store'
 """
 """Not `to_regclass`: a session that has found nothing once remembers that, behind a lock too."""
+_FIRST: Final = "INSERT INTO everlong.store (version, shards) VALUES ($1, $2)"
+_SETTLED: Final = "SELECT shards, distributed FROM everlong.store"
+_DISTRIBUTE: Final = "UPDATE everlong.store SET distributed = $1"
+"""At any time: whoever has the store open goes on as it was, and is right as well."""
 _GUARD: Final = """
 DO $$ BEGIN
     EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I SET {name} = %L',
@@ -44,12 +49,20 @@ GUARDS: Final = MappingProxyType(
 transaction keeps its locks until somebody ends it."""
 
 
-async def prepare(connection: Connection, address: Address, *, create: bool) -> int:
-    """Make sure that the schema is the one that this code knows; how many shards there are.
+class Settled(Struct, frozen=True):
+    """What a store says of itself, whoever connects."""
+
+    shards: int
+    distributed: bool
+
+
+async def prepare(connection: Connection, address: Address, *, create: bool) -> Settled:
+    """Make sure that the schema is the one that this code knows; what the store says of itself.
 
     Raises:
         NewerSchema: it belongs to a later Everlong.
-        StoreError: it is older, or is not there and must not or cannot be made.
+        StoreError: it is older, or is not there and must not or cannot be made; or it is not what
+            the URL says.
     """
     async with connection.transaction():  # One server process for all of it, behind a pooler too.
         found = await _version(connection)
@@ -64,7 +77,7 @@ async def prepare(connection: Connection, address: Address, *, create: bool) -> 
         async with connection.transaction():
             found = await _version(connection)
     assert found is not None, "it has just been made"
-    version, shards = found
+    version = found
     if version > NEWEST:
         raise NewerSchema(path=address.shown, found=version, known=NEWEST)
     if version < NEWEST:
@@ -73,7 +86,25 @@ async def prepare(connection: Connection, address: Address, *, create: bool) -> 
             f"{NEWEST}: run `everlong migrate` while no older worker is at work",
             path=address.shown,
         )
-    return shards
+    async with connection.transaction():
+        row = await connection.fetchrow(_SETTLED)
+    assert row is not None, "it has just been there"
+    settled = Settled(row["shards"], row["distributed"])
+    _check(settled, address)
+    return settled
+
+
+def _check(settled: Settled, address: Address) -> None:
+    """Raises StoreError: the URL says of the store what it is not."""
+    if address.distributed in (None, settled.distributed):
+        return
+    said = "true" if address.distributed else "false"
+    raise StoreError(
+        f"the URL says distributed={said}, and {address.shown} is "
+        f"{'' if settled.distributed else 'not '}distributed. Leave the option out, for the store "
+        f"says itself which it is; or change that, with `everlong migrate` and this URL",
+        path=address.shown,
+    )
 
 
 async def migrate(
@@ -89,16 +120,18 @@ async def migrate(
         async with connection.transaction():
             await connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})")
             found = await _version(connection)
-            version = 0 if found is None else found[0]
+            version = found or 0
             if version > NEWEST:
                 raise NewerSchema(path=address.shown, found=version, known=NEWEST)
             for name in _NAMES[version:]:
                 await connection.execute(_FOLDER.joinpath(name).read_text("utf-8"))
             if found is None:
                 values = (NEWEST, shards)
-                await connection.execute("INSERT INTO everlong.store VALUES ($1, $2)", *values)
+                await connection.execute(_FIRST, *values)
             else:
                 await connection.execute("UPDATE everlong.store SET version = $1", NEWEST)
+            if address.distributed is not None:
+                await connection.execute(_DISTRIBUTE, address.distributed)
             await _guard(connection)
     except pg.InsufficientPrivilegeError as error:
         raise StoreError(
@@ -118,15 +151,15 @@ async def _guard(connection: Connection) -> None:
             await connection.execute(_GUARD.format(name=name, value=value))
 
 
-async def _version(connection: Connection) -> tuple[int, int] | None:
-    """(version, shards); None where there is no store."""
+async def _version(connection: Connection) -> int | None:
+    """None where there is no store."""
     try:
         if await connection.fetchval(_IS_THERE) is None:
             return None
-        row = await connection.fetchrow("SELECT version, shards FROM everlong.store")
+        version: int | None = await connection.fetchval("SELECT version FROM everlong.store")
     except pg.InsufficientPrivilegeError as error:
         raise StoreError(
             f"this user may not use the store: {error}. Grant it USAGE on the schema `everlong`, "
             "and SELECT, INSERT, UPDATE and DELETE on its tables"
         ) from error
-    return None if row is None else (row[0], row[1])
+    return version

@@ -6,6 +6,7 @@ the commit of its pause. An owner keeps what it holds until the attempts that it
 ended; a notice in its mail has it look.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from everlong_engine.machine.pauses import NOTICE, PAUSED_ELSEWHERE, many_result, many_wire
@@ -29,6 +30,7 @@ from everlong_engine.store.postgres.rows import (
 from everlong_engine.store.postgres.statements import Tx
 
 __all__ = [
+    "blocked_shards",
     "forget_pause",
     "hold",
     "hold_arrival",
@@ -134,11 +136,19 @@ async def hold_arrival(tx: Tx, row: RunRow, held: tuple[int, str, str] | None = 
         await tx.run("pause_run", (row.shard, row.run_id))
 
 
-async def resume_blocked(tx: Tx, now_us: int, strikes: int, wants: Wants) -> None:
+async def resume_blocked(
+    tx: Tx, now_us: int, strikes: int, wants: Wants, shards: Sequence[int]
+) -> None:
     """Other code has come. What is held as well is held from now on."""
     for status in (RunStatus.PAUSED, RunStatus.RUNNING):
-        values = (int(status), now_us, strikes, wants.types, *columns_of(wants.pinned))
+        values = (int(status), now_us, strikes, wants.types, *columns_of(wants.pinned), shards)
         await tx.run("resume_blocked", values)
+
+
+async def blocked_shards(tx: Tx, wants: Wants) -> list[int]:
+    """Where there is anything that other code might drive."""
+    types = [*wants.types, *(kind for kind, _ in wants.pinned)]
+    return [shard for (shard,) in await tx.all("blocked_shards", (types,))]
 
 
 # ------------------------------------------------------------------------------------------- many

@@ -191,7 +191,7 @@ UPDATE everlong.requests SET result = $1 WHERE shard = $2 AND execution_id = $3 
 
 -- name: refuse_mail
 -- Consume a message unfed, under the lease of the run that refuses it.
-DELETE FROM everlong.inbox WHERE position = $1 AND execution_id = $2 AND EXISTS (
+DELETE FROM everlong.inbox WHERE position = $1 AND execution_id = $2 AND shard = $3 AND EXISTS (
     SELECT 1 FROM everlong.runs WHERE shard = $3 AND run_id = $4 AND lease_token = $5 AND status < 10);
 
 -- name: count_sent
@@ -316,7 +316,12 @@ WHERE status = 1 AND strikes < $3 AND ((version IS NULL AND type = ANY ($4::TEXT
   AND (EXISTS (SELECT 1 FROM everlong.pauses AS p
                WHERE p.shard = runs.shard AND p.execution_id = runs.execution_id)
        OR EXISTS (SELECT 1 FROM everlong.pauses_of_types AS p
-                  WHERE p.namespace = runs.namespace AND p.type IN ('', runs.type))) = ($1 = 2);
+                  WHERE p.namespace = runs.namespace AND p.type IN ('', runs.type))) = ($1 = 2)
+  AND shard = ANY ($7::INT[]);
+
+-- name: blocked_shards
+-- Where there are blocked runs of some types.
+SELECT DISTINCT shard FROM everlong.runs WHERE status = 1 AND type = ANY ($1::TEXT[]) ORDER BY shard;
 
 -- name: put_pause
 -- Somebody holds an execution; who was first has given the reason. That it is about to be moved gives
@@ -748,6 +753,41 @@ UPDATE everlong.runs SET owner = $7, lease_token = lease_token + 1, wake_us = NU
 FROM taken WHERE runs.shard = taken.shard AND runs.run_id = taken.run_id
 RETURNING runs.*, taken.wake_us AS due_us;
 
+-- name: due_of_type
+-- What is due of a type, in all shards; to be taken shard by shard, see `take_due`.
+SELECT wake_us, shard, run_id, version FROM everlong.runs
+WHERE wake_us IS NOT NULL AND version IS NULL AND queue = $2 AND type = $3 AND wake_us <= $1
+  AND status = 0 AND owner IS NULL
+ORDER BY wake_us LIMIT $4;
+
+-- name: due_of_version
+-- The same of what is pinned.
+SELECT wake_us, shard, run_id, version FROM everlong.runs
+WHERE wake_us IS NOT NULL AND queue = $2 AND type = $3 AND version = $5 AND wake_us <= $1
+  AND status = 0 AND owner IS NULL
+ORDER BY wake_us LIMIT $4;
+
+-- name: take_due
+-- Take of one shard what was found due, if it still is, and still of that version; as `due_runs`.
+WITH taken AS (
+    SELECT r.shard, r.run_id, r.wake_us FROM everlong.runs AS r
+    JOIN unnest($2::BYTEA[], $3::TEXT[]) AS w (run_id, version)
+      ON r.run_id = w.run_id AND r.version IS NOT DISTINCT FROM w.version
+    WHERE r.shard = $1 AND r.wake_us <= $4 AND r.status = 0 AND r.owner IS NULL
+      AND (r.version IS NOT NULL OR $6::BIGINT IS NULL OR $6 = (SELECT fleet FROM everlong.store))
+    FOR UPDATE OF r SKIP LOCKED
+)
+UPDATE everlong.runs SET owner = $5, lease_token = lease_token + 1, wake_us = NULL, probation = 0
+FROM taken WHERE runs.shard = $1 AND runs.shard = taken.shard AND runs.run_id = taken.run_id
+RETURNING runs.*, taken.wake_us AS due_us;
+
+-- name: runs_held
+-- Runs as they are now, if they are still held under these tokens.
+SELECT r.* FROM everlong.runs AS r
+JOIN unnest($1::INT[], $2::BYTEA[], $3::BIGINT[]) AS w (shard, run_id, token)
+  ON r.shard = w.shard AND r.run_id = w.run_id AND r.lease_token = w.token
+WHERE r.owner = $4;
+
 -- name: claim_run
 -- Take one run by its id, if nobody has it; the token moves on with each claim. A mark that came
 -- behind the release that it should have preceded is void.
@@ -775,6 +815,18 @@ SELECT min(wake_us) FROM (
 SELECT * FROM everlong.runs WHERE owner IS NOT NULL AND owner NOT IN
     (SELECT worker_id FROM everlong.workers WHERE NOT dead)
 ORDER BY probation IN (1, 2), run_id LIMIT $1 FOR UPDATE SKIP LOCKED;
+
+-- name: orphans_seen
+-- The same in all shards, to be taken shard by shard.
+SELECT shard, run_id, probation FROM everlong.runs WHERE owner IS NOT NULL AND owner NOT IN
+    (SELECT worker_id FROM everlong.workers WHERE NOT dead)
+ORDER BY probation IN (1, 2), run_id LIMIT $1;
+
+-- name: orphans_of
+-- Those of one shard that were seen, and still are. What another worker is judging is passed over.
+SELECT * FROM everlong.runs WHERE shard = $1 AND run_id = ANY ($2::BYTEA[]) AND owner IS NOT NULL
+  AND owner NOT IN (SELECT worker_id FROM everlong.workers WHERE NOT dead)
+ORDER BY run_id FOR UPDATE SKIP LOCKED;
 
 -- name: driven_suspect
 -- Whether a dead worker was driving a suspect.
@@ -961,6 +1013,10 @@ FROM everlong.queue_limits AS l WHERE l.queue IN
     (SELECT queue FROM pairs
      WHERE activity = ANY ($1::TEXT[]) AND ($2::TEXT[] IS NULL OR queue = ANY ($2)))
 ORDER BY l.queue, l.origin FOR UPDATE OF l;
+
+-- name: limited_queues
+-- Those that have limits.
+SELECT DISTINCT queue FROM everlong.queue_limits;
 
 -- name: lanes
 -- Queues, activities, ranks and keys of which something is due: of each rank those without a key, and

@@ -30,6 +30,7 @@ from everlong_engine.store.postgres.rows import read_run, run_row
 from everlong_engine.store.postgres.statements import Tx
 
 __all__ = [
+    "Unread",
     "approval",
     "approvals",
     "attempt_at",

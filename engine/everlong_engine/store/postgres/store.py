@@ -49,6 +49,7 @@ from everlong_engine.store.interface import (
     Wants,
 )
 from everlong_engine.store.postgres import (
+    by_shard,
     lanes,
     leases,
     moves,
@@ -63,8 +64,8 @@ from everlong_engine.store.postgres.address import Address
 from everlong_engine.store.postgres.bell import Bell
 from everlong_engine.store.postgres.connection import AWAY, Line, classify, connect
 from everlong_engine.store.postgres.filters import count_runs
-from everlong_engine.store.postgres.group import commit_group, is_for_others
-from everlong_engine.store.postgres.migrations import migrate, prepare
+from everlong_engine.store.postgres.group import commit_group, commit_spread, is_for_others
+from everlong_engine.store.postgres.migrations import Settled, migrate, prepare
 from everlong_engine.store.postgres.rows import (
     columns_of,
     latest_run,
@@ -72,6 +73,7 @@ from everlong_engine.store.postgres.rows import (
     run_row,
     told_by_workflow_id,
 )
+from everlong_engine.store.postgres.spread import Spans, Spread
 from everlong_engine.store.postgres.statements import Tx
 from everlong_engine.store.postgres.tags import tags_of_runs
 from everlong_engine.store.postgres.verify import verify
@@ -82,23 +84,32 @@ T = TypeVar("T")
 
 _BUSY_S: Final = 0.02
 _IDLE_S: Final = 1.0
+_UNSEEN_S: Final = 0.25
+"""For how long a distributed store is believed that nobody has committed: one of its servers counts
+its own commits, and need not see those of the others."""
 
 
 class PostgresStore:
     """Implements `everlong_engine.store.interface.Store` on one database."""
 
-    def __init__(self, address: Address, shards: int, lease_us: int) -> None:
-        self.shards = shards
+    def __init__(self, address: Address, settled: Settled, lease_us: int) -> None:
+        shards = self.shards = settled.shards
+        self.distributed = settled.distributed
+        """Whether a transaction is of one shard, but for what `Spans` names."""
         self.path = address.shown
         self._address = address
         self._lease_us = lease_us
         self._writer = Line(address, shards)
         self._reader = Line(address, shards)
+        self._sweeper = Line(address, shards)
+        """For what nobody waits for: claims and writes do not stand behind it."""
+        self._spread = Spread(address, shards, self._writer) if settled.distributed else None
         self._bell = Bell(address)
         self._ours: set[bytes] = set()
         """The workers of this process."""
         self._is_engine = False
         self._commits: int | None = None
+        self._unseen_until_s = 0.0
         self._fleet_number = 0
         self._heard_since: float | None = None
         """Since when this process's own beats have come through."""
@@ -117,11 +128,11 @@ class PostgresStore:
         address = Address.of(url)
         connection = await connect(address)
         try:
-            shards = await prepare(connection, address, create=create)
+            settled = await prepare(connection, address, create=create)
         except BaseException:
             await connection.close()
             raise
-        store = cls(address, shards, lease_us)
+        store = cls(address, settled, lease_us)
         store._writer.adopt(connection)
         return store
 
@@ -139,6 +150,9 @@ class PostgresStore:
         self._is_engine = False
         await self._bell.close()
         await self._reader.close()
+        await self._sweeper.close()
+        if self._spread is not None:
+            await self._spread.close()
         await self._writer.close()
 
     # ------------------------------------------------------------------------------ writes
@@ -228,7 +242,10 @@ class PostgresStore:
     async def take_over(self, alive: Sequence[bytes], now_us: int, limit: int) -> int:
         if self._unproven_s() <= 0:
             await self._write(lambda tx: leases.bury(tx, alive))
-        runs = await self._write(lambda tx: leases.take_over(tx, alive, now_us, limit))
+        if self._spread is not None:
+            runs = await self._judged(by_shard.take_over(self._spread, now_us, limit))
+            return max(runs, await self._judged(by_shard.free_tasks(self._spread, now_us, limit)))
+        runs = await self._write(lambda tx: leases.take_over(tx, now_us, limit))
         return max(runs, await self._write(lambda tx: tasks.free_tasks(tx, now_us, limit)))
 
     def _unproven_s(self) -> float:
@@ -239,25 +256,37 @@ class PostgresStore:
         return self.lease_s - (asyncio.get_running_loop().time() - self._heard_since)
 
     async def resume_blocked(self, wants: Wants, now_us: int) -> None:
-        await self._write(lambda tx: pauses.resume_blocked(tx, now_us, STRIKES_TO_POISON, wants))
+        how = (now_us, STRIKES_TO_POISON, wants)
+        if self._spread is not None:
+            await self._judged(by_shard.resume_blocked(self._spread, *how))
+            return
+
+        async def resume(tx: Tx) -> None:
+            await pauses.resume_blocked(tx, *how, await pauses.blocked_shards(tx, wants))
+
+        await self._write(resume)
 
     async def claim(self, wants: Wants, now_us: int, limit: int) -> list[LoadedRun]:
+        if self._spread is not None:
+            return await self._judged(by_shard.claim_runs(self._spread, wants, now_us, limit))
         return await self._write(lambda tx: leases.claim_runs(tx, wants, now_us, limit))
 
     async def take_tasks(self, wants: TaskWants, now_us: int, limit: int) -> TaskClaim:
         due_us = await self._look(lambda tx: lanes.next_task(tx, wants))
         if limit <= 0 or due_us is None or due_us > now_us:
             return TaskClaim([], due_us)
+        if self._spread is not None:
+            return await self._judged(by_shard.take_tasks(self._spread, wants, now_us, limit))
         return await self._write(lambda tx: lanes.take_tasks(tx, wants, now_us, limit))
 
     async def ask_turns(self, asks: Sequence[AskTurn]) -> list[TurnAnswer]:
-        answers = await self._write(lambda tx: turns.ask_turns(tx, asks))
+        answers = await self._write(lambda tx: turns.ask_turns(tx, asks), Spans.POOLS)
         if any(answer.others for answer in answers):
             self._bell.ring()
         return answers
 
     async def deal_turns(self, wanted: Sequence[tuple[str, str]], now_us: int) -> TurnsDealt:
-        dealt = await self._write(lambda tx: turns.deal_turns(tx, wanted, now_us))
+        dealt = await self._write(lambda tx: turns.deal_turns(tx, wanted, now_us), Spans.POOLS)
         if dealt.begun:
             self._bell.ring()
         return dealt
@@ -391,9 +420,11 @@ class PostgresStore:
 
     async def changed(self) -> bool:
         commits, self._fleet_number = await self._look(lambda tx: tx.one("commits"))
-        if commits == self._commits:
+        now_s = asyncio.get_running_loop().time()
+        if commits == self._commits and not (self.distributed and now_s >= self._unseen_until_s):
             return False
         self._commits = commits
+        self._unseen_until_s = now_s + _UNSEEN_S
         return True
 
     async def mail_since(
@@ -408,7 +439,10 @@ class PostgresStore:
     async def prune(
         self, cursor: tuple[int, bytes], horizon_us: int, limit: int
     ) -> tuple[tuple[int, bytes] | None, int]:
-        return await self._write(lambda tx: upkeep.prune(tx, cursor, horizon_us, limit))
+        if self._spread is not None:
+            return await self._judged(by_shard.prune(self._spread, cursor, horizon_us, limit))
+        sweep = partial(upkeep.prune, cursor=cursor, horizon_us=horizon_us, limit=limit)
+        return await self._judged(self._sweeper.write(sweep))
 
     async def bring(
         self,
@@ -419,18 +453,20 @@ class PostgresStore:
     ) -> None:
         how = {"moved": moved, "rehearsed": rehearsed}
         with suppress(Rehearsed):
-            await self._write(lambda tx: transfers.bring(tx, executions, **how))
+            await self._write(lambda tx: transfers.bring(tx, executions, **how), Spans.MOVES)
 
     async def leave(self, target: Target, seen: Sequence[ExportedExecution], to: str) -> bool:
-        return await self._write(lambda tx: transfers.leave(tx, target, seen, to))
+        return await self._write(lambda tx: transfers.leave(tx, target, seen, to), Spans.MOVES)
 
     async def settle(
         self, left: Sequence[tuple[Target, int]], now_us: int, *, arrived: bool
     ) -> bool:
-        return await self._write(lambda tx: moves.settle(tx, left, now_us, arrived=arrived))
+        return await self._write(
+            lambda tx: moves.settle(tx, left, now_us, arrived=arrived), Spans.MOVES
+        )
 
     async def refuse_arrivals(self, coming: Sequence[tuple[Target, int]], now_us: int) -> bool:
-        return await self._write(lambda tx: moves.refuse_arrivals(tx, coming, now_us))
+        return await self._write(lambda tx: moves.refuse_arrivals(tx, coming, now_us), Spans.MOVES)
 
     async def verify(self) -> list[Problem]:
         """Reads everything over a line of its own, so that nobody waits for it."""
@@ -446,13 +482,19 @@ class PostgresStore:
     # ----------------------------------------------------------------------------- private
 
     async def _commit(self, writes: Sequence[Write]) -> list[WriteResult]:
-        results = await commit_group(self._writer, writes)
+        if self._spread is None:
+            results = await commit_group(self._writer, writes)
+        else:
+            results = await commit_spread(self._spread, writes)
         if any(map(is_for_others, writes, results, repeat(self._ours))):
             self._bell.ring()
         return results
 
-    async def _write(self, work: Callable[[Tx], Awaitable[T]]) -> T:
-        return await self._judged(self._writer.write(work))
+    async def _write(self, work: Callable[[Tx], Awaitable[T]], spans: Spans | None = None) -> T:
+        if self._spread is None:
+            return await self._judged(self._writer.write(work))
+        async with self._spread.turn:
+            return await self._judged(self._writer.write(work, spans.value if spans else ""))
 
     async def _read(self, work: Callable[[Tx], Awaitable[T]]) -> T:
         return await self._judged(self._reader.read(work))

@@ -1,6 +1,6 @@
 """Task queues: what is put into them, who takes what, and what comes of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -32,7 +32,9 @@ from everlong_engine.store.postgres.statements import Tx
 
 __all__ = [
     "drop_unreadable",
+    "free_orphaned",
     "free_tasks",
+    "orphaned_tasks",
     "queue_tasks",
     "queues",
     "scheduling",
@@ -146,7 +148,16 @@ async def settle_task(tx: Tx, settle: SettleTask) -> AppendResult:
 
 async def free_tasks(tx: Tx, now_us: int, limit: int) -> int:
     """Judge tasks of workers that are dead; how many there were."""
-    orphans = [task_row(values) for values in await tx.all("orphaned_tasks", (limit,))]
+    return await free_orphaned(tx, await orphaned_tasks(tx, limit), now_us)
+
+
+async def orphaned_tasks(tx: Tx, limit: int) -> list[TaskRow]:
+    """Tasks of workers that are dead."""
+    return [task_row(values) for values in await tx.all("orphaned_tasks", (limit,))]
+
+
+async def free_orphaned(tx: Tx, orphans: Sequence[TaskRow], now_us: int) -> int:
+    """Judge them; how many."""
     if not orphans:
         return 0
     await tx.rows("lock_runs", sorted({(row.shard, row.run_id) for row in orphans}))

@@ -1,13 +1,14 @@
 """Sweeping closed runs away, a bounded batch at a time."""
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from everlong_engine.model.ids import first_id_of
 from everlong_engine.model.requests import SENDERS, SENT_BEHIND, mark_of, name_of_start
 from everlong_engine.store.postgres.rows import run_row
 from everlong_engine.store.postgres.statements import Tx
 
-__all__ = ["forget_execution", "prune"]
+__all__ = ["candidates", "forget_execution", "prune", "prune_some"]
 
 _OF_RUNS: Final = ("runs", "history", "attempts", "tasks", "approvals", "tags")
 _OF_EXECUTIONS: Final = ("requests", "mail", "published", "turns")
@@ -21,21 +22,32 @@ async def prune(
     A run that was continued is kept as long as its execution: request ids and children refer to it.
     A sweep from the start also drops what dead workers and askers left behind.
     """
+    found, end = await candidates(tx, cursor, horizon_us, limit)
+    return end, await prune_some(tx, found, horizon_us)
+
+
+async def candidates(
+    tx: Tx, cursor: tuple[int, bytes], horizon_us: int, limit: int
+) -> tuple[list[Any], tuple[int, bytes] | None]:
+    """Runs to look at, as (shard, run, execution), and where to go on behind them."""
     if cursor[0] < 0:
         await tx.run("forget_workers", (horizon_us,))
         await tx.run("forget_questions", (horizon_us,))
         await tx.run("forget_requests_of_types", (horizon_us,))
     found = await tx.all("prune_candidates", (cursor[1], first_id_of(horizon_us), limit))
+    return found, (found[-1][0], found[-1][1]) if len(found) == limit else None
+
+
+async def prune_some(tx: Tx, found: Sequence[Any], horizon_us: int) -> int:
+    """Those of them that are due, and what hangs on them; how many."""
     if not found:
-        return None, 0
+        return 0
     executions = sorted({(shard, execution_id) for shard, _, execution_id in found})
     senders = [(*key, SENDERS, SENT_BEHIND, mark_of(horizon_us)) for key in executions]
     await tx.rows("forget_senders", senders)
     runs = [(shard, run_id) for shard, run_id, _ in found]
     await tx.rows("lock_runs", sorted(runs))
-    pruned = await _prune(tx, runs, horizon_us)
-    end = (found[-1][0], found[-1][1]) if len(found) == limit else None
-    return end, pruned
+    return await _prune(tx, runs, horizon_us)
 
 
 async def _prune(tx: Tx, runs: list[tuple[int, bytes]], horizon_us: int) -> int:
