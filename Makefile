@@ -7,12 +7,12 @@
 
 BIN := .venv/bin
 EVERLONG_SOAK_SEEDS ?= 20000
-BENCHMARKS ?= throughput sequential fanout roundtrip sleepers recovery replay streams
+BENCHMARKS ?= throughput sequential fanout roundtrip sleepers recovery replay retention streams
 export PYTHON EVERLONG_SOAK_SEEDS
 # Tests and benchmarks start hundreds of processes: each would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo test check format bench chaos soak harder postgres fuzz proof clean
+.PHONY: help setup demo test check format bench chaos soak harder postgres distributed fuzz proof clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ harder: .venv/.ready-test ## The acceptance tests with the cache off, then with 
 
 postgres: .venv/.ready-test ## The acceptance tests on a PostgreSQL server, which they start themselves
 	EVERLONG_STORE=postgres $(BIN)/python -m pytest -q -n 2 tests/acceptance $(ARGS)
+
+distributed: .venv/.ready-test ## The same, and the tests of stores, where a transaction must not write to two shards
+	EVERLONG_STORE=distributed $(BIN)/python -m pytest -q -n 2 tests/acceptance tests/store $(ARGS)
 
 fuzz: .venv/.ready-test ## Give every decoder bytes that nobody would write; ARGS="--seconds 600"
 	$(BIN)/python -m tests.fuzz $(ARGS)

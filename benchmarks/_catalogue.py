@@ -50,6 +50,17 @@ class Benchmark:
     """What counts on a server; empty: it is about a file."""
 
 
+_RETENTION = (
+    Figure("claims_ratio", Better.MORE, goal=0.9),
+    Figure("claims_ratio_p10", Better.MORE),
+    Figure("claims_ratio_p90", Better.LESS),
+    Figure("claims_per_s", Better.MORE),
+    Figure("claims_per_s_pruning", Better.MORE),
+    Figure("claim_p99_ms", Better.LESS),
+    Figure("claim_p99_ms_pruning", Better.LESS),
+    Figure("pruned_per_s", Better.MORE),
+)
+
 _ALL = (
     Benchmark(
         name="throughput",
@@ -142,6 +153,15 @@ _ALL = (
             Figure("flatness", Better.MORE, goal=0.8),
             Figure("tool_events_per_s", Better.MORE, goal=50_000),
         ),
+    ),
+    Benchmark(
+        name="retention",
+        story="claims while closed runs are pruned, by claims without, window by window",
+        unit="closed runs",
+        size=100_000,
+        size_quick=2_000,
+        figures=_RETENTION,
+        on_server=_RETENTION,
     ),
     Benchmark(
         name="streams",

@@ -36,6 +36,13 @@ PROMISED: dict[str, tuple[int, set[str]]] = {
     "sleepers": (20, {"starts_per_s", "kb_per_sleeper", "bytes_per_sleeper"}),
     "recovery": (10, {"recover_s", "recover_all_s", "lost", "repeated_attempts"}),
     "replay": (20, {"events_per_s", "events_per_s_10x", "flatness"}),
+    "retention": (
+        20,
+        {
+            *("claims_ratio", "claims_ratio_p10", "claims_ratio_p90", "pruned_per_s"),
+            *("claims_per_s", "claims_per_s_pruning", "claim_p99_ms", "claim_p99_ms_pruning"),
+        },
+    ),
     "streams": (
         200,
         {f"{body}_{most}_per_s" for body in ("transactional", "activity") for most in BATCHES},

@@ -68,6 +68,9 @@ GROUP_APPENDS_MAX: Final = 256
 ATTEMPTS_KEPT: Final = 20
 RETENTION_US: Final = 30 * 24 * 3600 * SECOND_US
 PRUNE_RUNS_MAX: Final = 200
+PRUNE_SHARE: Final = 0.05
+"""Of the time, at most, sweeps are at work while there is anything to delete: whoever claims shares
+the disk with them."""
 CLAIM_RUNS_MAX: Final = 100
 TAKE_TASKS_MAX: Final = 50
 """Of task queues, with one look; fewer if fewer slots are free."""
