@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from everlong import (
+    ActivityInfo,
     ActivityLost,
     Client,
     DefinitionError,
@@ -21,6 +22,7 @@ from everlong import (
     Worker,
     activity,
     checkpoint,
+    info,
     workflow,
 )
 from everlong_engine import limits
@@ -390,3 +392,42 @@ async def test_what_a_dead_process_left_is_at_work_before_the_last_of_it_is_judg
             go_on.set()
             assert await asyncio.gather(*results) == [f"{name} released" for name in names]
         assert sum(batches) == 5
+
+
+async def test_what_is_claimed_back_tells_what_it_had_at_work_to_end(path: Path) -> None:
+    """A worker that stood still was given up, and its runs are free by the time it goes on: it may
+    be quicker to claim its own than to hear of that. Nothing is to be appended meanwhile, so no
+    refusal tells it either."""
+    order: list[str] = []
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    @activity
+    async def long() -> int:
+        number = info(ActivityInfo).attempt
+        order.append(f"{number} begins")
+        began.set()
+        try:
+            await may_end.wait()
+        except asyncio.CancelledError:
+            order.append(f"{number} is told")
+            raise
+        return number
+
+    @workflow
+    async def flow() -> int:
+        return await long()
+
+    async with Client.connect(path) as client, Worker(client, stop_timeout=0) as worker:
+        handle = await client.start(flow)
+        await began.wait()
+        began.clear()
+        store = client.engine.store
+        # As another process does with a worker of which nobody has heard for a whole lease.
+        await store.bury(worker.worker_id)
+        assert await store.take_over([], client.engine.clock.now_us(), 10) == 1
+        worker.wake()
+        await began.wait()
+        assert order == ["1 begins", "1 is told", "2 begins"]
+        may_end.set()
+        assert await handle.result() == 2
+        assert await client.verify() == []

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from everlong import ActivityInfo
 from everlong_engine.model.events import ActivityCancelled
@@ -14,6 +15,17 @@ _DELAY_US = 500_000
 _DELAY_MAX_US = 4_000_000
 
 
+@dataclass(slots=True)
+class AtWork:
+    """An attempt whose body runs."""
+
+    process: str
+    token: int
+    """Of the lease under which it began."""
+    is_told: bool = False
+    """To end."""
+
+
 class Ledger:
     """Checks each beginning against the journal: durable before visible."""
 
@@ -21,8 +33,8 @@ class Ledger:
         self._journal = journal
         self._true_us = true_us
         self.done: Counter[str] = Counter()
-        self.at_work: dict[tuple[str, int], str] = {}
-        """Activities with an attempt whose body runs, and in which process."""
+        self.at_work: dict[tuple[str, int], dict[int, AtWork]] = {}
+        """By activity and attempt: of a stopped process's the next may run beside it."""
         self.ended: set[tuple[str, int]] = set()
         self.begun: Counter[tuple[str, int]] = Counter()
         self._attempts: set[tuple[str, int, int]] = set()
@@ -52,7 +64,10 @@ class Ledger:
         must(about.activity_id not in book.over or taken or zombie, f"{name} began behind its end")
         ending = about.activity_id in book.ending
         must(not ending or taken or zombie, f"{name} began, and is cancelled")
-        self.at_work[key] = process
+        others = self.at_work.setdefault(key, {})
+        beside = (one for one in others.values() if one.process == process and not one.is_told)
+        must(not any(beside), f"{name} began beside one of this process that was not told to end")
+        others[about.attempt] = AtWork(process, book.token)
         self._attempts.add((*key, about.attempt))
         self.begun[key] += 1
         must(not once or self.begun[key] == 1, f"{name} began again, and is at most once")
@@ -75,19 +90,32 @@ class Ledger:
         self.ended.add((about.run_id, about.activity_id))
         self.stops(about)
 
+    def is_told(self, about: ActivityInfo) -> None:
+        """Its body is asked to end."""
+        one = self.at_work.get((about.run_id, about.activity_id), {}).get(about.attempt)
+        if one is not None:
+            one.is_told = True
+
     def stops(self, about: ActivityInfo) -> None:
         """Its body is left, whatever for."""
-        self.at_work.pop((about.run_id, about.activity_id), None)
+        key = about.run_id, about.activity_id
+        attempts = self.at_work.get(key, {})
+        attempts.pop(about.attempt, None)
+        if not attempts:
+            self.at_work.pop(key, None)
 
     def end_is_recorded(
-        self, process: str | None, run_id: str, event: ActivityCancelled, *, apart: bool
+        self, process: str | None, token: int, run_id: str, event: ActivityCancelled, *, apart: bool
     ) -> None:
-        """Somebody waited for the end of an activity, and goes on: it must have ended."""
+        """Somebody waited for the end of an activity, and goes on: it must have ended. Of an
+        attempt that began under a lease that was lost meanwhile, nobody knows."""
         key = run_id, event.activity_id
         what = f"activity {event.activity_id}, {event.outcome}"
         must = self._journal.must
         # Of one that went through a queue it may be said that it is lost, by whoever goes on here.
-        ended = self.at_work.get(key) != process or (apart and event.outcome == "lost")
+        at_work = self.at_work.get(key, {}).values()
+        here = any(one.process == process and (apart or one.token == token) for one in at_work)
+        ended = not here or (apart and event.outcome == "lost")
         must(ended, f"the end of {what}, is recorded, and it is at work")
         if event.outcome == "not_begun" and event.attempts == 0:
             must(not self.begun[key], f"the end of {what}, is recorded, and it has begun")

@@ -303,6 +303,14 @@ MUTANTS: Final = (
     ),
     # ------------------------------------------------------------------------- claims and starts
     mutant(
+        "who claims back what was taken from it keeps what it had at work",
+        Edit(
+            RunLoader.adopt,
+            "if before is not None:",
+            "if before is not None and before.run_id != loaded.row.run_id:",
+        ),
+    ),
+    mutant(
         "a claim whose answer was lost is forgotten",
         Edit(RunLoader.claiming, "self.in_doubt = True", "pass"),
     ),

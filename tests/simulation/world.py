@@ -423,6 +423,7 @@ class World:
 
     def attempt_is_told(self, about: ActivityInfo) -> None:
         """To stop: what was abandoned by then is told nothing."""
+        self.ledger.is_told(about)
         process = self.running
         book = self.journal.runs[id_from_text(about.run_id)]
         stopping = process.worker is None or process.worker._keeper is None or process.stopping  # pyright: ignore[reportPrivateUsage]
@@ -432,7 +433,8 @@ class World:
         if book.closing is not None and self.queue_of_activity(book, about.activity_id):
             return  # Its run was terminated: so is what stood in a queue for it.
         if not stopping and book.left_alone.get(about.activity_id) == process.name:
-            began_here = self.ledger.at_work.get((about.run_id, about.activity_id)) == process.name
+            attempts = self.ledger.at_work.get((about.run_id, about.activity_id), {})
+            began_here = any(one.process == process.name for one in attempts.values())
             self.journal.must(
                 not began_here,
                 f"{book.workflow_id}: activity {about.activity_id} was abandoned, and is stopped",
@@ -454,7 +456,8 @@ class World:
             self.journal.must(report is not None, f"{book.workflow_id}: nobody has answered")
             return
         apart = bool(self.queue_of_activity(book, event.activity_id))
-        self.ledger.end_is_recorded(process, id_text(book.run_id), event, apart=apart)
+        run_id = id_text(book.run_id)
+        self.ledger.end_is_recorded(process, book.token, run_id, event, apart=apart)
 
     def version(self) -> int:
         return self.running.version

@@ -111,8 +111,9 @@ class RunLoader:
     def adopt(self, loaded: LoadedRun) -> None:
         """A claimed run: replay it, arm what it waits for, feed what lies in its inbox."""
         before = self._keeper.cache.get(loaded.row.execution_id)
-        if before is not None and before.run_id != loaded.row.run_id:
-            # Reset from outside: nobody has told us yet.
+        if before is not None:
+            # Reset from outside, or taken from us and free again: nobody has told us yet, and what
+            # it has at work here is in vain.
             self._keeper.forget(before)
             self._keeper.reject(before)
         self._forget_suspects(loaded.row.execution_id)
