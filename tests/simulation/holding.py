@@ -36,7 +36,7 @@ class Holds:
         self._journal = journal
         self._single: set[bytes] = set()
         self._types: set[str] = set()
-        """Of types: there is one in the simulation, and "" is everything."""
+        """Of types; "" is everything."""
         self.version_of: Callable[[str], str] = lambda process: ""
         """The version of the code that a process runs."""
         self.successors_stay = False
@@ -68,7 +68,8 @@ class Holds:
         self._single.discard(book.execution_id)
 
     def holds(self, execution_id: bytes) -> bool:
-        return bool(self._types) or execution_id in self._single
+        kind = self._journal.executions[execution_id][0].type
+        return bool(self._types & {"", kind}) or execution_id in self._single
 
     def acts(self, book: "RunBook", what: str, process: str) -> None:
         """Something of a run was accepted from its owner."""

@@ -59,7 +59,9 @@ from everlong_engine.model.writes import (
 from tests.simulation.desk import LATER, Desk
 from tests.simulation.family import Family
 from tests.simulation.holding import Holds
+from tests.simulation.language import letters
 from tests.simulation.lineage import Lineage, Repeats
+from tests.simulation.readings import Readings
 from tests.simulation.streams import Streams
 
 __all__ = ["Journal", "RunBook"]
@@ -78,6 +80,7 @@ class RunBook:
     token: int
     owner: str | None
     accepted_us: int = 0
+    type: str = ""
     events: list[tuple[int, Event]] = field(default_factory=list[tuple[int, Event]])
     """(at_us, event)"""
     append_ids: list[int] = field(default_factory=list[int])
@@ -144,6 +147,7 @@ class Journal:
         self.family = Family(self, reached)
         self.desk = Desk(self, reached)
         self.streams = Streams(self, reached)
+        self.readings = Readings(self, reached)
         self.holds = Holds(self, reached)
         self.lineage = Lineage(self, reached)
         self.was_over: set[bytes] = set()
@@ -265,7 +269,7 @@ class Journal:
         book = RunBook(
             run.run_id, run.execution_id, run.workflow_id, token, process, run.started_us
         )
-        book.version = run.version
+        book.version, book.type = run.version, run.type
         self.runs[run.run_id] = book
         others.append(book)
         return book
@@ -355,6 +359,7 @@ class Journal:
         self.must(begins or seq > 1, f"{name}: it begins with {type(event).__name__}")
         self.must(seq == 1 or type(event) is not RunStarted, f"{name}: started again at {seq}")
         book.events.append((at_us, event))
+        self.readings.recorded_one(book, event)
         match event:
             case RunStarted():
                 self._begun_anew(book, event)
@@ -496,7 +501,7 @@ class Journal:
             str(decode(event.payload))
             for book in self.lineage.chain(self.last_run(execution_id))
             for _, event in book.events
-            if isinstance(event, SignalReceived)
+            if isinstance(event, SignalReceived) and event.signal == letters.name
         ]
 
     def latest(self, workflow_id: str) -> RunBook | None:

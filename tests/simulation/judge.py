@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OVERDUE_US", "Judge"]
 
+_PATIENT_LOOKS: Final = 60
+"""Of the operator, at a flow that has not read everything."""
 OVERDUE_US: Final = 20_000_000
 """What is due for so long, and nothing stands in its way, was forgotten."""
 
@@ -89,6 +91,13 @@ class Judge:
             self._world.reached("bomb parked")
             is_bomb = program_name(name) in self._world.plan.bombs
             self._journal.must(is_bomb, f"{name} is parked for what others did: {reason}")
+
+    def may_wait_for_messages(self, book: RunBook, number: int) -> None:
+        """Back-off may be long by then, and no longer than this."""
+        self._journal.must(
+            number < _PATIENT_LOOKS,
+            f"{book.workflow_id}: there are messages, and nobody reads them",
+        )
 
     def nothing_is_forgotten(self) -> None:
         """There were no faults for a while: what was due must have happened, unasked."""
@@ -199,7 +208,18 @@ class Judge:
         for text in wished:
             refused = text.startswith(language.REFUSED)
             journal.must(not refused, f"{name}: wish {text} was refused, and performed")
+        flow = world.flows.get(program_name(name))
+        if flow is not None and last.closing is not None:
+            done = isinstance(last.closing, RunCompleted)
+            result = unpack(last.closing.result) if isinstance(last.closing, RunCompleted) else None
+            rows = None
+            if flow.body == "sink":
+                rows = world.shared.rows("SELECT id, value FROM sink WHERE flow = ?", name)
+            journal.readings.look_at(last, flow, result, rows)
+            world.reached("stream: flow ended as asked" if done else "stream: flow ended early")
         match last.closing:
+            case RunCompleted() if flow is not None:
+                world.reached("completed")
             case RunCompleted() as closing:
                 before = [one for one in journal.lineage.chain(last) if one not in runs]
                 self._look_at_result([*runs, *before], unpack(closing.result), got)

@@ -194,7 +194,9 @@ class ProcessLoop(AbstractEventLoop):
         due_us = -int(-when * 1e6 // 1)
         call = Call(callback, args, context or copy_context(), due_us)
         if not self.dead:
-            self._schedule.at(max(due_us, self._schedule.now_us), self, call)
+            # What is due later is not due now, however little later: time would stand still.
+            now_us = self._schedule.now_us + (when > self.time())
+            self._schedule.at(max(due_us, now_us), self, call)
         return call
 
     def time(self) -> float:

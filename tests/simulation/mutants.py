@@ -30,6 +30,7 @@ from tests.simulation.mutants_between import BETWEEN
 from tests.simulation.mutants_held import HELD
 from tests.simulation.mutants_queues import QUEUES
 from tests.simulation.mutants_reset import RESETS
+from tests.simulation.mutants_streams import STREAMS
 from tests.simulation.planting import Edit, mutant
 
 __all__ = ["MUTANTS"]
@@ -382,4 +383,5 @@ MUTANTS: Final = (
     *HELD,
     *QUEUES,
     *RESETS,
+    *STREAMS,
 )

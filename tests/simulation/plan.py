@@ -20,6 +20,7 @@ from tests.simulation.drawing import (
     with_last_words,
     with_rivals,
 )
+from tests.simulation.flows import Flow, flow_visits, random_flows
 from tests.simulation.language import Program
 from tests.simulation.line import Rates
 
@@ -96,10 +97,14 @@ What: TypeAlias = Literal[
     "resume",
     "reset",
     "fork",
+    "read",
+    "drain",
+    "rewind",
+    "savepoint",
 ]
 """`wish` is an update, `answer` one by token. A pause, or its end, without a workflow id is that of
 the workflow `text`, or of everything. `poison` starts what nobody can decode; `garbage`
-is a letter that nobody can."""
+is a letter that nobody can. `read` starts a flow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +170,8 @@ class Plan:
     """And how many may begin in a second."""
     turns: int | None = None
     """How many executions that wait for no others are under way at once, by the limit of a pool."""
+    flows: tuple[Flow, ...] = ()
+    """What reads streams."""
     helps: bool = False
     """Whether that other worker takes from all queues: what finds no slot is offered to it."""
 
@@ -184,6 +191,7 @@ class Plan:
             f"versioning={self.versioning or 'none'} queues={self.queues} "
             f"at_once={self.at_once}/{self.at_once_of_key} in_a_second={self.in_a_second} "
             f"turns={self.turns} helps={self.helps} "
+            f"flows={','.join(one.stream for one in self.flows) or 'none'} "
             f"bombs={len(self.bombs)} mistakes={len(self.mistakes)} rates[{rates}] "
             f"mishaps[{len(self.mishaps)}: {', '.join(kinds)}]"
         )
@@ -235,12 +243,15 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
     later = _chance(seed, "later")
     limits = _chance(seed, "limits of queues")
     turns = _chance(seed, "turns")
+    kind = store or ("memory" if _chance(seed, "store").random() < 0.25 else "sqlite")
+    flows = random_flows(_chance(seed, "flows"), sinks=kind == "sqlite")
+    slots = shape.choice((1, 2, 200))
     return Plan(
         seed=seed,
-        store=store or ("memory" if _chance(seed, "store").random() < 0.25 else "sqlite"),
+        store=kind,
         workers=workers,
         clients=clients,
-        slots=shape.choice((1, 2, 200)),
+        slots=200 if flows else slots,  # A flow that waits for a message has one.
         cache_size=shape.choice((0, 1, 2, 1000, 1000)),
         checkpoint_events=shape.choice((0, 4, 12, 1000)),
         steal=steal,
@@ -249,7 +260,10 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         rates=_rates(_chance(seed, "rates")),
         programs=programs,
         errands=tuple(
-            _all_errands(seed, names, n, features, hurry=hurry, brief=brief) for n in range(senders)
+            _with_flows(
+                seed, flows, n, _all_errands(seed, names, n, features, hurry=hurry, brief=brief)
+            )
+            for n in range(senders)
         ),
         mishaps=mishaps,
         bombs=bombs,
@@ -264,7 +278,26 @@ def draw(seed: int, store: Literal["sqlite", "memory"] | None = None) -> Plan:
         in_a_second=limits.choice((None, None, None, 1, 5)),
         helps=limits.random() < 0.5,
         turns=turns.choice((1, 2)) if turns.random() < 0.3 else None,
+        flows=flows,
     )
+
+
+def _with_flows(
+    seed: int, flows: tuple[Flow, ...], sender: int, errands: tuple[Errand, ...]
+) -> tuple[Errand, ...]:
+    """With a beginning at which a sender starts its flows, and visits to all of them behind it."""
+    made = list(errands)
+    chance = _chance(seed, f"flows of {sender}")
+    for flow in flows:
+        at = 0
+        if int(flow.name[1:]) % 2 == sender % 2 or sender == 0:
+            named = chance.random() < 0.7
+            made.insert(0, Errand(0.0, "read", flow.name, f"r{sender}-{flow.name}", named=named))
+        for number, (after_s, what) in enumerate(flow_visits(chance, flow)):
+            at = min(at + 1 + chance.randrange(3), len(made))
+            text = f"{what} {sender}:{number}" + ("" if what in ("reset", "fork") else flow.name)
+            made.insert(at, Errand(after_s, what, flow.name, text, named=chance.random() < 0.7))
+    return tuple(made)
 
 
 def _brief(chance: Random, names: list[str]) -> str | None:

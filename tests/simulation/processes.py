@@ -34,7 +34,9 @@ from tests.simulation.carrying import act, carry_out, later
 from tests.simulation.language import letters, position, wishes
 from tests.simulation.menders import MENDS, Mender
 from tests.simulation.plan import APART, Errand
+from tests.simulation.reading import read_on, save
 from tests.simulation.stewards import hold
+from tests.simulation.tenders import TENDS, Tender
 from tests.simulation.visitors import VISITS, Visitor
 
 if TYPE_CHECKING:
@@ -112,13 +114,13 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
     world = process.world
     client = client_of(process)
     options: dict[str, Any] = {
-        "activities": [act, later],
+        "activities": [act, later, save] if world.flows else [act, later],
         "activity_slots": world.plan.slots,
         "stop_timeout": 1.0,
     }
     process.worker = SimulatedWorker(
         client,
-        workflows=[carry_out],
+        workflows=[carry_out, read_on] if world.flows else [carry_out],
         queues=["default"],
         cache_size=world.plan.cache_size,
         name=process.name,
@@ -134,6 +136,7 @@ def worker_process(process: "Process", senders: "list[Sender]") -> None:
 
     def failed() -> None:
         world.reached("store failed: process ended")
+        process.stopping = True
         world.later(0, process.kill)
 
     for worker in (process.worker, process.helper):
@@ -207,6 +210,7 @@ class Sender:
         self.seen: list[Seen] = []
         self.visitor = Visitor(world, number)
         self.mender = Mender(world, number)
+        self.tender = Tender(world, number)
         self._sent_us = 0
         self._sending = -1
 
@@ -247,6 +251,13 @@ class Sender:
         request = errand.text if errand.named else None
         if errand.what == "start":
             await self._start(process, client, errand, request)
+            return
+        if errand.what == "read":
+            handle = await self.tender.begin(client, errand, request)
+            self._acknowledge(process, errand, handle)
+            return
+        if errand.what in TENDS:
+            await self.tender.go(process, client, errand, request)
             return
         if errand.what == "poison":
             await self._poison(process, client, errand, request)

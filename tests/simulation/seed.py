@@ -23,7 +23,7 @@ from tests.simulation.judge import Judge
 from tests.simulation.language import letters
 from tests.simulation.line import Rates
 from tests.simulation.loop import TooLong
-from tests.simulation.plan import FAULT_S, POISON, Mishap, MishapKind, Plan
+from tests.simulation.plan import FAULT_S, POISON, Mishap, MishapKind, Plan, program_name
 from tests.simulation.pooled import TURNS
 from tests.simulation.processes import (
     Sender,
@@ -33,6 +33,7 @@ from tests.simulation.processes import (
     worker_process,
 )
 from tests.simulation.stewards import release_all
+from tests.simulation.tenders import end_flow
 from tests.simulation.visitors import answer_all
 from tests.simulation.world import Process, World
 
@@ -226,6 +227,7 @@ class Scenario:
                     client.kill()
             case "stop worker":
                 worker.loop.stopped = True
+                world.falls_silent(worker)
                 world.later(back_us, worker.loop.go_on)
             case "slow worker":
                 worker.loop.slowness = 3.0
@@ -354,6 +356,8 @@ async def _operate(scenario: Scenario, process: Process) -> None:
                     await handle.resume()
                 elif number >= _PATIENCE:
                     await handle.signal(letters, f"operator:{number}")
+                    if program_name(name) in scenario.world.flows:
+                        await end_flow(scenario.world, client, execution_id, number, judge)
             except Exception as error:
                 scenario.world.told(process, f"{name}: {error}")
 
@@ -368,6 +372,7 @@ def _empty(world: World) -> None:
 
 def _cut_off(world: World, process: Process, back_us: int) -> None:
     process.cut_off = True
+    world.falls_silent(process)
 
     def back() -> None:
         process.cut_off = False

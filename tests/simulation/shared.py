@@ -21,6 +21,14 @@ class SharedStore(Protocol):
         long."""
         ...
 
+    def make_table(self, statement: str) -> None:
+        """A table of users, beside the engine's."""
+        ...
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        """What is in it."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -45,6 +53,12 @@ class SharedSqlite:
             connection.set_progress_handler(None, 0)
             if connection.in_transaction:  # It was the end of a mere look that was broken off.
                 connection.execute("ROLLBACK")
+
+    def make_table(self, statement: str) -> None:
+        self._database.connection.execute(statement)
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        return self._database.connection.execute(query, values).fetchall()
 
     def close(self) -> None:
         self._database.close()
@@ -72,6 +86,12 @@ class SharedMemory:
             return work()
         finally:
             self._data.before_row = None
+
+    def make_table(self, statement: str) -> None:
+        raise NotImplementedError(statement)
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        raise NotImplementedError(query)
 
     def close(self) -> None:
         pass

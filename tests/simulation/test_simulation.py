@@ -35,6 +35,8 @@ _PLANTED = (
     "what begins with the first drive of a run knows of no pin",
     "a reset keeps what was done behind its point",
     "signals behind the point of a reset are lost",
+    "a batch is acknowledged before its commit",
+    "how far a stream was read does not go with a run that begins anew",
 )
 
 

@@ -23,14 +23,16 @@ from everlong_engine.model.writes import (
     Write,
 )
 from everlong_engine.store.interface import RunFilter, Store
+from tests.simulation.broker import Broker
 from tests.simulation.carrying import carry_out
 from tests.simulation.desk import LATER
 from tests.simulation.journal import Journal, RunBook
 from tests.simulation.ledger import Ledger
 from tests.simulation.line import FaultyStore, Rates
 from tests.simulation.loop import Call, ProcessLoop, Schedule
-from tests.simulation.plan import APART, POISON, Plan, program_name
+from tests.simulation.plan import APART, POISON, TYPE, Plan, program_name
 from tests.simulation.pooled import POOL, place_of
+from tests.simulation.reading import SINK
 from tests.simulation.shared import SharedStore, shared_store
 
 __all__ = ["Handed", "Process", "World"]
@@ -91,6 +93,7 @@ class Process:
         self.loop.kill()
         if self.world.owner is self:
             self.world.owner = None
+        self.world.falls_silent(self)
         self.on_death()
 
     def bury(self) -> None:
@@ -154,6 +157,11 @@ class World:
         self._births: Counter[str] = Counter()
         self._hub = self.schedule.new_loop(self._hub_problem)
         self._inner: Store = self.shared.open()
+        self.flows = {one.name: one for one in plan.flows}
+        self.brokers = {one.stream: Broker(self, one) for one in plan.flows}
+        self.journal.readings.broker_of = self.brokers.__getitem__
+        if any(one.body == "sink" for one in plan.flows):
+            self.shared.make_table(SINK)
 
     def _hub_problem(self, text: str, error: BaseException | None) -> None:
         raise AssertionError(text) from error
@@ -164,6 +172,11 @@ class World:
         """Do something, as the world, so many microseconds from now."""
         due_us = self.schedule.now_us + max(delay_us, 0)
         self.schedule.at(due_us, self._hub, Call(do, (), _EMPTY, due_us))
+
+    def falls_silent(self, process: Process) -> None:
+        """Brokers hear nothing of it any more, or not for a while."""
+        for broker in self.brokers.values():
+            broker.falls_silent(process)
 
     def reached(self, what: str) -> None:
         self.counters[what] += 1
@@ -381,7 +394,9 @@ class World:
             first, last = books[0], books[-1]
             started = first.events[0][1] if first.events else None
             asks_nobody = any(book.repeats is not None or book.was_reset for book in books)
-            if isinstance(started, RunStarted) and last.closing is None and not asks_nobody:
+            if not (isinstance(started, RunStarted) and started.workflow == TYPE):
+                continue
+            if last.closing is None and not asks_nobody:
                 args, kwargs = carry_out.definition.parameters.decode(started.arguments)
                 under_way += place_of(*args, **kwargs) != ""
         most = self.plan.turns
