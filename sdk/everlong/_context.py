@@ -56,6 +56,9 @@ class RunPort(Protocol):
     loop: Any
     cursors: dict[str, bytes] | None
     reading: frozenset[str]
+    in_hand: Any
+    done_once: str | None
+    started: Any
 
     @property
     def labels(self) -> Any:

@@ -294,7 +294,8 @@ class StreamRewound(EverlongError):
 
 
 class PoisonMessage(EverlongError):
-    """A message of a stream cannot be decoded, and its loop is to stop at one."""
+    """A message of a stream cannot be decoded, and its loop is to stop at one; or it is to stop
+    since too many have failed, or are parked. It pauses the execution."""
 
 
 class PoolFull(EverlongError):

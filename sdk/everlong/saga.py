@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, Self
 
 import anyio
 
-from everlong._context import taking_cancellations
+from everlong._context import current_run, taking_cancellations
 from everlong.exceptions import CompensationFailed, EverlongError
 
 __all__ = ["Saga", "saga"]
@@ -62,6 +62,9 @@ class Saga:
             raise cancelled
 
     async def _undo_all(self) -> None:
+        run = current_run()
+        if run is not None and run.in_hand is not None:
+            run.in_hand.undoing = True
         failures: list[tuple[str, Exception]] = []
         while self._steps:
             name, compensation = self._steps.pop()

@@ -81,6 +81,62 @@ def test_what_a_flow_has_not_read_is_counted(here: Here, tmp_path: Path) -> None
     assert (other.code, "has one partition" in other.err) == (2, True)
 
 
+PARKING: Final = """
+import json
+from pathlib import Path
+from everlong import Retry, activity, checkpoint, workflow
+from everlong.streams import Directory, Stream
+
+inbox = Stream("inbox", Directory("inbox", str, lines=True, settle=0, poll=0.01))
+
+@activity(retry=Retry(delay=0.01))
+async def load(texts: list[str]) -> None:
+    if not Path("mended").exists() and "two" in texts:
+        raise ValueError("two is poison")
+
+@workflow
+async def loads(count: int = 0) -> int:
+    async for batch in inbox.batches(on_poison="park_key"):
+        await load(batch.values)
+        count += len(batch)
+        await checkpoint(count=count)
+    return count
+"""
+
+
+def test_parked_keys_are_shown_and_given_back(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text(PARKING)
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "a.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "inbox" / "b.txt").write_text("four\n")
+    assert here("start", "loads", "--id", "r").code == 0
+    assert here("stream", "parked", "r", "inbox").out == "no key is parked\n"
+    worker = begin("worker", "flow.py", "--json", folder=tmp_path)
+    try:
+        worker_ready(worker)
+        while "2 messages" not in (shown := here("stream", "parked", "r", "inbox").out):
+            pass
+        assert shown.startswith("a.txt  2 messages\n")
+        assert "        two\n        ValueError: two is poison (tried 5 times)\n" in shown
+        (one,) = here("stream", "parked", "r", "inbox", "--json").document["items"]
+        assert [message["number"] for message in one["messages"]] == [0, 1]
+        wrong = here("stream", "redrive", "r", "inbox", "--key", "x")
+        assert "parked are: a.txt" in wrong.err
+        (tmp_path / "mended").touch()
+        assert (
+            here("stream", "redrive", "r", "inbox", "--key", "a.txt").out == "✓ redriven 2 of r\n"
+        )
+        while here("stream", "parked", "r", "inbox").out != "no key is parked\n":
+            pass
+        assert here("stream", "drain", "r", "inbox").code == 0
+        while (end := here("show", "r", "--json").document)["status"] == "running":
+            pass
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert (end["status"], end["result"]) == ("completed", 4)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -27,6 +27,11 @@ OUTPUT_TRIM_ITEMS: Final = 1_000
 """What may be there beyond that: the oldest go in such portions, or in a tenth of what is kept."""
 OUTPUT_TRIM_MAX: Final = 5_000
 """Items that go with one append, beside as many as it publishes."""
+POISON_IN_A_ROW_MAX: Final = 5
+"""Messages of a stream that fail alone with none passing in between: it is not the messages."""
+PARKED_MAX: Final = 1_000
+PARKED_BYTES_MAX: Final = 500_000
+"""Messages of all parked keys of one stream; with so much, nothing more is read."""
 SAVEPOINTS_KEPT: Final = 100
 """Of one execution, the newest, with what tells of them."""
 SAVEPOINTS_WAITING_MAX: Final = 20

@@ -1,13 +1,34 @@
 """The outcome of an activity, as the code of a run awaits it."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from everlong._definitions import ActivityDefinition
 from everlong._replay.anyio_adapter import message_of
 from everlong._replay.loop import WorkflowFuture, WorkflowLoop
-from everlong_engine import ActivityScheduled
+from everlong_engine import ActivityScheduled, ChildScheduled, Decision
 
-__all__ = ["ActivityFuture"]
+__all__ = ["ActivityFuture", "keep_options"]
+
+
+class Others(Protocol):
+    def keep_options(self, recorded: ChildScheduled) -> None: ...
+
+
+def keep_options(
+    recorded: Sequence[Decision],
+    activities: "Mapping[int, ActivityFuture]",
+    others: Callable[[], Others],
+) -> None:
+    """What was in force when an activity or a child was scheduled stays so, whatever the code says
+    now."""
+    for decision in recorded:
+        if type(decision) is ActivityScheduled:
+            future = activities.get(decision.activity_id)
+            if future is not None:
+                future.decision = decision
+        elif type(decision) is ChildScheduled:
+            others().keep_options(decision)
 
 
 class Canceller(Protocol):

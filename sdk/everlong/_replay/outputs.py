@@ -67,6 +67,10 @@ class Outputs:
         run.made.append(ItemPublished(channel, number, payload, where))
         return number
 
+    def following(self, channel: str) -> int:
+        """The number of its next item."""
+        return self._next.get(channel, 0)
+
     def go_on(self, published: Numbers) -> None:
         """What a reset run repeats ends here: behind it the execution has published more."""
         self._next.update(published)

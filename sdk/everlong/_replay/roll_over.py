@@ -6,19 +6,44 @@ is in flight, are looked at only for inputs that are fed for the first time.
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NoReturn, Protocol
 
+from everlong._replay.activity_future import ActivityFuture
+from everlong._replay.in_hand import Body, InHand, Point
 from everlong._replay.loop import Fault
-from everlong._replay.savepoints import Savepoints, Saving
+from everlong._replay.savepoints import Savepoints
 from everlong.exceptions import EverlongError, WorkflowFault
 from everlong_engine import RunContinuedAsNew, limits
 
-__all__ = ["RollOver"]
+__all__ = ["RollOver", "in_flight"]
 
 logger = logging.getLogger("everlong")
 
 
-class Rolling(Saving, Protocol):
+class Open(Protocol):
+    """Other executions, or people, that are waited for."""
+
+    def in_flight(self) -> Iterable[str]: ...
+
+
+def in_flight(
+    tasks: Iterable["asyncio.Task[Any]"],
+    main: object,
+    activities: Mapping[int, ActivityFuture],
+    timers: Iterable[int],
+    parts: Iterable[Open | None],
+) -> list[str]:
+    """What of one run has begun and has not ended, as words for people."""
+    return [
+        *(f"task {task.get_name()}" for task in tasks if not task.done() and task is not main),
+        *(f"activity {future.decision.activity}" for future in activities.values()),
+        *(f"timer {number}" for number in timers),
+        *(words for part in parts if part is not None for words in part.in_flight()),
+    ]
+
+
+class Rolling(Body, Protocol):
     """What only this part asks of a run."""
 
     history_events: int
@@ -64,6 +89,7 @@ class RollOver:
                 )
             )
         await self.savepoints.passed(changed)
+        self._may_begin_here(changed)
         if run.recorded is not None:
             begin_anew = any(
                 type(decision) is RunContinuedAsNew and decision.checkpoints == self._checkpoints
@@ -74,6 +100,20 @@ class RollOver:
         if begin_anew:
             self._begin_anew(changed, self._checkpoints)
             await run.loop.create_future()  # Never resumes: the run is discarded here.
+
+    def hand_out(
+        self, attempts: int, give_back: Callable[[Exception, int], Awaitable[None]]
+    ) -> None:
+        """A loop hands a batch to its body, which may fail for one message of it; see `InHand`."""
+        self._run.in_hand = InHand(self._run, attempts, give_back)
+
+    def _may_begin_here(self, changed: dict[str, Any]) -> None:
+        run = self._run
+        taken = run.updates.taken if run.has_updates else 0
+        run.point = Point(changed, len(run.made), run.signals.handed, taken)
+        flying = run.in_flight()
+        run.done_once = f"{flying[0]}, in flight" if flying else None
+        run.in_hand = None
 
     def at_once(self, changed: dict[str, Any]) -> NoReturn:
         self._run.require_live()

@@ -29,13 +29,14 @@ from everlong._failures import decode_failure, encode_exception
 from everlong._info import WorkflowInfo
 from everlong._interception import Hooks
 from everlong._replay import asyncio_adapter, intercepting
-from everlong._replay.activity_future import ActivityFuture
+from everlong._replay.activity_future import ActivityFuture, keep_options
 from everlong._replay.approvals import Approvals
 from everlong._replay.cancelling import Cancellation
 from everlong._replay.canonical import canonical
 from everlong._replay.conditions import Conditions
 from everlong._replay.discard import discard
 from everlong._replay.identity import Identity, arrive, begin, info_of
+from everlong._replay.in_hand import BEGINNING, InHand, Point, begins_anew, done_once
 from everlong._replay.labels import Labels
 from everlong._replay.live_only import answer_query
 from everlong._replay.loop import (
@@ -51,7 +52,7 @@ from everlong._replay.marks import patched, side_effect
 from everlong._replay.matching import check, forgotten
 from everlong._replay.others import ANSWERS, Others
 from everlong._replay.outputs import Outputs
-from everlong._replay.roll_over import RollOver
+from everlong._replay.roll_over import RollOver, in_flight
 from everlong._replay.signals import Signals
 from everlong._replay.timers import cancel_timer, start_timer
 from everlong._replay.updates import Updates
@@ -75,7 +76,6 @@ from everlong_engine import (
     ActivityTimedOut,
     ApprovalAnswered,
     CancelRequested,
-    ChildScheduled,
     Decision,
     Event,
     Input,
@@ -100,6 +100,10 @@ class WorkflowRun:
     hooks: Hooks | None = None
     cursors: dict[str, bytes] | None = None  # How far its streams were read, if it reads any.
     reading: frozenset[str] = frozenset()  # Those that wait for a batch.
+    in_hand: InHand | None = None  # The batch that the body of a loop works with.
+    point: Point = BEGINNING  # Where the code may begin anew,
+    done_once: str | None = None  # and what stands in the way.
+    fed: Event | None = None
 
     def __init__(
         self,
@@ -157,8 +161,10 @@ class WorkflowRun:
             NondeterminismError: it decided something other than what is recorded.
         """
         self.now_us = at_us
-        self.recorded = recorded
+        self.recorded, self.fed = recorded, event
         made = self.made = []
+        if self.point.made:
+            self.point = self.point._replace(made=0)
         try:
             _FEEDERS[type(event)](self, event)
             if self.loop.ready:
@@ -169,26 +175,18 @@ class WorkflowRun:
             self._flag(error)
         if self.fault is not None:
             self._raise_fault()
+        if made and self.done_once is None:
+            self.done_once = done_once(made, self.point.made)
         if recorded is not None:
             try:
                 check(recorded, made, seq + 1, partial(canonical, self))
-                self._keep_options(recorded)
+                keep_options(recorded, self._activities, lambda: self.others)
             except NondeterminismError as error:
                 self._flag(error)
                 raise
             if self.identity is not None:
                 arrive(self, seq + len(recorded) + 1)
         return made
-
-    def _keep_options(self, recorded: Sequence[Decision]) -> None:
-        """What was in force when an activity was scheduled stays so, whatever the code says now."""
-        for decision in recorded:
-            if type(decision) is ActivityScheduled:
-                future = self._activities.get(decision.activity_id)
-                if future is not None:
-                    future.decision = decision
-            elif type(decision) is ChildScheduled:
-                self.others.keep_options(decision)
 
     def _drive(self) -> None:
         loop = self.loop
@@ -254,6 +252,8 @@ class WorkflowRun:
 
     def take_completed(self, event: ActivityCompleted) -> None:
         future = self._take_activity(event.activity_id, event)
+        if future.definition.transactional and self.done_once is None:
+            self.done_once = f"rows of {future.definition.name}, which are stored once"
         future.set_result(future.definition.result.decode(event.result))
 
     def take_failed(self, event: ActivityFailed) -> None:
@@ -323,7 +323,8 @@ class WorkflowRun:
             else:
                 self._close_failed(error)
         except Exception as error:
-            self._close_failed(error)
+            if not await begins_anew(self, error):
+                self._close_failed(error)
         except BaseException as error:
             self.left_the_code(error)
             raise
@@ -371,6 +372,8 @@ class WorkflowRun:
     def call_activity(
         self, definition: ActivityDefinition, options: ActivityOptions, arguments: bytes, where: str
     ) -> Awaitable[Any]:
+        if self.in_hand is not None:
+            options = self.in_hand.bounded(options)
         if self.hooks is not None and self.hooks.call_activity:
             return intercepting.call_activity(self, definition, options, arguments, where)
         self.require_live()
@@ -512,14 +515,8 @@ class WorkflowRun:
 
     def in_flight(self) -> list[str]:
         """What would be lost if the run ended now, as words for people."""
-        others = [one for one in self.loop.tasks if not one.done() and one is not self.main]
-        return [
-            *(f"task {task.get_name()}" for task in others),
-            *(f"activity {future.decision.activity}" for future in self._activities.values()),
-            *(f"timer {number}" for number in self._timers),
-            *(() if self._others is None else self._others.in_flight()),
-            *(() if self._approvals is None else self._approvals.in_flight()),
-        ]
+        parts = self._others, self._approvals
+        return in_flight(self.loop.tasks, self.main, self._activities, self._timers, parts)
 
     def carried(self) -> tuple[tuple[str, bytes], ...]:
         """Signals that nobody has received yet, for the run that begins anew."""

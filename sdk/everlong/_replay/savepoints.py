@@ -48,6 +48,8 @@ class Saving(Ledger, Protocol):
 
     signals: Signals
     cursors: dict[str, bytes] | None
+    done_once: str | None
+    """What was done since the last checkpoint that cannot be done a second time."""
 
     @property
     def main(self) -> "asyncio.Task[None] | None": ...
@@ -73,6 +75,8 @@ class Savepoints:
         self._run = run
         self._passed = _BEGINNING
         """At the last checkpoint: its parameters, the drive, and signals received by then."""
+        self._left = False
+        """Something was handed out since the last checkpoint."""
         self._resting: dict[str, Any] | None = None
         """The parameters of a loop that waits right behind a checkpoint."""
         self._updates = 0
@@ -82,6 +86,7 @@ class Savepoints:
     async def passed(self, changed: dict[str, Any]) -> None:
         """The code is at a checkpoint."""
         run = self._run
+        self._left = False
         self._passed = changed, run.loop.drives, run.signals.received
         if run.cursors is not None and WAITING in run.cursors and not run.in_flight():
             await self._take_waiting(changed)
@@ -99,7 +104,9 @@ class Savepoints:
 
     def leave(self) -> None:
         """A loop hands something out: the code knows more than its parameters."""
-        self._resting, self._passed = None, _NOWHERE
+        if self._left and self._run.done_once is None:
+            self._run.done_once = "more than one batch, signal or tick"
+        self._resting, self._passed, self._left = None, _NOWHERE, True
 
     def _alone(self) -> bool:
         run = self._run

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from everlong._definitions import OWN
 from everlong_engine import unpack
 
 __all__ = ["Signals"]
@@ -38,6 +39,8 @@ class Signals:
         self._channels: dict[str, _Channel] = {}
         self.received = 0
         """How many have been handed out."""
+        self.handed = 0
+        """To the code, and not to loops of Everlong's own."""
 
     def decode(self, name: str, payload: bytes) -> Any:
         """A value by its declared type. Raises EverlongError when it does not fit."""
@@ -75,6 +78,7 @@ class Signals:
                     channel.wake_next()
                 raise
         self.received += 1
+        self.handed += not name.startswith(OWN)
         return channel.values.popleft()[1]
 
     async def before(

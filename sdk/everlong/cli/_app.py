@@ -29,7 +29,7 @@ from everlong.cli._savepoints import delete_savepoint, savepoint, savepoints
 from everlong.cli._screen import out
 from everlong.cli._show import show
 from everlong.cli._start import start
-from everlong.cli._streams import dead_letters, drain, lag, position, redrive, rewind
+from everlong.cli._streams import dead_letters, drain, lag, parked, position, redrive, rewind
 from everlong.cli._subscribe import subscribe
 from everlong.cli._transfers import export, import_
 from everlong.cli._verify import verify
@@ -77,6 +77,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "stream rewind": (rewind, _TALK),
     "stream drain": (drain, _TALK),
     "stream dead-letters": (dead_letters, _TALK),
+    "stream parked": (parked, _TALK),
     "stream redrive": (redrive, _TALK),
     "stream savepoint": (savepoint, _TALK),
     "stream savepoints": (savepoints, _TALK),
@@ -108,7 +109,7 @@ app = typer.Typer(
 )
 _GROUPS: Final = {
     "stream": typer.Typer(
-        help="Flows that read a stream: how far they are, and what did not fit.",
+        help="Flows that read a stream: how far they are, and what was set aside.",
         no_args_is_help=True,
         context_settings=_SETTINGS,
     )

@@ -14,10 +14,10 @@ from everlong.cli._options import DEFAULT_STORE, Codecs, Db, Json, Namespace, Wo
 from everlong.cli._pausing import RequestId
 from everlong.cli._screen import out, write
 from everlong.cli._sources import load_stream
-from everlong.streams import Cursor, DeadLetter, Lag, Position, StreamControl
+from everlong.streams import Cursor, DeadLetter, Lag, ParkedKey, Position, StreamControl
 from everlong_engine import read_instant
 
-__all__ = ["dead_letters", "drain", "lag", "position", "redrive", "rewind"]
+__all__ = ["dead_letters", "drain", "lag", "parked", "position", "redrive", "rewind"]
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ def dead_letters(
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
-    """List the messages that did not fit, with the reason of each."""
+    """List the messages that were set aside, with the reason of each."""
     found = _asked(db, namespace, codecs, workflow_id, stream, lambda it: it.dead_letters())
     if as_json:
         write(document({"items": found}))
@@ -199,6 +199,37 @@ def dead_letters(
     return ExitCode.OK
 
 
+def parked(
+    workflow_id: WorkflowId,
+    stream: Name,
+    db: Db = DEFAULT_STORE,
+    codecs: Codecs = None,
+    namespace: Namespace = "default",
+    as_json: Json = False,
+) -> int:
+    """List the keys whose messages wait behind a poisoned one, with their messages."""
+
+    def act(control: StreamControl) -> Awaitable[list[ParkedKey]]:
+        return control.parked()
+
+    found = _asked(db, namespace, codecs, workflow_id, stream, act)
+    if as_json:
+        write(document({"items": found}))
+        return ExitCode.OK
+    screen = out()
+    for one in found:
+        count = len(one.messages)
+        screen.say(
+            (one.key.decode(errors="backslashreplace"), "bold"),
+            f"  {count} message{'' if count == 1 else 's'}",
+        )
+        for message in one.messages:
+            _show(message)
+    if not found:
+        screen.say("no key is parked")
+    return ExitCode.OK
+
+
 def redrive(
     workflow_id: WorkflowId,
     stream: Name,
@@ -206,16 +237,20 @@ def redrive(
         list[int] | None,
         typer.Argument(metavar="[NUMBER…]", help="Of dead letters; all unless given."),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="A parked key: all of its messages, in order."),
+    ] = None,
     request_id: RequestId = None,
     db: Db = DEFAULT_STORE,
     codecs: Codecs = None,
     namespace: Namespace = "default",
     as_json: Json = False,
 ) -> int:
-    """Give dead letters to the loop once more, with code that takes them by now."""
+    """Give what was set aside to the loop once more: dead letters, or a parked key."""
 
     def act(control: StreamControl) -> Awaitable[int]:
-        return control.redrive(*(numbers or ()), request_id=request_id)
+        return control.redrive(*(numbers or ()), key=key, request_id=request_id)
 
     count = _asked(db, namespace, codecs, workflow_id, stream, act)
     if as_json:
@@ -267,4 +302,6 @@ def _show(one: DeadLetter) -> None:
     cut = " (its beginning)" if one.cut else ""
     screen.say((f"{one.number:>6}  ", "bold"), (f"{one.partition}/{one.position}{cut}", "dim"))
     screen.say(one.value.decode(errors="backslashreplace"), indent=8)
-    screen.say((one.error, "red"), indent=8)
+    tried = f" (tried {one.attempts} times)" if one.attempts > 1 else ""
+    if one.error:
+        screen.say((f"{one.error}{tried}", "red"), indent=8)

@@ -6,10 +6,12 @@ of the core are here; those of brokers are modules of their own, each with an ex
 
 from everlong._savepoints import Savepoint
 from everlong.streams._batch import Batch, Message
-from everlong.streams._control import DeadLetter, Lag, StreamControl
+from everlong.streams._control import Lag, StreamControl
+from everlong.streams._letters import DeadLetter, ParkedKey
 from everlong.streams._merge import Tick, every, merge
+from everlong.streams._poison import OnPoison, Poison, dead_letter, park_key, skip, stop
 from everlong.streams._source import Cursor, Position, Reader, Record, Source
-from everlong.streams._stream import OnPoison, Stream
+from everlong.streams._stream import Stream
 from everlong.streams.directory import Directory
 from everlong.streams.files import Lines
 from everlong.streams.memory import Memory
@@ -26,6 +28,8 @@ __all__ = [
     "Memory",
     "Message",
     "OnPoison",
+    "ParkedKey",
+    "Poison",
     "Position",
     "Reader",
     "Record",
@@ -39,6 +43,10 @@ __all__ = [
     "Tumbling",
     "Window",
     "Windows",
+    "dead_letter",
     "every",
     "merge",
+    "park_key",
+    "skip",
+    "stop",
 ]

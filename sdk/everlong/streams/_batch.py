@@ -12,7 +12,7 @@ from everlong.exceptions import UndecodablePayload, WorkflowFault
 from everlong.streams._moves import FreshKeys, no_keys, suffix_of
 from everlong.streams._source import Position, Source
 
-__all__ = ["Batch", "Message", "records_of"]
+__all__ = ["Batch", "Message", "moment_of", "records_of"]
 
 T = TypeVar("T")
 
@@ -96,7 +96,7 @@ class Batch(Generic[T]):
         at_us: int | None = None,
         headers: dict[str, bytes] | None = None,
     ) -> Message[T]:
-        at = None if at_us is None else _EPOCH + timedelta(microseconds=at_us)
+        at = moment_of(at_us)
         name = f"{self._name}/{self._place(partition, position)}"
         return Message(name, value, partition, position, key, at, headers or {})
 
@@ -114,6 +114,10 @@ class Batch(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<batch of {len(self)} from {self._name}>"
+
+
+def moment_of(at_us: int | None) -> datetime | None:
+    return None if at_us is None else _EPOCH + timedelta(microseconds=at_us)
 
 
 def records_of(records: Sequence[Any]) -> list[Any]:

@@ -1,21 +1,22 @@
 """What an operator does with a flow that reads a stream, from any process."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 from everlong._savepoints import Savepoint, forgetful
 from everlong.exceptions import EverlongError, InvalidArguments, UndecodablePayload
-from everlong.streams._names import control_of, dead_letters_of
+from everlong.streams._letters import DeadLetter, ParkedKey, dead_letter_of, record_of
+from everlong.streams._names import control_of, dead_letters_of, parked_of
 from everlong.streams._progress import cursors_in
 from everlong.streams._saving import Saving
 from everlong.streams._source import Cursor, Position, Source
 from everlong_engine import instant_us, seconds_us
 from everlong_engine.model.payload import unpack
 
-__all__ = ["DeadLetter", "Keys", "Lag", "StreamControl"]
+__all__ = ["Keys", "Lag", "StreamControl"]
 
 _COUNTED_MAX: Final = 10_000
 _BYTES_AT_ONCE: Final = 1_000_000
@@ -24,23 +25,6 @@ _SEEK_S: Final = 60.0
 
 Keys: TypeAlias = Literal["same", "fresh"]
 """Of messages that are read again."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that did not fit the declared type."""
-
-    number: int
-    """Among the dead letters of its execution, counted from 0."""
-    partition: str
-    position: Position
-    value: bytes
-    key: bytes | None
-    error: str
-    identity: str
-    """Of what it was read from."""
-    cut: bool
-    """It was too large for a history: `value` is its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,25 +258,62 @@ class StreamControl(Saving):
         await self._tell({"do": "drain"}, request_id)
 
     async def dead_letters(self) -> list[DeadLetter]:
-        """What could not be decoded so far, with `on_poison="dead_letter"`."""
-        channel = dead_letters_of(self._name)
-        items = self.handle.subscribe(channel, numbered=True, live=False)
-        return [DeadLetter(number=item.number, **item.value) async for item in items]
+        """What was set aside so far, with `on_poison=dead_letter()`."""
+        return [dead_letter_of(one.number, one.value) async for one in self._items(dead_letters_of)]
 
-    async def redrive(self, *numbers: int, request_id: str | None = None) -> int:
-        """Give dead letters to the loop once more, as a batch of their own; how many.
+    async def parked(self) -> list[ParkedKey]:
+        """Keys whose messages wait, with `on_poison=park_key()`."""
+        keys: dict[bytes, list[Any]] = {}
+        async for item in self._items(parked_of):
+            match item.value:
+                case {"what": "parked", "message": message}:
+                    keys.setdefault(message["key"], []).append(message)
+                case {"what": "released", "key": key}:
+                    keys.pop(key, None)
+                case {"what": "all", "messages": messages}:
+                    keys = {}
+                    for message in messages:
+                        keys.setdefault(message["key"], []).append(message)
+                case _:
+                    pass  # Of a version that knows more.
+        return [
+            ParkedKey(key, [dead_letter_of(at, one) for at, one in enumerate(messages)])
+            for key, messages in keys.items()
+        ]
 
-        With code that takes them by now. Those that it does not take are dead letters again, with
-        new numbers.
+    def _items(self, channel_of: Callable[[str], str]) -> AsyncIterator[Any]:
+        items: AsyncIterator[Any] = self.handle.subscribe(
+            channel_of(self._name), numbered=True, live=False
+        )
+        return items
+
+    async def redrive(
+        self, *numbers: int, key: str | bytes | None = None, request_id: str | None = None
+    ) -> int:
+        """Give what was set aside to the loop once more; how many messages.
+
+            await control.redrive()                  # all dead letters
+            await control.redrive(3, 4)              # these
+            await control.redrive(key="customer-7")  # what is parked there, and park no more
+
+        It comes before what the loop would read next, with the same keys, and goes the same way as
+        everything else: what fails again alone is set aside again, dead letters with new numbers.
 
         Args:
-            numbers: which; none means all.
+            numbers: of dead letters; none means all.
+            key: a parked key (a text is UTF-8), whose messages come in their order, and whatever
+                else has come for it until the loop does this; no dead letters then.
             request_id: the same id does it once, however often it is repeated.
 
         Raises:
-            InvalidArguments: there is no dead letter of such a number, or it was too large to keep:
-                rewind to its position, with code that skips it or a source that sends it smaller.
+            InvalidArguments: there is no dead letter of such a number, or no such key is parked; or
+                it was too large to keep: rewind to its position, with code that skips it or a
+                source that sends it smaller.
         """
+        if key is not None:
+            if numbers:
+                raise InvalidArguments(f"redrive{numbers}: give numbers or a key, not both")
+            return await self._release(key.encode() if isinstance(key, str) else key, request_id)
         letters = {one.number: one for one in await self.dead_letters()}
         if missing := [number for number in numbers if number not in letters]:
             raise InvalidArguments(
@@ -305,14 +326,21 @@ class StreamControl(Saving):
                 "name others to be given to the loop again"
             )
         for identity in sorted({one.identity for one in chosen}):
-            records = [
-                [one.partition, one.position, one.value, one.key]
-                for one in chosen
-                if one.identity == identity
-            ]
+            records = [record_of(one) for one in chosen if one.identity == identity]
             told = {"do": "redrive", "identity": identity, "records": records}
             await self._tell(told, None if request_id is None else f"{request_id}/{identity}")
         return len(chosen)
+
+    async def _release(self, key: bytes, request_id: str | None) -> int:
+        found = {one.key: one.messages for one in await self.parked()}
+        if key not in found and request_id is None:  # Else it may be done already.
+            known = ", ".join(one.decode(errors="backslashreplace") for one in sorted(found)[:10])
+            raise InvalidArguments(
+                f"{self.handle.workflow_id} has parked no key {key!r:.100} of stream "
+                f"{self._name!r}; parked are: {known or 'none'}"
+            )
+        await self._tell({"do": "release", "key": key}, request_id)
+        return len(found.get(key, ()))
 
     async def _tell(self, what: dict[str, Any], request_id: str | None) -> None:
         await self.handle.signal(control_of(self._name), what, request_id=request_id)

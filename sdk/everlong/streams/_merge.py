@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, TypeAlias, TypeVar, cast, overload
 from everlong._context import RunPort, user_line
 from everlong.channels import Signal
 from everlong.exceptions import InvalidArguments
+from everlong.streams._batches import Batches
 from everlong.streams._loops import cursors_of, run_here
-from everlong.streams._stream import Batches
 from everlong_engine import pack, seconds_us, unpack
 
 __all__ = ["Tick", "every", "merge"]
@@ -186,8 +186,12 @@ class _Merged(AsyncIterator[Any]):
     async def __anext__(self) -> Any:
         run, where = run_here("merge() is read"), user_line()
         savepoints = run.rolling.savepoints
+        run.in_hand = None
         await savepoints.rest()
         while self._arms:
+            for one in self._arms:
+                if isinstance(one, Batches):  # Not beside others: it may wait to be resumed.
+                    await one.make_ready(run, where)
             arm, found = await self._first(run, where)
             self._arms.remove(arm)
             try:

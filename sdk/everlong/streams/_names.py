@@ -2,7 +2,15 @@
 
 from everlong._definitions import OWN
 
-__all__ = ["activity_of", "control_of", "dead_letters_of", "keys_of"]
+__all__ = [
+    "activity_of",
+    "control_of",
+    "dead_letters_of",
+    "hold_of",
+    "isolation_of",
+    "keys_of",
+    "parked_of",
+]
 
 
 def activity_of(name: str) -> str:
@@ -16,8 +24,23 @@ def control_of(name: str) -> str:
 
 
 def dead_letters_of(name: str) -> str:
-    """The output channel of what could not be decoded."""
+    """The output channel of what was set aside."""
     return f"{OWN}dead-letters.{name}"
+
+
+def hold_of(name: str) -> str:
+    """What pauses its execution. Not among those that fetch."""
+    return f"{OWN}hold-stream.{name}"
+
+
+def isolation_of(name: str) -> str:
+    """Under which a run carries, among its cursors, what its loop looks for in a batch."""
+    return f"{OWN}isolation.{name}"
+
+
+def parked_of(name: str) -> str:
+    """The same, for what waits behind a parked key; and the output channel that tells of it."""
+    return f"{OWN}parked.{name}"
 
 
 def keys_of(name: str) -> str:

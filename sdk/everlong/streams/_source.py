@@ -118,6 +118,9 @@ class Source(ABC, Generic[T]):
     """Whether what is acknowledged is gone at the broker: it must be on disk by then, and nothing
     can be read a second time, be it to rewind a flow or to count what it has not read."""
 
+    keyed = True
+    """Whether its messages may have keys."""
+
     def __init__(self, value: Any = bytes) -> None:
         self.value = value
         self._adapter = (

@@ -9,14 +9,13 @@ between the batches, and reads one ahead.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import replace as dataclass_replace
 from datetime import timedelta
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from pydantic import StrictInt, StrictStr, TypeAdapter
+from msgspec.structs import replace
 
-from everlong._context import RunPort, activity_context, user_line
+from everlong._context import activity_context
 from everlong._definitions import ActivityDefinition, AtOnce
 from everlong._failures import ExceptionRegistry
 from everlong._texts import fault_of_name, shown
@@ -30,39 +29,26 @@ from everlong.exceptions import (
     StreamRewound,
 )
 from everlong.streams._batch import Batch, records_of
+from everlong.streams._batches import Batches, Declared
 from everlong.streams._control import StreamControl
-from everlong.streams._loops import cursors_of, run_here
-from everlong.streams._moves import (
-    FreshKeys,
-    freshened,
-    gone_back,
-    keys_from,
-    moved,
-    no_keys,
-)
-from everlong.streams._names import activity_of, control_of, dead_letters_of, keys_of
+from everlong.streams._letters import ERROR_CHARS_MAX, RECORD_BYTES_MAX, TOO_LARGE
+from everlong.streams._names import activity_of, dead_letters_of, hold_of, parked_of
+from everlong.streams._poison import OnPoison, poison_of, stop
 from everlong.streams._pump import Fetched, Pump, Sizes, weight
 from everlong.streams._source import Cursor, Record, Source
-from everlong_engine import Retry, limits, pack, seconds_us, unpack
+from everlong_engine import Retry, limits, seconds_us
 
-__all__ = ["Batches", "OnPoison", "Stream"]
+__all__ = ["Stream"]
 
 T = TypeVar("T")
-
-OnPoison: TypeAlias = Literal["stop", "dead_letter", "skip"]
-_LETTERS: Final = TypeAdapter(list[tuple[StrictStr, StrictInt | StrictStr, bytes, bytes | None]])
-_POLICIES: Final = ("stop", "dead_letter", "skip")
 
 _MESSAGES_MAX: Final = 10_000
 _BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 2
 """Of the values of one batch. What they come with takes room beside them in one payload."""
-_RECORD_BYTES_MAX: Final = limits.PAYLOAD_BYTES_MAX // 4
-_TOO_LARGE: Final = f"it has more than {_RECORD_BYTES_MAX:,} bytes, and only its beginning is kept"
 _RELAXED: Final = (
     "{source!r} forgets what is acknowledged, and this store may lose what it has committed last: "
     'connect with durability="full"'
 )
-_ERROR_CHARS_MAX: Final = 500
 _RETRY: Final = Retry(
     delay=0.5, non_retryable=(StreamRewound, PoisonMessage, InvalidArguments), on_exhausted="pause"
 )
@@ -105,6 +91,15 @@ class Stream(Generic[T]):
         self.source = source
         self.dead_letters: Output[Any] = Output(dead_letters_of(name), keep=None)
         self.definition = _definition(name, self._read, self._read_at_once)
+        self._declared = Declared(
+            name,
+            source,
+            self.definition,
+            _holding(name),
+            self.dead_letters,
+            Output(parked_of(name), keep=None),
+            self.fault_of,
+        )
 
     def batches(
         self,
@@ -112,7 +107,7 @@ class Stream(Generic[T]):
         max_messages: int = 500,
         max_bytes: int = _BYTES_MAX,
         linger: float | timedelta = 0.0,
-        on_poison: OnPoison = "stop",
+        on_poison: OnPoison = stop,
         partitions: Sequence[str | int] | None = None,
     ) -> AsyncIterator[Batch[T]]:
         """Batch after batch, for ever. In a workflow only; one loop at a time.
@@ -121,18 +116,18 @@ class Stream(Generic[T]):
             max_messages: of a batch, at most 10,000.
             max_bytes: of the values of a batch, roughly; at most 1 MB.
             linger: seconds (or timedelta) to wait for more once there is a message.
-            on_poison: what becomes of a message that does not fit the declared type. "stop" pauses
-                the execution, with the reason: resume it with code that takes the message.
-                "dead_letter" publishes it to the output channel `stream.dead_letters`, in the
-                very append that stores the position behind it. "skip" drops it.
+            on_poison: what becomes of a message that does not fit the declared type, or on which
+                the body of the loop fails: `stop`, `dead_letter(after=5)`, `park_key(after=5)` or
+                `skip(after=5)`; see there. The texts "dead_letter" and so on are the same.
             partitions: read only these; None for all. Of two executions that read the same
                 partitions each gets every message.
 
         Raises:
-            InvalidArguments: an option out of its range.
+            InvalidArguments: an option out of its range; keys are to be parked, and the source has
+                none.
         """
-        sizes = _sizes(max_messages, max_bytes, linger, on_poison, partitions)
-        return Batches(self, sizes, on_poison)
+        sizes = _sizes(max_messages, max_bytes, linger, partitions)
+        return Batches(self._declared, sizes, poison_of(on_poison, self.source))
 
     async def _read(self, after: Any, sizes: Any, on_poison: str) -> Any:
         context: Any = activity_context.get()
@@ -184,27 +179,27 @@ class Stream(Generic[T]):
 
     def _sorted(
         self, fetched: Fetched, on_poison: str
-    ) -> tuple[Sequence[Record], list[tuple[Any, str]]]:
-        """What can be decoded, and what cannot, with the reason."""
+    ) -> tuple[Sequence[Record], list[tuple[Any, str, int]]]:
+        """What can be decoded, and what cannot, with the reason, and behind how many."""
         good: list[Record] = []
-        dead: list[tuple[Any, str]] = []
-        may_be_large = fetched.size > _RECORD_BYTES_MAX
+        dead: list[tuple[Any, str, int]] = []
+        may_be_large = fetched.size > RECORD_BYTES_MAX
         if self.source.is_raw and not may_be_large:
             return fetched.records, dead
         for record in fetched.records:
-            large = may_be_large and weight(record) > _RECORD_BYTES_MAX
-            error = _TOO_LARGE if large else self.fault_of(record.value)
+            large = may_be_large and weight(record) > RECORD_BYTES_MAX
+            error = TOO_LARGE if large else self.fault_of(record.value)
             if error is None:
                 good.append(record)
             elif on_poison == "stop":
                 raise PoisonMessage(
                     f"stream {self.name!r}: the message {record.position} of partition "
                     f"{record.partition} is not what was declared: {error}. Resume the flow with "
-                    'code that takes it, or with on_poison="dead_letter" or "skip"'
+                    "code that takes it, or with on_poison=dead_letter() or skip()"
                 )
-            elif on_poison == "dead_letter":
-                kept = replace(record, value=record.value[:500], key=None, headers={})
-                dead.append((*records_of([kept if large else record]), error))
+            elif on_poison != "skip":
+                kept = dataclass_replace(record, value=record.value[:500], key=None, headers={})
+                dead.append((*records_of([kept if large else record]), error, len(good)))
         return good, dead
 
     def fault_of(self, value: bytes) -> str | None:
@@ -212,7 +207,7 @@ class Stream(Generic[T]):
         try:
             self.source.decode(value)
         except ValueError as error:
-            return " ".join(str(error).split())[:_ERROR_CHARS_MAX]
+            return " ".join(str(error).split())[:ERROR_CHARS_MAX]
         return None
 
     def control(self, handle: Any) -> StreamControl:
@@ -221,127 +216,6 @@ class Stream(Generic[T]):
 
     def __repr__(self) -> str:
         return f"Stream({self.name!r}, {self.source!r})"
-
-
-class Batches(AsyncIterator[Batch[T]]):
-    """Not for flows: a loop over a stream. It has no state: that is the run's."""
-
-    def __init__(self, stream: Stream[T], sizes: Sizes, on_poison: OnPoison) -> None:
-        self._stream = stream
-        self._sizes = _wire_of(sizes)
-        self._on_poison = on_poison
-
-    async def __anext__(self) -> Batch[T]:
-        run, where = run_here(f"stream {self._stream.name!r} is read"), user_line()
-        savepoints = run.rolling.savepoints
-        await savepoints.rest()
-        while True:
-            taken = await self.take(run, await self.look(run, where))
-            if taken:
-                savepoints.leave()
-                return taken[0]
-
-    @property
-    def key(self) -> object:
-        """Not for flows: what is read."""
-        return Stream, self._stream.name
-
-    async def look(self, run: RunPort, where: str) -> Any:
-        """Not for flows: wait until there is something, and take nothing yet."""
-        stream = self._stream
-        control, definition = control_of(stream.name), stream.definition
-        after = cursors_of(run).get(stream.name)
-        values = (None if after is None else unpack(after), self._sizes, self._on_poison)
-        arguments = definition.parameters.encode(values, {})
-        if stream.name in run.reading:
-            raise EverlongError(
-                f"stream {stream.name!r} is read by another task of this workflow: an execution "
-                "has one cursor for it"
-            )
-        run.reading |= {stream.name}
-        try:
-            reading: asyncio.Future[Any] = asyncio.ensure_future(
-                run.call_activity(definition, definition.options, arguments, where)
-            )
-            if not await run.signals.before(control, reading, run.loop.create_future):
-                reading.cancel()
-                return None
-        finally:
-            run.reading -= {stream.name}
-        return reading.result()
-
-    async def take(self, run: RunPort, found: Any) -> tuple[Batch[T]] | tuple[()]:
-        """Not for flows: the batch that was found, if it has messages. The cursor moves here.
-
-        Raises:
-            StopAsyncIteration: somebody has asked for the end.
-        """
-        if found is None:
-            batch = await self._told(run, await run.receive_signal(control_of(self._stream.name)))
-        else:
-            identity, positions, records, dead, *taken = found
-            cursors_of(run)[self._stream.name] = pack([identity, positions, *taken])
-            batch = await self._batch(run, identity, records, dead)
-        return (batch,) if len(batch) else ()
-
-    async def _told(self, run: RunPort, told: Any) -> Batch[T]:
-        """What somebody outside asks for."""
-        savepoints = run.rolling.savepoints
-        match told:
-            case {"do": "drain"}:
-                raise StopAsyncIteration
-            case {"do": "rewind"}:
-                self._rewind(run, told)
-            case {"do": "return", "arguments": bytes(arguments), "cursors": saved}:
-                suffix = _suffix(run) if told.get("keys") == "fresh" else None
-                with suppress(ValueError):
-                    back = gone_back(cursors_of(run), saved, suffix)
-                    await savepoints.go_back(arguments, back)
-            case {"do": "savepoint", "order": order}:
-                await savepoints.ask(order)
-            case {"do": "forget", "name": str(name), "request": str(request)}:
-                savepoints.forget(name, request)
-            case {"do": "redrive", "identity": str(identity), "records": records}:
-                with suppress(ValueError):
-                    return await self._redriven(run, identity, _LETTERS.validate_python(records))
-            case _:
-                pass  # Of a version that knows more; it is on record.
-        return await self._batch(run, "", [], [])
-
-    def _rewind(self, run: RunPort, told: Any) -> None:
-        stream, cursors = self._stream, cursors_of(run)
-        stored = cursors.get(stream.name)
-        to = moved(told, None if stored is None else unpack(stored))
-        if to is None:
-            return
-        cursors[stream.name] = pack(to)
-        if told.get("keys") == "fresh":
-            behind: Any = to[1]
-            known = self._keys(run)
-            fresh = freshened(known, _suffix(run), behind, stream.source.is_behind)
-            cursors[keys_of(stream.name)] = pack(fresh)
-
-    def _keys(self, run: RunPort) -> FreshKeys:
-        stored = cursors_of(run).get(keys_of(self._stream.name))
-        return no_keys if stored is None else keys_from(unpack(stored))
-
-    async def _redriven(self, run: RunPort, identity: str, records: list[Any]) -> Batch[T]:
-        """Dead letters that the code takes by now. Which ones is recorded, as it is for what an
-        activity has read: tomorrow's code may take others."""
-        fault_of = self._stream.fault_of
-        faults = await run.side_effect(lambda: [fault_of(one[2]) for one in records], user_line())
-        judged = list(zip(records, faults, strict=True))
-        good = [record for record, fault in judged if fault is None]
-        return await self._batch(run, identity, good, [one for one in judged if one[1] is not None])
-
-    async def _batch(
-        self, run: RunPort, identity: str, records: list[Any], dead: list[Any]
-    ) -> Batch[T]:
-        """What fits; the rest is published beside the position that is stored."""
-        stream = self._stream
-        for record, error in dead:
-            await stream.dead_letters.publish(_dead_letter(identity, record, error))
-        return Batch(stream.source, stream.name, identity, records, self._keys(run))
 
 
 def _definition(name: str, read: Any, at_once: AtOnce) -> ActivityDefinition:
@@ -359,51 +233,50 @@ def _definition(name: str, read: Any, at_once: AtOnce) -> ActivityDefinition:
     )
 
 
-def _recorded(fetched: Fetched, good: Sequence[Record], dead: list[tuple[Any, str]]) -> list[Any]:
+def _recorded(
+    fetched: Fetched, good: Sequence[Record], dead: list[tuple[Any, str, int]]
+) -> list[Any]:
     """A batch as the result of its activity."""
     identity, positions, *taken = fetched.cursor.to_wire()
     return [identity, positions, records_of(good), dead, *taken]
 
 
-def _suffix(run: RunPort) -> str:
-    """By the run's own chance, so that replay finds the same."""
-    return f"{run.random.getrandbits(32):08x}"
+async def _hold(why: str) -> None:
+    context: Any = activity_context.get()
+    if context is not None and context.info().attempt == 1:
+        raise PoisonMessage(why)
 
 
-def _dead_letter(identity: str, record: Sequence[Any], error: str) -> dict[str, Any]:
-    partition, position, value, *more = record
-    return {
-        "partition": partition,
-        "position": position,
-        "value": value,
-        "key": more[0] if more else None,
-        "error": error,
-        "identity": identity,
-        "cut": error == _TOO_LARGE,
-    }
+def _holding(name: str) -> ActivityDefinition:
+    """What pauses an execution for as long as nobody resumes it. One whose worker died has perhaps
+    not done so, and is begun anew."""
+    own = hold_of(name)
+    return ActivityDefinition(
+        name=own,
+        function=_hold,
+        parameters=Parameters(_hold, owner=own),
+        result=Value(Any, owner=f"a pause of stream {name}"),
+        options=replace(_RETRY.options, at_most_once=True),
+        exceptions=ExceptionRegistry(),
+        is_async=True,
+        waits=True,
+    )
 
 
 def _sizes(
     max_messages: int,
     max_bytes: int,
     linger: float | timedelta,
-    on_poison: str,
     partitions: Sequence[str | int] | None,
 ) -> Sizes:
     if not 1 <= max_messages <= _MESSAGES_MAX:
         raise InvalidArguments(f"max_messages={max_messages}: give 1 to {_MESSAGES_MAX:,}")
     if not 1 <= max_bytes <= _BYTES_MAX:
         raise InvalidArguments(f"max_bytes={max_bytes}: give 1 to {_BYTES_MAX:,}")
-    if on_poison not in _POLICIES:
-        raise InvalidArguments(f"on_poison={on_poison!r}: give one of {', '.join(_POLICIES)}")
     if isinstance(partitions, str) or (partitions is not None and not partitions):
         raise InvalidArguments(f"partitions={partitions!r}: give a list of at least one, or None")
     chosen = None if partitions is None else tuple(map(str, partitions))
     return Sizes(max_messages, max_bytes, seconds_us(linger, "linger") / 1e6, chosen)
-
-
-def _wire_of(sizes: Sizes) -> list[Any]:
-    return [sizes.max_messages, sizes.max_bytes, sizes.linger_s, sizes.partitions]
 
 
 def _sizes_of(wire: Any) -> Sizes:

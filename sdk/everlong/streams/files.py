@@ -35,6 +35,8 @@ class Lines(Source[T], Generic[T]):
         poll: seconds between two looks at a file that has not grown.
     """
 
+    keyed = False
+
     @overload
     def __init__(self: "Lines[bytes]", path: str | Path, *, poll: float = 0.2) -> None: ...
     @overload

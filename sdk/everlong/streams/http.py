@@ -70,6 +70,8 @@ class HttpPoll(Source[T], Generic[T]):
             `follow_redirects`.
     """
 
+    keyed = False
+
     @overload
     def __init__(
         self: "HttpPoll[bytes]",

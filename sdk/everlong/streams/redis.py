@@ -51,6 +51,8 @@ class RedisStream(Source[T], Generic[T]):
         options: more for `redis.asyncio.from_url`, such as `ssl_ca_certs`.
     """
 
+    keyed = False
+
     @overload
     def __init__(
         self: "RedisStream[bytes]",

@@ -39,6 +39,8 @@ class Rows(Source[T], Generic[T]):
         poll: seconds between two looks at a table that has not grown.
     """
 
+    keyed = False
+
     @overload
     def __init__(
         self: "Rows[bytes]", path: str | Path, query: str, *, poll: float = 0.2
