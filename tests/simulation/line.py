@@ -28,6 +28,7 @@ from everlong_engine.model.runs import (
     MailRow,
     PauseRow,
     RunRow,
+    Share,
     VersionCount,
     WorkerRow,
 )
@@ -374,6 +375,9 @@ class FaultyStore:
 
     async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
         return await self._ask("pinned_of", lambda: self._inner.pinned_of(worker_id))
+
+    async def shares(self, queue: str, types: Sequence[str], now_us: int) -> list[Share]:
+        return await self._ask("shares", lambda: self._inner.shares(queue, types, now_us))
 
     async def workers(self) -> list[WorkerRow]:
         return await self._ask("workers", self._inner.workers)

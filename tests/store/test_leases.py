@@ -12,6 +12,7 @@ from everlong_engine.model.runs import (
     Probation,
     RunRow,
     RunStatus,
+    Share,
     VersionCount,
 )
 from everlong_engine.model.writes import Halt, MarkAttempts, MessageResult, Pin, Refusal, Resume
@@ -365,6 +366,34 @@ async def test_a_run_is_pinned_with_its_first_append_or_not_at_all(rig: Rig) -> 
     assert refusal(await rig.one(append)) is None
     assert (await rig.row()).version == "1"
     assert await rig.store.pinned_of(rig.worker_id) == [(row.run_id, "1")]
+
+
+async def test_shares_tell_who_has_how_many_of_what_is_under_way(rig: Rig) -> None:
+    async def shares(*types: str, queue: str = "default", now_us: int = rig.now_us) -> list[Share]:
+        return await rig.store.shares(queue, types, now_us)
+
+    assert await shares("flow") == []
+    await rig.started("one")
+    await rig.started("two")
+    assert await shares("flow") == [Share("flow", None, None, 2)]
+    (claimed,) = await rig.claim(limit=1)
+    row, me = claimed.row, rig.worker_id
+    both = [Share("flow", None, None, 1), Share("flow", None, me, 1)]
+    assert await shares("flow", "other") == both
+    await rig.one(Pin(rig.target(row.workflow_id), "1"))
+    assert await shares("flow") == [Share("flow", None, None, 1), Share("flow", "1", me, 1)]
+    assert await shares("flow", queue="apart") == await shares("other") == []
+
+
+async def test_what_is_asleep_is_nobodys_share_until_it_is_due(rig: Rig) -> None:
+    row = await rig.owned()
+    asleep = rig.now_us + SECOND_US
+    assert await rig.store.shares("default", ["flow"], asleep) == [
+        Share("flow", None, rig.worker_id, 1)
+    ]
+    await rig.one(rig.release(row, wake_us=asleep))
+    assert await rig.store.shares("default", ["flow"], asleep - 1) == []
+    assert await rig.store.shares("default", ["flow"], asleep) == [Share("flow", None, None, 1)]
 
 
 async def test_pinning_leaves_owner_and_token_alone(rig: Rig) -> None:

@@ -140,6 +140,8 @@ class BothStores(RuleBasedStateMachine):
             found += [await store.open_questions(10), await store.workers()]
             found += [await store.versions("default")]
             found += [await store.pinned_of(rig.worker_id) for rig in self.rigs]
+            types = ["flow", "another", "parent"]
+            found += await store.shares("default", types, self.rigs[0].now_us)
             found += [await store.next_wake(one) for one in self.wanted("1", "2")]
             found += [await store.next_wake(self.rigs[0].wants())]
             found += [await store.queue_limits()]

@@ -32,6 +32,7 @@ __all__ = [
     "Probation",
     "RunRow",
     "RunStatus",
+    "Share",
     "Trim",
     "VersionCount",
     "WorkerRow",
@@ -378,6 +379,16 @@ class Fleet(Struct, frozen=True):
     number: int = 0
     """Another one whenever somebody has come, or has stopped in order."""
     members: tuple[Member, ...] = ()
+
+
+class Share(Struct, frozen=True):
+    """How many runs of a type and version lie with a worker, of those under way or due."""
+
+    type: str
+    version: str | None
+    owner: bytes | None
+    """None: they are due, and in nobody's hands."""
+    count: int
 
 
 class VersionCount(Struct, frozen=True):

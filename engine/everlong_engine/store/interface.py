@@ -31,6 +31,7 @@ from everlong_engine.model.runs import (
     MailRow,
     PauseRow,
     RunRow,
+    Share,
     VersionCount,
     WorkerRow,
 )
@@ -309,6 +310,11 @@ class Reads(Protocol):
 
     async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
         """(run id, version) of all that bears a worker's name and is pinned."""
+        ...
+
+    async def shares(self, queue: str, types: Sequence[str], now_us: int) -> list[Share]:
+        """Who has how many of these types, of all that is under way or due; by type, version and
+        owner, what has none first."""
         ...
 
     async def workers(self) -> list[WorkerRow]:

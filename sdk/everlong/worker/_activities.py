@@ -5,6 +5,7 @@ was free then, or else one with a started mark. A failed attempt is written down
 the next one; the outcome that counts goes into the run's mailbox and is recorded once.
 """
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -89,6 +90,8 @@ class ActivityRunner:
         self.queues = QueueDesk(self, engine, records, may_help)
         self.on_rest: Callable[[OwnedRun], None] = lambda _: None
         """Called when an attempt of a paused run has ended, or one could not begin."""
+        self.on_read: Callable[[OwnedRun], None] = lambda _: None
+        """Called when an attempt that only waits is about to begin."""
 
     def reserve(self, options: ActivityOptions) -> bool:
         """Take a slot for an activity that is about to be scheduled, if it can begin here."""
@@ -121,6 +124,8 @@ class ActivityRunner:
     def look_ahead(self, run: OwnedRun, step: Step) -> None:
         """Activities that only wait, and whose result is there already: their outcomes are fed at
         once, and mostly committed with what schedules them. Their slots are given back then."""
+        if run.on_offer:
+            return  # Its next read begins, so that it goes to another worker there.
         for seq, decision in enumerate(step.decisions, step.base + 1):
             if type(decision) is not ActivityScheduled or not decision.began:
                 continue
@@ -129,6 +134,7 @@ class ActivityRunner:
                 continue
             found = definition.at_once(self.bench.pools.shelf, run.execution_id, decision.arguments)
             if found is not None:
+                run.reads = True
                 result, when_stored = found
                 completed = ActivityCompleted(decision.activity_id, result)
                 one = Incoming(completed, when_stored=when_stored, scheduled_at=seq)
@@ -294,8 +300,12 @@ class ActivityRunner:
             return  # It goes with its run; `hand_back` writes it down.
         if attempt.run.paused:
             self._leave_unbegun(attempt)
-        else:
-            self.bench.begin(attempt, self)
+            return
+        if attempt.definition.waits:
+            attempt.run.reads = True
+            # It is heard before the attempt has done its first step.
+            asyncio.get_running_loop().call_soon(self.on_read, attempt.run)
+        self.bench.begin(attempt, self)
 
     def _leave_unbegun(self, attempt: OpenAttempt) -> None:
         """What is committed says that it may have begun; here one knows better."""

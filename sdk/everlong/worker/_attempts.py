@@ -182,7 +182,8 @@ class AttemptContext:
 
     def shelf(self) -> dict[Any, Any]:
         """For the same: what they keep in this worker from one attempt to the next. Its values have
-        a `close`, which is called when the worker stops."""
+        a `close`, which is called when the worker stops; and earlier, for keys that begin with an
+        execution that is given to another worker."""
         return self._bench.pools.shelf
 
     def when_stored(self, then: Callable[[], None]) -> None:

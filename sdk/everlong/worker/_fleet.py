@@ -5,6 +5,8 @@ for long. A claim says by which look it was judged; the store gives nothing that
 has not seen the last one that came.
 """
 
+from collections.abc import Callable
+
 from everlong._definitions import QUEUE
 from everlong_engine import Engine, Member, newest_versions
 
@@ -21,6 +23,8 @@ class FleetView:
         self.number: int | None = None
         """Of the fleet that was seen last."""
         self._takers = 0
+        self.on_new: Callable[[], None] = lambda: None
+        """Called when it was looked at anew."""
 
     def allows(self, kind: str, version: str) -> bool:
         """Whether nobody has a newer version of a workflow."""
@@ -50,6 +54,7 @@ class FleetView:
         self._takers = sum(_takes_over(one) for one in fleet.members)
         self.number, self._newest = fleet.number, newest
         self._again_us = None if left_us is None else now_us + left_us
+        self.on_new()
         return is_new
 
 

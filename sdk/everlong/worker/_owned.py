@@ -207,6 +207,10 @@ class OwnedRun(Struct, eq=False):
     storing: int = 0
     """Outcomes of a paused run on their way into the inbox."""
     on_trial: bool = False
+    reads: bool = False
+    """It is a flow that waits for batches of a stream, for years perhaps."""
+    on_offer: bool = False
+    """Another worker is to have it, from its next wait for a batch on."""
     answers_first: bool = False
     """An approval that the code would withdraw was answered: see `_approvals`."""
     warned_of_size: bool = False

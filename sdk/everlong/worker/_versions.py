@@ -30,6 +30,8 @@ class Versions:
         self.names = {kind: name or one.digest for kind, one in workflows.items()}
         self.is_newest = is_newest
         """Whether no later worker of this process has another version of a type."""
+        self.left_to_others: frozenset[tuple[str, str | None]] = frozenset()
+        """(type, version) of flows of which this worker has its share: see `_balance`."""
         self._policies = {kind: one.versioning or versioning for kind, one in workflows.items()}
 
     def pin(self, kind: str) -> str | None:
@@ -60,8 +62,10 @@ class Versions:
 
     def wants(self, worker_id: bytes, fleet: int | None = None) -> Wants:
         """What may be claimed now, while the fleet is this one."""
-        follows = tuple(kind for kind in self.names if self.is_newest(kind))
-        return Wants(worker_id, QUEUE, follows, tuple(self.names.items()), fleet=fleet)
+        left = self.left_to_others
+        follows = (kind for kind in self.names if self.is_newest(kind) and (kind, None) not in left)
+        pinned = (one for one in self.names.items() if one not in left)
+        return Wants(worker_id, QUEUE, tuple(follows), tuple(pinned), fleet=fleet)
 
 
 def signals_of(definition: WorkflowDefinition) -> Mapping[str, Any]:

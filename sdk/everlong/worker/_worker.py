@@ -32,16 +32,14 @@ from everlong._interception import Hooks, hooks_for_workflows
 from everlong._replay import anyio_adapter, asyncio_adapter, guard
 from everlong.activity import Activity
 from everlong.client import Client
-from everlong.exceptions import (
-    EverlongError,
-    StoreError,
-)
+from everlong.exceptions import EverlongError, StoreError
 from everlong.interceptors import Interceptor
 from everlong.pools import WorkflowPool
 from everlong.queues import TaskQueue
 from everlong.worker._activities import ActivityRunner
 from everlong.worker._answering import Answering
 from everlong.worker._attempts import Pools
+from everlong.worker._balance import FlowBalance
 from everlong.worker._bench import Bench
 from everlong.worker._deadlines import Deadlines
 from everlong.worker._fleet import FleetView
@@ -253,6 +251,7 @@ class Worker(Answering):
         taker = TaskTaker(engine, self._client.records, wants, bench, self._activities)
         self._taker = taker
         self._claims = asyncio.get_running_loop().create_task(self._claim_for_ever())
+        FlowBalance(self._keeper, self.wake).start(self._fleet)
         self._keeper.turns.look_around()
         taker.start()
         engine.versions_changed()  # Older ones let go of what follows.
@@ -505,7 +504,7 @@ class Worker(Answering):
 
     async def _claim(self, wants: Wants) -> int:
         keeper = self._keeper
-        if keeper is None or not wants.pinned:
+        if keeper is None or not (wants.types or wants.pinned):
             return 0
         held = keeper.loading.in_hand()
         if held is not None:

@@ -1,7 +1,7 @@
 """What is read from memory: nothing here writes."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -18,6 +18,7 @@ from everlong_engine.model.runs import (
     MailRow,
     RunRow,
     RunStatus,
+    Share,
     VersionCount,
 )
 from everlong_engine.model.tags import Tags, kind_of
@@ -41,6 +42,7 @@ __all__ = [
     "mail_since",
     "open_questions",
     "published",
+    "shares",
     "tags_of",
     "versions",
 ]
@@ -241,10 +243,7 @@ def versions(data: MemoryData, namespace: str) -> list[VersionCount]:
         run for run in data.runs.rows.values() if run.namespace == namespace and run.status.is_open
     ]
     counts = Counter((run.type, run.version, run.status) for run in here)
-    found = sorted(
-        {(run.type, run.version) for run in here},
-        key=lambda one: (one[0].encode(), one[1] is not None, (one[1] or "").encode()),
-    )
+    found = sorted({(run.type, run.version) for run in here}, key=_by_version)
     return [
         VersionCount(
             *one,
@@ -253,6 +252,24 @@ def versions(data: MemoryData, namespace: str) -> list[VersionCount]:
         )
         for one in found
     ]
+
+
+def shares(data: MemoryData, queue: str, types: Sequence[str], now_us: int) -> list[Share]:
+    """How runs of these types lie with workers."""
+    found = Counter(
+        (run.type, run.version, run.owner)
+        for run in data.runs.rows.values()
+        if run.type in types
+        and run.queue == queue
+        and run.status is RunStatus.RUNNING
+        and (run.owner is not None or (run.wake_us is not None and run.wake_us <= now_us))
+    )
+    in_order = sorted(found, key=lambda one: (_by_version(one[:2]), one[2] or b""))
+    return [Share(*one, found[one]) for one in in_order]
+
+
+def _by_version(one: tuple[str, str | None]) -> tuple[bytes, bool, bytes]:
+    return one[0].encode(), one[1] is not None, (one[1] or "").encode()
 
 
 def open_questions(data: MemoryData, limit: int) -> list[Question]:

@@ -35,6 +35,7 @@ from everlong_engine.model.runs import (
     MailRow,
     PauseRow,
     RunRow,
+    Share,
     VersionCount,
     WorkerRow,
 )
@@ -263,6 +264,9 @@ class MemoryStore:
         data = self._open_data()
         runs = [data.runs.rows[run_id] for run_id in sorted(data.of_owner.keys(worker_id))]
         return [(run.run_id, run.version) for run in runs if run.version is not None]
+
+    async def shares(self, queue: str, types: Sequence[str], now_us: int) -> list[Share]:
+        return reads.shares(self._open_data(), queue, types, now_us)
 
     async def workers(self) -> list[WorkerRow]:
         data = self._open_data()

@@ -507,6 +507,20 @@ RETURNING *;
 -- What bears a worker's name and is pinned. Nothing is looked at where nothing is.
 SELECT run_id, version FROM everlong.runs WHERE owner = $1 AND version IS NOT NULL ORDER BY run_id;
 
+-- name: shares
+-- How the runs of some types that are under way, or due, lie with workers. Three parts, for three indexes.
+SELECT type, version, owner, count(*) FROM (
+    SELECT type, version, owner FROM everlong.runs
+    WHERE owner IS NOT NULL AND status = 0 AND queue = $1 AND type = ANY ($2::TEXT[])
+    UNION ALL
+    SELECT type, version, owner FROM everlong.runs
+    WHERE owner IS NULL AND wake_us <= $3 AND version IS NULL AND status = 0 AND queue = $1 AND type = ANY ($2::TEXT[])
+    UNION ALL
+    SELECT type, version, owner FROM everlong.runs
+    WHERE owner IS NULL AND wake_us <= $3 AND version IS NOT NULL AND status = 0 AND queue = $1
+      AND type = ANY ($2::TEXT[])) AS found
+GROUP BY type, version, owner ORDER BY type, version NULLS FIRST, owner NULLS FIRST;
+
 -- name: open_versions
 -- How many open runs there are of each type and version.
 SELECT type, version, count(*) FILTER (WHERE status <> 1), count(*) FILTER (WHERE status = 1) FROM everlong.runs

@@ -19,6 +19,7 @@ from everlong_engine.model.runs import (
     MailRow,
     Member,
     RunRow,
+    Share,
     VersionCount,
     WorkerRow,
     queues_of,
@@ -50,6 +51,7 @@ __all__ = [
     "open_questions",
     "pinned_of",
     "published",
+    "shares",
     "versions",
     "workers",
 ]
@@ -344,6 +346,11 @@ async def versions(tx: Tx, namespace: str) -> list[VersionCount]:
 async def pinned_of(tx: Tx, worker_id: bytes) -> list[tuple[bytes, str]]:
     """What bears a worker's name and is pinned, with the version."""
     return [(run_id, version) for run_id, version in await tx.all("pinned_of", (worker_id,))]
+
+
+async def shares(tx: Tx, queue: str, types: Sequence[str], now_us: int) -> list[Share]:
+    """How runs of these types lie with workers."""
+    return [Share(*values) for values in await tx.all("shares", (queue, list(types), now_us))]
 
 
 async def info(path: str, tx: Tx) -> StoreInfo:

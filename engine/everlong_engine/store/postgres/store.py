@@ -31,6 +31,7 @@ from everlong_engine.model.runs import (
     MailRow,
     PauseRow,
     RunRow,
+    Share,
     VersionCount,
     WorkerRow,
 )
@@ -374,6 +375,9 @@ class PostgresStore:
 
     async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
         return await self._look(lambda tx: reads.pinned_of(tx, worker_id))
+
+    async def shares(self, queue: str, types: Sequence[str], now_us: int) -> list[Share]:
+        return await self._look(lambda tx: reads.shares(tx, queue, types, now_us))
 
     async def workers(self) -> list[WorkerRow]:
         return await self._look(reads.workers)

@@ -829,6 +829,12 @@ WHERE wake_us IS NOT NULL AND version IS NULL AND queue = ? AND type = ? AND sta
 SELECT min(wake_us) FROM runs
 WHERE wake_us IS NOT NULL AND queue = ? AND type = ? AND version = ? AND status = 0;
 
+-- name: shares
+-- How the runs of some types that are under way, or due, lie with workers.
+SELECT type, version, owner, count(*) FROM runs
+WHERE status = 0 AND queue = ? AND type IN (SELECT value FROM json_each(?)) AND (owner IS NOT NULL OR wake_us <= ?)
+GROUP BY type, version, owner ORDER BY type, version, owner;
+
 -- name: open_versions
 -- How many open runs there are of each type and version.
 SELECT type, version, sum(status <> 1), sum(status = 1) FROM runs

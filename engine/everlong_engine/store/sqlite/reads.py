@@ -21,6 +21,7 @@ from everlong_engine.model.runs import (
     Probation,
     RunRow,
     RunStatus,
+    Share,
     VersionCount,
     WorkerRow,
     queues_of,
@@ -59,6 +60,7 @@ __all__ = [
     "open_questions",
     "pinned_of",
     "published",
+    "shares",
     "versions",
     "workers",
 ]
@@ -448,10 +450,22 @@ def pinned_of(tx: Connection, worker_id: bytes) -> list[tuple[bytes, str]]:
     return tx.execute(SQL["pinned_of"], (worker_id,)).fetchall()
 
 
+def shares(tx: Connection, queue: str, types: Sequence[str], now_us: int) -> list[Share]:
+    """How runs of these types lie with workers."""
+    found = tx.execute(SQL["shares"], (queue, json.dumps(list(types)), now_us)).fetchall()
+    return [Share(*one) for one in found if wrong(_SHARE, one) is None]
+
+
 _NO_CHECKSUM: Final = -1
 _ATTEMPT: Final = COLUMNS["attempts"][2:]
 _QUESTION: Final = COLUMNS["questions"][:6]
 _TYPE: Final = next(one for one in COLUMNS["runs"] if one.name == "type")
+_SHARE: Final = (
+    _TYPE,
+    COLUMNS["runs"][-1],
+    next(one for one in COLUMNS["runs"] if one.name == "owner"),
+    Column("count", (int,), 0, 1 << 53),
+)
 _COUNT: Final = (
     _TYPE,
     COLUMNS["runs"][-1],

@@ -33,6 +33,7 @@ from everlong_engine.model.runs import (
     MailRow,
     PauseRow,
     RunRow,
+    Share,
     VersionCount,
     WorkerRow,
 )
@@ -358,6 +359,9 @@ class SqliteStore:
 
     async def pinned_of(self, worker_id: bytes) -> list[tuple[bytes, str]]:
         return await self._read(lambda tx: reads.pinned_of(tx, worker_id))
+
+    async def shares(self, queue: str, types: Sequence[str], now_us: int) -> list[Share]:
+        return await self._read(lambda tx: reads.shares(tx, queue, types, now_us))
 
     async def workers(self) -> list[WorkerRow]:
         rows = await self._read(reads.workers)
