@@ -1,6 +1,6 @@
 """What a loop over a stream gets: messages that are on record, with keys that stay."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -9,12 +9,14 @@ from typing import Any, Final, Generic, TypeVar
 
 from everlong._context import current_run
 from everlong.exceptions import UndecodablePayload, WorkflowFault
+from everlong.streams._lanes import LANES, in_lanes
 from everlong.streams._moves import FreshKeys, no_keys, suffix_of
 from everlong.streams._source import Position, Source
 
 __all__ = ["Batch", "Message", "moment_of", "records_of"]
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -86,6 +88,49 @@ class Batch(Generic[T]):
         places = "\n".join(self._place(record[0], record[1]) for record in self._records)
         return f"{self._name}/{sha256(places.encode()).hexdigest()[:32]}"
 
+    async def by_key(
+        self,
+        work: Callable[[Message[T]], Awaitable[R]],
+        *,
+        key: Callable[[Message[T]], Hashable] | None = None,
+        lanes: int = LANES,
+    ) -> list[R]:
+        """Work on several keys at the same time, and on the messages of each in their order.
+
+            async def book(message: Message[Order]) -> None:
+                await charge(message.id, message.value)
+
+            async for batch in orders.batches():
+                await batch.by_key(book, lanes=16)
+                await checkpoint()
+
+        Returns when all are done, with what `work` has returned for each message. A key that takes
+        long holds up no other of its batch; the next batch waits for it, so a message waits for at
+        most one batch of others. What was done before a crash is not done again, also behind a
+        message that was not.
+
+        What people get wrong: each activity is two events of the history, so keep `max_messages`
+        in the hundreds, and call `checkpoint` behind the batch.
+
+        Args:
+            work: an async function of the workflow's code, which calls activities.
+            key: of a message, such as `lambda message: message.value.customer`; unless given, the
+                key that its source says, and the partition for those that have none.
+            lanes: how many keys at most are at work at once, 1 to 1,000.
+
+        Raises:
+            Exception: what `work` has raised. The other messages of that key are not begun, all
+                other keys are finished first. Of several keys: an ExceptionGroup of them.
+        """
+        return await in_lanes(self.messages, key or _key_of, work, lanes)
+
+    async def in_any_order(
+        self, work: Callable[[Message[T]], Awaitable[R]], *, lanes: int = LANES
+    ) -> list[R]:
+        """The same for messages that have nothing to do with each other: each by itself, so many at
+        once."""
+        return await in_lanes(self.messages, id, work, lanes)
+
     def _message(
         self,
         value: T,
@@ -118,6 +163,10 @@ class Batch(Generic[T]):
 
 def moment_of(at_us: int | None) -> datetime | None:
     return None if at_us is None else _EPOCH + timedelta(microseconds=at_us)
+
+
+def _key_of(message: Message[Any]) -> Hashable:
+    return message.partition if message.key is None else message.key
 
 
 def records_of(records: Sequence[Any]) -> list[Any]:
