@@ -1,7 +1,7 @@
 """`everlong stream …`, beside a worker that reads a file."""
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_an_operator_looks_after_a_flow(here: Here, tmp_path: Path) -> None:
         read_up_to(here, 12)
         lag = ("stream", "lag", "r", "flow.py:readings", "--wait", "0.1")
         assert everlong(*lag, folder=tmp_path).out == "0 behind\n"
-        found = {"messages": 0, "more": False, "seconds": None}
+        found: dict[str, Any] = {"messages": 0, "more": False, "seconds": None, "partitions": {}}
         assert everlong(*lag, "--json", folder=tmp_path).document["lag"] == found
         assert here("stream", "drain", "r", "readings").out == "✓ draining r\n"
         while (shown := here("show", "r", "--json").document)["status"] == "running":

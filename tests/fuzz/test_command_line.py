@@ -34,6 +34,7 @@ OPTIONS: Final = {
     "query": ("--arg", "--json-args", "--timeout"),
     "update": ("--arg", "--json-args", "--update-id", "--timeout"),
     "subscribe": ("--start", "--no-follow"),
+    "stream spread": ("--arg", "--forget", "--id", "--json-args", "--parts", "--wait"),
     "stream position": (),
     "stream lag": ("--at-most", "--partition", "--wait"),
     "stream rewind": (
@@ -78,6 +79,7 @@ OPTIONS: Final = {
     "reset": ("--to", "--arg", "--json-args", "--reason", "--reapply", "--request-id", "--run"),
     "fork": ("--to", "--arg", "--json-args", "--reason", "--reapply", "--request-id", "--run"),
     "debug": ("--interceptors", "--run", "--at", "--no-prompt"),
+    "metrics": ("--every", "--filter", "--flows-max", "--host", "--port"),
     "replay": ("--filter", "--type", "--id", "--status", "--closed", "--interceptors"),
     "verify": (),
     "migrate": (),
@@ -121,6 +123,7 @@ FLAGS: Final = (
     "--yes",
     "--pool",
     "--stop",
+    "--forget",
 )
 IMPATIENT: Final = {
     "update": ["--timeout", "0.05"],
@@ -143,7 +146,11 @@ words: Final = texts | likely | st.integers().map(str)
 @st.composite
 def command_lines(draw: st.DrawFn, name: str) -> list[str]:
     line = [name]
-    if name in ("run", "worker"):  # Without a file that is not there, they would begin to serve.
+    if name in (
+        "run",
+        "worker",
+        "metrics",
+    ):  # Without a file that is not there, they would begin to serve.
         line.append(f"{draw(texts)}.no.such.file.py")
     else:
         line += draw(st.lists(words, max_size=3))

@@ -18,6 +18,7 @@ from everlong.cli._history import history
 from everlong.cli._lint import lint
 from everlong.cli._list import list_
 from everlong.cli._messages import cancel, query, signal, terminate, update
+from everlong.cli._metrics import metrics
 from everlong.cli._migrate import migrate
 from everlong.cli._move import move
 from everlong.cli._pausing import pause, paused, resume
@@ -28,6 +29,7 @@ from everlong.cli._run import run
 from everlong.cli._savepoints import delete_savepoint, savepoint, savepoints
 from everlong.cli._screen import out
 from everlong.cli._show import show
+from everlong.cli._spread import spread
 from everlong.cli._start import start
 from everlong.cli._streams import dead_letters, drain, lag, parked, position, redrive, rewind
 from everlong.cli._subscribe import subscribe
@@ -46,6 +48,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "run": (run, _RUN),
     "worker": (worker, _RUN),
     "start": (start, _RUN),
+    "metrics": (metrics, _RUN),
     "replay": (replay, _LOOK),
     "debug": (debug, _LOOK),
     "list": (list_, _LOOK),
@@ -72,6 +75,7 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "terminate": (terminate, _TALK),
     "pause": (pause, _TALK),
     "resume": (resume, _TALK),
+    "stream spread": (spread, _TALK),
     "stream position": (position, _TALK),
     "stream lag": (lag, _TALK),
     "stream rewind": (rewind, _TALK),

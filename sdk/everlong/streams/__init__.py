@@ -6,11 +6,13 @@ of the core are here; those of brokers are modules of their own, each with an ex
 
 from everlong._savepoints import Savepoint
 from everlong.streams._batch import Batch, Message
-from everlong.streams._control import Lag, StreamControl
+from everlong.streams._control import StreamControl
+from everlong.streams._lag import Lag, PartitionLag
 from everlong.streams._letters import DeadLetter, ParkedKey
 from everlong.streams._merge import Tick, every, merge
 from everlong.streams._poison import OnPoison, Poison, dead_letter, park_key, skip, stop
 from everlong.streams._source import Cursor, Position, Reader, Record, Source
+from everlong.streams._spread import Spread
 from everlong.streams._stream import Stream
 from everlong.streams.directory import Directory
 from everlong.streams.files import Lines
@@ -29,6 +31,7 @@ __all__ = [
     "Message",
     "OnPoison",
     "ParkedKey",
+    "PartitionLag",
     "Poison",
     "Position",
     "Reader",
@@ -37,6 +40,7 @@ __all__ = [
     "Savepoint",
     "Session",
     "Source",
+    "Spread",
     "Stream",
     "StreamControl",
     "Tick",

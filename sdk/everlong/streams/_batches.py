@@ -34,7 +34,7 @@ from everlong.streams._isolation import (
 from everlong.streams._letters import ERROR_CHARS_MAX, first_letter, letter
 from everlong.streams._loops import cursors_of, run_here
 from everlong.streams._moves import FreshKeys, freshened, gone_back, keys_from, moved, no_keys
-from everlong.streams._names import control_of, isolation_of, keys_of, parked_of
+from everlong.streams._names import control_of, isolation_of, keys_of, parked_of, part_of
 from everlong.streams._poison import Poison
 from everlong.streams._pump import Sizes
 from everlong.streams._source import Source
@@ -172,7 +172,9 @@ class Batches(AsyncIterator[Batch[T]]):
             return _PART if state.parts else _END
         after = cursors.get(stream.name)
         policy = self._poison.policy
-        values = (None if after is None else unpack(after), self._sizes, policy)
+        part = cursors.get(part_of(stream.name))
+        sizes = self._sizes if part is None else [*self._sizes, unpack(part)]
+        values = (None if after is None else unpack(after), sizes, policy)
         arguments = definition.parameters.encode(values, {})
         if stream.name in run.reading:
             raise EverlongError(

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypeAlias
 
 from everlong._savepoints import Savepoint, forgetful
 from everlong.exceptions import EverlongError, InvalidArguments, UndecodablePayload
+from everlong.streams._lag import COUNTED_MAX, Lag, lag_behind
 from everlong.streams._letters import DeadLetter, ParkedKey, dead_letter_of, record_of
-from everlong.streams._names import control_of, dead_letters_of, parked_of
-from everlong.streams._progress import cursors_in
+from everlong.streams._names import control_of, dead_letters_of, parked_of, part_of
+from everlong.streams._parts import Part, part_from
+from everlong.streams._progress import cursors_in, part_in
 from everlong.streams._saving import Saving
 from everlong.streams._source import Cursor, Position, Source
 from everlong_engine import instant_us, seconds_us
@@ -18,25 +19,14 @@ from everlong_engine.model.payload import unpack
 
 __all__ = ["Keys", "Lag", "StreamControl"]
 
-_COUNTED_MAX: Final = 10_000
-_BYTES_AT_ONCE: Final = 1_000_000
-_OPEN_S: Final = 10.0
 _SEEK_S: Final = 60.0
 
 Keys: TypeAlias = Literal["same", "fresh"]
 """Of messages that are read again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lag:
-    """How far a flow is behind its source."""
-
-    messages: int
-    """That lie behind what it has read, or as many of them as were counted."""
-    more: bool
-    """Whether there were more than were counted."""
-    seconds: float | None
-    """Since the oldest of them was written; None if there is none, or the source does not say."""
+def _named(part: Part | None) -> str:
+    return "all partitions" if part is None else f"part {part.number} of {part.parts}"
 
 
 def _rewind(now: Cursor | None, to: Cursor, named: Mapping[str, Position | None]) -> dict[str, Any]:
@@ -80,7 +70,7 @@ class StreamControl(Saving):
     async def lag(
         self,
         *,
-        at_most: int = _COUNTED_MAX,
+        at_most: int = COUNTED_MAX,
         partitions: Sequence[str | int] | None = None,
         wait: float | timedelta = 1.0,
     ) -> Lag:
@@ -105,36 +95,21 @@ class StreamControl(Saving):
                 f"stream {self._name!r}: only its declaration says what it reads. Ask it: "
                 "stream.control(handle)"
             )
-        if self._source.forgets:
-            raise InvalidArguments(
-                f"what is read from {self._source!r} is taken from it, so nobody but its broker "
-                "can count what waits there: ask it, with its own tools"
-            )
         if at_most < 1:
             raise InvalidArguments(f"at_most={at_most}: give 1 or more")
         wait_s = seconds_us(wait, "wait") / 1e6
         if wait_s <= 0:
             raise InvalidArguments(f"wait={wait}: give more than 0 seconds")
         chosen = None if partitions is None else tuple(map(str, partitions))
-        cursor = await self.position()
-        try:
-            async with asyncio.timeout(_OPEN_S):
-                reader = await self._source.open(cursor, chosen)
-        except TimeoutError:
-            raise EverlongError(f"{self._source!r} cannot be read: it is not there") from None
-        count = 0
-        written_us: list[int] = []
-        try:
-            while count <= at_most and (
-                found := await reader.fetch(at_most + 1 - count, _BYTES_AT_ONCE, wait_s)
-            ):
-                count += len(found)
-                written_us += [one.at_us for one in found if one.at_us is not None]
-        finally:
-            await reader.close()
-        age_us = max(0, self.handle.now_us() - min(written_us)) if written_us else None
-        age_s = None if age_us is None else age_us / 1e6
-        return Lag(min(count, at_most), count > at_most, age_s)
+        return await lag_behind(
+            self._source,
+            await self.position(),
+            await part_in(self.handle, self._name),
+            chosen,
+            at_most=at_most,
+            wait_s=wait_s,
+            now_us=self.handle.now_us(),
+        )
 
     async def rewind(
         self,
@@ -249,6 +224,14 @@ class StreamControl(Saving):
                 f"savepoint {point.name!r} is of workflow {point.workflow!r}, and "
                 f"{self.handle.workflow_id} is a {workflow!r}: start another one from it, with "
                 "client.start(…, from_savepoint=…)"
+            )
+        stored = dict(point.cursors).get(part_of(self._name))
+        there = part_from(None if stored is None else unpack(stored))
+        here = await part_in(self.handle, self._name)
+        if there != here:
+            raise InvalidArguments(
+                f"savepoint {point.name!r} is of {_named(there)}, and {self.handle.workflow_id} "
+                f"reads {_named(here)}: it would read what others read, or leave some out"
             )
         cursors = [list(one) for one in point.cursors]
         return {"do": "return", "arguments": point.arguments, "cursors": cursors}

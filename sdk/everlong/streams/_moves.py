@@ -11,7 +11,7 @@ from pydantic import StrictBytes, StrictInt, StrictStr, TypeAdapter
 
 from everlong._definitions import OWN
 from everlong._savepoints import WAITING, forgetful
-from everlong.streams._names import keys_of
+from everlong.streams._names import keys_of, part_of
 from everlong.streams._source import Cursor, Position
 from everlong_engine import pack, unpack
 
@@ -112,13 +112,16 @@ def gone_back(now: Mapping[str, bytes], saved: object, suffix: str | None) -> di
     all that is read again has fresh ones. What else was asked for stays, too.
 
     Raises:
-        ValueError: they are no cursors, or a source has forgotten what it would read again.
+        ValueError: they are no cursors, or of another part of the partitions; or a source has
+            forgotten what it would read again.
     """
     there = {
         name: data
         for name, data in _SAVED.validate_python(saved)
         if name != WAITING and not name.startswith(keys_of(""))
     }
+    if _parts_of(now) != _parts_of(there):
+        raise ValueError("it is of another family of flows, which shared the partitions otherwise")
     for cursors in (now, there):
         if gone := forgetful({name: unpack(data) for name, data in cursors.items()}):
             raise ValueError(f"{gone} are not there any more")
@@ -135,6 +138,10 @@ def gone_back(now: Mapping[str, bytes], saved: object, suffix: str | None) -> di
             before = no_keys if known is None else keys_from(unpack(known))
             kept[keys_of(stream)] = pack(freshened(before, suffix, behind, _perhaps))
     return there | kept
+
+
+def _parts_of(cursors: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {name: data for name, data in cursors.items() if name.startswith(part_of(""))}
 
 
 def _perhaps(_: Position, __: Position) -> bool:

@@ -10,6 +10,7 @@ __all__ = [
     "isolation_of",
     "keys_of",
     "parked_of",
+    "part_of",
 ]
 
 
@@ -46,3 +47,8 @@ def parked_of(name: str) -> str:
 def keys_of(name: str) -> str:
     """Under which a run carries, among its cursors, which messages have fresh keys."""
     return f"{OWN}keys.{name}"
+
+
+def part_of(name: str) -> str:
+    """Under which a run carries, among its cursors, which part of the partitions is its own."""
+    return f"{OWN}part.{name}"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from everlong.streams._parts import Part, own_of
 from everlong.streams._source import Cursor, Reader, Record, Source
 
 __all__ = ["Fetched", "Pump", "Sizes", "weight"]
@@ -35,6 +36,8 @@ class Sizes:
     max_bytes: int
     linger_s: float
     partitions: tuple[str, ...] | None
+    part: Part | None = None
+    """Of all partitions, or of these, only those of a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Pump:
         self._may_put.set()
         self._reader: Reader | None = None
         self._left: list[Record] = []
+        self._ask_again = 0.0
         self._idle_s = _IDLE_EXCLUSIVE_S if source.forgets else _IDLE_S
         self._idle_left_s = _IDLE_LEFT_S if source.forgets else _IDLE_S
         self._told: Cursor | None = None
@@ -164,27 +168,63 @@ class Pump:
         self._idle.cancel()
         self._task.cancel()
 
-    async def _read(self, after: Cursor | None) -> None:
-        reader = await self._source.open(after, self.sizes.partitions)
+    async def _read(self, cursor: Cursor | None) -> None:
+        while True:
+            partitions = await self._partitions(cursor)
+            if partitions is None or partitions:
+                cursor = await self._read_from(cursor, partitions)
+            else:  # This part has none yet.
+                await asyncio.sleep(self._source.partitions_every_s)
+
+    async def _read_from(
+        self, cursor: Cursor | None, partitions: tuple[str, ...] | None
+    ) -> Cursor | None:
+        """Until there are others: how far it has read then."""
+        reader = await self._source.open(cursor, partitions)
         try:
             self._reader = reader
-            cursor = after
-            while True:
+            while not await self._has_others(cursor, partitions):
                 records, size = await self._batch(reader)
-                cursor = reader.cursor_behind(cursor, records)
-                await self._may_put.wait()
-                self._may_put.clear()
-                self._ahead = Fetched(records, cursor, size)
-                self._may_take.set()
+                if records:
+                    behind = reader.cursor_behind(cursor, records)
+                    await self._may_put.wait()
+                    self._may_put.clear()
+                    self._ahead = Fetched(records, behind, size)
+                    cursor = behind
+                    self._may_take.set()
+            self._left = []  # They lie behind the cursor, and are read again.
+            return cursor
         finally:
             self._reader = None
             await reader.close()
 
+    async def _partitions(self, cursor: Cursor | None) -> tuple[str, ...] | None:
+        """What is to be read now; None for all."""
+        part, chosen = self.sizes.part, self.sizes.partitions
+        if part is None:
+            return chosen
+        there = await self._source.partitions() if chosen is None else ()
+        every_s = self._source.partitions_every_s
+        self._ask_again = asyncio.get_running_loop().time() + every_s
+        return own_of(part, there, {} if cursor is None else cursor.after, chosen)
+
+    async def _has_others(self, cursor: Cursor | None, known: tuple[str, ...] | None) -> bool:
+        """Whether there are other partitions than those that are being read."""
+        if self.sizes.part is None or self.sizes.partitions is not None:
+            return False
+        if asyncio.get_running_loop().time() < self._ask_again:
+            return False
+        return await self._partitions(cursor) != known
+
     async def _batch(self, reader: Reader) -> tuple[list[Record], int]:
         """Records that fit into one batch, and their weight; what a source gave beyond them begins
-        the next one."""
+        the next one. None only where it is to be asked for partitions in between."""
         sizes, loop = self.sizes, asyncio.get_running_loop()
-        found = self._left or list(await reader.fetch(sizes.max_messages, sizes.max_bytes, None))
+        asks = sizes.part is not None and sizes.partitions is None
+        wait_s = self._source.partitions_every_s if asks else None
+        found = self._left or list(await reader.fetch(sizes.max_messages, sizes.max_bytes, wait_s))
+        if not found:
+            return [], 0
         until = loop.time() + sizes.linger_s
         size = sum(map(weight, found))
         while (

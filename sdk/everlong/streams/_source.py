@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from pydantic import StrictBytes, StrictInt, StrictStr, TypeAdapter
 
@@ -120,6 +120,8 @@ class Source(ABC, Generic[T]):
 
     keyed = True
     """Whether its messages may have keys."""
+    partitions_every_s = 30.0
+    """How often a flow of a family asks whether there are new ones."""
 
     def __init__(self, value: Any = bytes) -> None:
         self.value = value
@@ -140,6 +142,24 @@ class Source(ABC, Generic[T]):
         Raises:
             StreamRewound: what the cursor names is not there any more.
         """
+
+    async def partitions(self) -> Sequence[str]:
+        """Which there are by now, for flows that share them out (`Stream.spread`). A partition must
+        keep its name for ever, and no message may come to lie in another.
+
+        Raises:
+            InvalidArguments: it is one, and cannot be shared out.
+        """
+        raise InvalidArguments(
+            f"{self!r} has no partitions that several flows could share: one flow reads it. What "
+            "several flows are to read goes into a topic of several partitions"
+        )
+
+    @property
+    def is_divided(self) -> bool:
+        """Not for flows: whether it tells its partitions."""
+        own, base = cast("tuple[Any, Any]", (type(self), Source))
+        return bool(own.partitions is not base.partitions)
 
     async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
         """Where a moment lies: everything behind this cursor was written then or later.

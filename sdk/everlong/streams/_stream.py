@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace as dataclass_replace
 from datetime import timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from msgspec.structs import replace
 
@@ -33,9 +33,12 @@ from everlong.streams._batches import Batches, Declared
 from everlong.streams._control import StreamControl
 from everlong.streams._letters import ERROR_CHARS_MAX, RECORD_BYTES_MAX, TOO_LARGE
 from everlong.streams._names import activity_of, dead_letters_of, hold_of, parked_of
+from everlong.streams._parts import part_from
 from everlong.streams._poison import OnPoison, poison_of, stop
 from everlong.streams._pump import Fetched, Pump, Sizes, weight
 from everlong.streams._source import Cursor, Record, Source
+from everlong.streams._spread import Carry, Family, Spread
+from everlong.workflow import Workflow
 from everlong_engine import Retry, limits, seconds_us
 
 __all__ = ["Stream"]
@@ -119,8 +122,8 @@ class Stream(Generic[T]):
             on_poison: what becomes of a message that does not fit the declared type, or on which
                 the body of the loop fails: `stop`, `dead_letter(after=5)`, `park_key(after=5)` or
                 `skip(after=5)`; see there. The texts "dead_letter" and so on are the same.
-            partitions: read only these; None for all. Of two executions that read the same
-                partitions each gets every message.
+            partitions: read only these; None for all, or in a flow of `spread` for those of its
+                part. Of two executions that read the same partitions each gets every message.
 
         Raises:
             InvalidArguments: an option out of its range; keys are to be parked, and the source has
@@ -214,6 +217,54 @@ class Stream(Generic[T]):
         """What an operator does with it in one execution, given a `WorkflowHandle` of it."""
         return StreamControl(handle, self.name, self.source)
 
+    async def spread(
+        self,
+        client: Any,
+        workflow: Workflow[..., Any],
+        /,
+        *args: Any,
+        id: str,
+        parts: int,
+        carry: Carry | Literal["forget"] | None = None,
+        wait: float | timedelta = 30.0,
+        **kwargs: Any,
+    ) -> Spread:
+        """Start a family of flows which read this stream together, each partition by exactly one.
+
+            family = await orders.spread(client, consume, id="orders", parts=8)
+
+        Flow number 3 is the execution `orders/1/3`. In it, `orders.batches()` reads the partitions
+        that are its part: those whose number, divided by `parts`, leaves 3. New ones are found by
+        whoever they belong to. With several workers on a server, the flows spread over them.
+
+        Repeated, the call starts what is missing, and changes nothing else. With another number of
+        parts it stops all flows, each with a savepoint behind the batch in work, and when all have
+        ended starts `orders/2/0` and so on where they were: nothing is lost or read twice. If it is
+        interrupted there, nothing is read until it is repeated.
+
+        What people get wrong: a flow's state is that of its partitions. With another number of
+        parts these lie otherwise, so say by `carry` what the new flows begin with.
+
+        Args:
+            client: where they are started.
+            workflow, args, kwargs: what each of them is.
+            id: of the family.
+            parts: how many flows, 1 to 1,000. More than there are partitions leaves some waiting.
+            carry: for another number of parts: a function of what the flows before carried (by
+                their numbers) and the number of a new flow, which returns the parameters that it
+                begins with; or "forget", to begin with the arguments of this call.
+            wait: seconds (or timedelta) for each flow to come to a checkpoint, when it is stopped.
+
+        Raises:
+            InvalidArguments: the source has no partitions to share; or these flows cannot go on as
+                another number of flows.
+            EverlongError: a flow has failed or was ended by somebody; or it came to no checkpoint
+                in time, and repeating the call goes on with it.
+        """
+        arguments = workflow.definition.parameters.encode(args, kwargs)
+        family = Family(client, self.name, self.source, id, workflow, arguments, carry, wait)
+        return await family.spread(parts)
+
     def __repr__(self) -> str:
         return f"Stream({self.name!r}, {self.source!r})"
 
@@ -280,7 +331,6 @@ def _sizes(
 
 
 def _sizes_of(wire: Any) -> Sizes:
-    max_messages, max_bytes, linger_s, partitions = wire
-    return Sizes(
-        max_messages, max_bytes, linger_s, None if partitions is None else tuple(partitions)
-    )
+    max_messages, max_bytes, linger_s, partitions, *part = wire
+    chosen = None if partitions is None else tuple(partitions)
+    return Sizes(max_messages, max_bytes, linger_s, chosen, part_from(part[0]) if part else None)

@@ -32,10 +32,10 @@ class Kafka(Source[T], Generic[T]):
 
         orders = Stream("orders", Kafka("localhost:9092", topic="orders", value=Order))
 
-    Partitions are assigned by the flow, without a consumer group, so nothing is rebalanced: to
-    spread a topic over workers, start one execution for each part of its partitions
-    (`batches(partitions=[0, 1])`). A new flow begins at the oldest message that is kept. Values
-    without content (tombstones) are empty bytes. Transactions that were aborted are not read.
+    Partitions are assigned by the flow, without a consumer group, so no broker rebalances: to
+    spread a topic over workers, start a family of flows with `Stream.spread`. A new flow begins at
+    the oldest message that is kept. Values without content (tombstones) are empty bytes.
+    Transactions that were aborted are not read.
 
     What people get wrong: the flow's position stands in its history and not in the broker, so
     resetting the offsets of a group changes nothing; with `group` they are written there only for
@@ -104,6 +104,15 @@ class Kafka(Source[T], Generic[T]):
             await consumer.stop()
             raise
         return reader
+
+    async def partitions(self) -> Sequence[str]:
+        """Those that the topic has by now."""
+        consumer = self._consumer()
+        try:
+            await consumer.start()
+            return [str(one.partition) for one in await self._partitions(consumer, None)]
+        finally:
+            await consumer.stop()
 
     async def before(self, at_us: int, partitions: Sequence[str] | None) -> Cursor:
         """Where a moment lies, by the timestamps that the broker has indexed."""

@@ -86,6 +86,10 @@ class Memory(Source[T], Generic[T]):
         require_same(self.identity, after, "this memory source")
         return _MemoryReader(self, after, partitions)
 
+    async def partitions(self) -> Sequence[str]:
+        """Those into which something was put."""
+        return list(self._partitions)
+
     def behind(
         self, at: dict[str, int], partitions: Sequence[str] | None, limit: int
     ) -> list[Record]:
