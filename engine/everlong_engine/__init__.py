@@ -109,6 +109,14 @@ from everlong_engine.model.filters import (
     literal,
 )
 from everlong_engine.model.ids import first_id_of, id_from_text, id_text
+from everlong_engine.model.letters import (
+    KeptLetter,
+    Letter,
+    OutboxRow,
+    Refused,
+    check_of_letter,
+    letter_id,
+)
 from everlong_engine.model.lineage import CopiedPart, Reset
 from everlong_engine.model.moves import MOVER
 from everlong_engine.model.outgoing import (
@@ -315,6 +323,8 @@ __all__ = [
     "Input",
     "ItemPublished",
     "ItemRow",
+    "KeptLetter",
+    "Letter",
     "LimitOrigin",
     "LimitRow",
     "LoadedRun",
@@ -339,6 +349,7 @@ __all__ = [
     "Onlooker",
     "OpenActivity",
     "OpenChild",
+    "OutboxRow",
     "Outgoing",
     "PatchMarked",
     "Pause",
@@ -355,6 +366,7 @@ __all__ = [
     "RateLimit",
     "Recorded",
     "Refusal",
+    "Refused",
     "Release",
     "Report",
     "ReportResult",
@@ -423,6 +435,7 @@ __all__ = [
     "as_it_stood",
     "bringing",
     "changed_tags",
+    "check_of_letter",
     "check_point",
     "check_tag",
     "check_tags",
@@ -446,6 +459,7 @@ __all__ = [
     "is_request_id",
     "is_suspect",
     "latest_attempts",
+    "letter_id",
     "limits",
     "literal",
     "mark_of_end",

@@ -8,7 +8,7 @@ the inbox. It knows no user code: payloads are bytes to it.
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -122,6 +122,7 @@ class Engine:
         self._waiters: dict[bytes, list[_Waiter]] = {}
         self._answers: dict[tuple[bytes, str], list[asyncio.Future[bytes | None]]] = {}
         self._readers: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._relays: list[Callable[[], None]] = []
         self._users = 0
         self._key: tuple[int, str] | None = None
         self._loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
@@ -461,6 +462,17 @@ class Engine:
         for reader in self._readers.pop(execution_id, ()):
             if not reader.done():
                 reader.set_result(None)
+
+    def watch_letters(self, look: Callable[[], None]) -> Callable[[], None]:
+        """Have `look` called when this process has left something in an outbox, until what this
+        returns is called."""
+        self._relays.append(look)
+        return lambda: self._relays.remove(look)
+
+    def letters_stored(self) -> None:
+        """Something may wait in an outbox."""
+        for look in list(self._relays):
+            look()
 
     def forget_mail(self, position: int, execution_id: bytes) -> None:
         """A message that has done its work, or that nobody waits for any more. Left in the inbox,

@@ -24,6 +24,7 @@ from everlong.client import (
     MoveStep,
     NotDone,
     OpenApproval,
+    OutboxSummary,
     Page,
     Pause,
     PendingActivity,
@@ -33,6 +34,7 @@ from everlong.client import (
     PublishedItem,
     QueueSummary,
     Repeated,
+    StoredMessage,
     UpdateHandle,
     VersionSummary,
     WorkflowHandle,
@@ -99,6 +101,7 @@ from everlong.exceptions import (
 from everlong.interceptors import ContextPropagator, Interceptor
 from everlong.labels import TagValue, literal, set_memo, set_tags
 from everlong.mapping import MapFailure, MapResult, map_all
+from everlong.outboxes import Outbox
 from everlong.pools import WorkflowPool
 from everlong.queues import Rate, TaskQueue
 from everlong.registry import Definitions
@@ -177,6 +180,8 @@ __all__ = [
     "NotDone",
     "NotSerializable",
     "OpenApproval",
+    "Outbox",
+    "OutboxSummary",
     "Output",
     "Page",
     "Pause",
@@ -204,6 +209,7 @@ __all__ = [
     "StoreFailed",
     "StoreFull",
     "StoreOwned",
+    "StoredMessage",
     "TagValue",
     "TamperedPayload",
     "TaskQueue",

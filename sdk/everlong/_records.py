@@ -41,6 +41,7 @@ from everlong_engine import (
     Input,
     ItemPublished,
     ItemRow,
+    Letter,
     LoadedRun,
     MailRow,
     PauseRow,
@@ -56,6 +57,7 @@ from everlong_engine import (
     SignalReceived,
     SignalRejected,
     UpdateReceived,
+    check_of_letter,
     checksum,
     decode_event,
     encode_event,
@@ -410,6 +412,20 @@ class Records:
         place = _of_item(to, execution_id, row.channel, row.number)
         return self._sealing.open_bytes(row.payload, place, "payload")
 
+    # -------------------------------------------------------------------------------- letters
+
+    def letter(self, at: Letter) -> Letter:
+        """A message for a broker, as it is stored."""
+        payload = at.payload
+        if self._seals:
+            payload = self._sealing.seal_bytes(payload, _of_letter(at), "payload")
+        sealed = replace(at, payload=payload)
+        return replace(sealed, checksum=check_of_letter(sealed))
+
+    def in_letter(self, letter: Letter) -> bytes:
+        """Undo `letter`: the payload. Raises UndecodablePayload."""
+        return self._sealing.open_bytes(letter.payload, _of_letter(letter), "payload")
+
     # ------------------------------------------------------------------------------- queries
 
     def question(self, to: Execution, question_id: bytes, query: str, arguments: bytes) -> bytes:
@@ -472,6 +488,11 @@ def _of_attempt(run: Run, row: AttemptRow) -> Place:
 
 def _of_item(to: Execution, execution_id: bytes, channel: str, number: int) -> Place:
     return Place(to.namespace, execution_id, ("published", to.workflow_id, channel, number))
+
+
+def _of_letter(letter: Letter) -> Place:
+    # Whoever publishes it knows no namespace: it stays when its execution is gone.
+    return Place("", letter.run_id, ("letter", letter.outbox, letter.seq, letter.number))
 
 
 _ITEM: Final = CODES[ItemPublished]

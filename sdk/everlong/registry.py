@@ -20,6 +20,7 @@ __all__ = [
     "Tables",
     "activities",
     "is_apart",
+    "outboxes",
     "outputs",
     "pools",
     "queues",
@@ -53,6 +54,8 @@ queues: Final[dict[str, tuple[Any, str]]] = {}
 """Task queues that were declared, of all versions, and in which files: a queue is one for all."""
 pools: Final[dict[str, tuple[Any, str]]] = {}
 """Likewise, pools of workflows."""
+outboxes: Final[dict[str, tuple[Any, str]]] = {}
+"""Likewise, outboxes; the last one that was declared publishes."""
 
 
 def tables() -> Tables:

@@ -1,15 +1,22 @@
-"""`Transaction`: SQL that an activity wants stored with its own completion, or not at all."""
+"""`Transaction`: what an activity wants stored with its own completion, or not at all: SQL, and
+messages for brokers."""
 
 import math
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from everlong._texts import storable
 from everlong.exceptions import EverlongError, InvalidArguments
+from everlong.outboxes import Draft, Outbox, draft_of
 from everlong_engine import SqlValue, Statement
 
-__all__ = ["Transaction"]
+__all__ = ["Effect", "Transaction"]
+
+T = TypeVar("T")
+
+Effect: TypeAlias = Statement | Draft
+"""What is stored with a completion."""
 
 _BYTES_MAX: Final = 32_000_000
 _INT_BITS: Final = 64
@@ -38,6 +45,7 @@ class Transaction:
 
     def __init__(self) -> None:
         self._statements: list[Statement] = []
+        self._drafts: list[Draft] = []
         self._bytes = 0
         self._over = False
 
@@ -45,6 +53,11 @@ class Transaction:
     def statements(self) -> tuple[Statement, ...]:
         """What was asked for so far, in order; for tests that call the function themselves."""
         return tuple(self._statements)
+
+    @property
+    def messages(self) -> tuple[Draft, ...]:
+        """What was published so far, in order; likewise."""
+        return tuple(self._drafts)
 
     def execute(self, sql: str, values: Mapping[str, SqlValue] | None = None) -> None:
         """One statement, once.
@@ -70,12 +83,42 @@ class Transaction:
             kept = tuple(self._row(row) for row in listed)
         self._add(Statement(text, kept, many=True))
 
-    def end(self) -> tuple[Statement, ...]:
+    def publish(
+        self,
+        outbox: Outbox[T] | str,
+        value: T,
+        *,
+        key: str | bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Put a message into an outbox, in the same commit. See `Outbox`.
+
+        Args:
+            outbox: a declared one, or its name.
+            value: of its type.
+            key: what keeps its order, where the broker has partitions.
+            headers: more that goes along, up to 100 texts.
+
+        Raises:
+            InvalidArguments: it does not fit the type or cannot be sent, or is more than 32 MB with
+                all else.
+            PayloadTooLarge: it has more than 2 MB.
+        """
+        draft = draft_of(outbox, value, key, headers)
+        self._bytes += len(draft.payload)
+        self._require_room()
+        self._drafts.append(draft)
+
+    def end(self) -> tuple[Effect, ...]:
         """Not public: what it has come to. The attempt is over."""
         self._over = True
-        return tuple(self._statements)
+        return (*self._statements, *self._drafts)
 
     def _add(self, statement: Statement) -> None:
+        self._require_room()
+        self._statements.append(statement)
+
+    def _require_room(self) -> None:
         if self._over:
             raise EverlongError(
                 "this transaction is over: its activity has returned, and what it asked for is on "
@@ -86,7 +129,6 @@ class Transaction:
                 f"a transactional activity may store {_BYTES_MAX // 1_000_000} MB: everybody else "
                 "waits meanwhile. Split the work into several calls"
             )
-        self._statements.append(statement)
 
     def _text(self, sql: Any) -> str:
         if not isinstance(sql, str) or not sql.strip():

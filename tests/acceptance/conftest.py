@@ -24,6 +24,7 @@ def only_this_tests_definitions() -> Iterator[None]:
         registry.activities,
         registry.signals,
         registry.outputs,
+        registry.outboxes,
     )
     kept = [dict(table) for table in tables]
     registry.workflows.clear()

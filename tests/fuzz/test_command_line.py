@@ -87,6 +87,10 @@ OPTIONS: Final = {
     "versions": ("--type",),
     "workers": ("--all",),
     "queues": (),
+    "outbox list": (),
+    "outbox show": ("--refused", "--after", "--limit"),
+    "outbox redrive": (),
+    "outbox drop": ("--refused",),
     "pools": (),
     "limit": (
         *("--concurrency", "--rate", "--key-concurrency", "--key-rate", "--at-limit", "--by"),
@@ -124,6 +128,7 @@ FLAGS: Final = (
     "--pool",
     "--stop",
     "--forget",
+    "--refused",
 )
 IMPATIENT: Final = {
     "update": ["--timeout", "0.05"],

@@ -17,6 +17,7 @@ from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, Sto
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.filters import AnyField
+from everlong_engine.model.letters import KeptLetter, OutboxRow, Refused
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.queues import LimitRow, SetLimits
 from everlong_engine.model.runs import (
@@ -313,6 +314,47 @@ class FaultyStore:
     async def set_limits(self, change: SetLimits) -> None:
         await self._ask("set_limits", lambda: self._inner.set_limits(change))
 
+    # ---------------------------------------------------------------------------------- outboxes
+
+    async def full_outboxes(self, names: Sequence[str]) -> list[str]:
+        return await self._ask("full_outboxes", lambda: self._inner.full_outboxes(names))
+
+    async def take_letters(
+        self, outbox: str, worker_id: bytes, limit: int, bytes_max: int
+    ) -> list[KeptLetter] | None:
+        return await self._ask(
+            "take_letters", lambda: self._inner.take_letters(outbox, worker_id, limit, bytes_max)
+        )
+
+    async def letters_sent(
+        self, outbox: str, sent: Sequence[int], refused: Sequence[Refused]
+    ) -> None:
+        await self._ask("letters_sent", lambda: self._inner.letters_sent(outbox, sent, refused))
+
+    async def outbox_fails(self, outbox: str, worker_id: bytes, fault: str, now_us: int) -> None:
+        await self._ask(
+            "outbox_fails", lambda: self._inner.outbox_fails(outbox, worker_id, fault, now_us)
+        )
+
+    async def outboxes(self) -> list[OutboxRow]:
+        return await self._ask("outboxes", self._inner.outboxes)
+
+    async def letters(
+        self, outbox: str, after: int, limit: int, *, refused: bool
+    ) -> list[KeptLetter]:
+        return await self._ask(
+            "letters", lambda: self._inner.letters(outbox, after, limit, refused=refused)
+        )
+
+    async def send_again(self, outbox: str, positions: Sequence[int] | None) -> int:
+        return await self._ask("send_again", lambda: self._inner.send_again(outbox, positions))
+
+    async def drop_letters(self, outbox: str, positions: Sequence[int] | None) -> int:
+        return await self._ask("drop_letters", lambda: self._inner.drop_letters(outbox, positions))
+
+    async def letters_of(self, execution_ids: Sequence[bytes]) -> int:
+        return await self._ask("letters_of", lambda: self._inner.letters_of(execution_ids))
+
     async def load(self, shard: int, run_id: bytes) -> LoadedRun | None:
         return await self._ask("load", lambda: self._inner.load(shard, run_id))
 
@@ -483,6 +525,11 @@ _WRITING = frozenset(
         "ask_turns",
         "deal_turns",
         "set_limits",
+        "take_letters",
+        "letters_sent",
+        "outbox_fails",
+        "send_again",
+        "drop_letters",
         "prune",
     }
 )

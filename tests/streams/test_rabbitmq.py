@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from aiormq.exceptions import ChannelNotFoundEntity, PublishError
 
 from everlong import Client, ExecutionDescription, Worker, checkpoint, workflow
 from everlong.exceptions import InvalidArguments, StreamRewound
 from everlong.streams import Cursor, Lag, Stream, StreamControl, _pump
 from everlong.streams._names import control_of
-from everlong.streams.rabbitmq import RabbitQueue, RabbitStream
+from everlong.streams.rabbitmq import RabbitQueue, RabbitSink, RabbitStream
 from tests.support.command_line import begin, worker_ready
 from tests.support.hosting import described, hosting, until
 from tests.support.rabbit_broker import RabbitProcess, rabbit_process
+from tests.support.sink_rigs import RabbitRig, keeps_order_and_ids, message, written
 from tests.support.streams import SOON, has_read
 
 NOON: Final = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -423,3 +425,14 @@ async def test_what_a_stream_keeps_no_more_stops_the_flow(
     with pytest.raises(StreamRewound, match=f"begins at {kept[0]}, and the flow goes on at 6"):
         await reader.fetch(100, 100_000, None)
     await reader.close()
+
+
+async def test_a_sink_waits_for_a_queue_and_for_each_confirmation(server: RabbitProcess) -> None:
+    sink = RabbitSink(server.url, "t")
+    with pytest.raises(PublishError, match="NO_ROUTE"):
+        await written(sink, message(0))
+    async with server.talking() as rabbit:
+        await rabbit.declare("t", "quorum")
+    await keeps_order_and_ids(RabbitRig(server.url))
+    with pytest.raises(ChannelNotFoundEntity, match="no exchange 'none'"):
+        await RabbitSink(server.url, "t", exchange="none").open()

@@ -42,6 +42,12 @@ PUBLISHED_READ_MAX: Final = 100
 PUBLISHED_READ_BYTES_MAX: Final = 4_000_000
 """What a subscriber reads at once: the first of both that is reached."""
 
+LETTERS_AT_ONCE: Final = 100
+"""That a relay takes out of an outbox and hands to its sink together, and so may repeat after a
+crash: sources that know ids keep twice as many unless they are told otherwise."""
+LETTERS_BYTES_AT_ONCE: Final = 4_000_000
+"""Likewise, in bytes: the first of both that is reached."""
+
 TAGS_MAX: Final = 32
 """Of one execution."""
 TAG_CHARS_MAX: Final = 512

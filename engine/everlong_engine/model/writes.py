@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from everlong_engine.model.codec import Blobs
 from everlong_engine.model.failure import Failure
+from everlong_engine.model.letters import Letter
 from everlong_engine.model.outgoing import Outgoing, Target
 from everlong_engine.model.policies import IfClosed, IfOpen, OnParentClose
 from everlong_engine.model.refusals import Refusal
@@ -114,6 +115,8 @@ class Append(Struct):
     """Of activities whose tokens somebody may have: (request name, what has become of it)."""
     tasks: tuple[tuple[int, TaskEnd], ...] = ()
     """Of activities that may be in a task queue: (number, what becomes of the task)."""
+    letters: tuple[Letter, ...] = ()
+    """What goes to brokers, in order. An append that is known again has left it already."""
 
 
 class NextRun(Struct, frozen=True):

@@ -20,6 +20,7 @@ from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.filters import AnyField, Filter
+from everlong_engine.model.letters import KeptLetter, OutboxRow, Refused
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.queues import LimitRow, SetLimits
 from everlong_engine.model.runs import (
@@ -367,6 +368,55 @@ class Reads(Protocol):
         ...
 
 
+class Outboxes(Protocol):
+    """Letters for brokers. One worker at a time takes them out of an outbox: whoever has it keeps
+    it until it is dead, or says that it got nowhere."""
+
+    async def full_outboxes(self, names: Sequence[str]) -> list[str]:
+        """In which of these something waits."""
+        ...
+
+    async def take_letters(
+        self, outbox: str, worker_id: bytes, limit: int, bytes_max: int
+    ) -> list[KeptLetter] | None:
+        """The oldest that wait, at least one of them, however large; they stay until they are
+        settled. None: another worker, which is not dead, has the outbox."""
+        ...
+
+    async def letters_sent(
+        self, outbox: str, sent: Sequence[int], refused: Sequence[Refused]
+    ) -> None:
+        """What a broker has acknowledged goes, whoever says so: it is out. What it refuses for good
+        is set aside. With either the outbox is at work again."""
+        ...
+
+    async def outbox_fails(self, outbox: str, worker_id: bytes, fault: str, now_us: int) -> None:
+        """A worker got nowhere with what it took, and lets others try."""
+        ...
+
+    async def outboxes(self) -> list[OutboxRow]:
+        """All in which something is, or with which somebody got nowhere, by name."""
+        ...
+
+    async def letters(
+        self, outbox: str, after: int, limit: int, *, refused: bool
+    ) -> list[KeptLetter]:
+        """What waits behind a position, or what was set aside, in order."""
+        ...
+
+    async def send_again(self, outbox: str, positions: Sequence[int] | None) -> int:
+        """Let what was set aside wait again, in its old place; None: all of it. How many."""
+        ...
+
+    async def drop_letters(self, outbox: str, positions: Sequence[int] | None) -> int:
+        """Take away for good what was set aside; with positions, also what waits. How many."""
+        ...
+
+    async def letters_of(self, execution_ids: Sequence[bytes]) -> int:
+        """How many letters of these executions wait."""
+        ...
+
+
 class Upkeep(Protocol):
     async def set_limits(self, change: SetLimits) -> None:
         """What a queue lets through from the next claim on. Calls that have begun go on."""
@@ -417,7 +467,7 @@ class Upkeep(Protocol):
     async def close(self) -> None: ...
 
 
-class Store(Writes, Ownership, Reads, Upkeep, Protocol):
+class Store(Writes, Ownership, Reads, Outboxes, Upkeep, Protocol):
     """All of it."""
 
     @property

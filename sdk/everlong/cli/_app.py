@@ -21,6 +21,12 @@ from everlong.cli._messages import cancel, query, signal, terminate, update
 from everlong.cli._metrics import metrics
 from everlong.cli._migrate import migrate
 from everlong.cli._move import move
+from everlong.cli._outbox import (
+    drop_from_outbox,
+    list_outboxes,
+    redrive_outbox,
+    show_outbox,
+)
 from everlong.cli._pausing import pause, paused, resume
 from everlong.cli._queues import limit, pools, queues, unlimit
 from everlong.cli._replay import replay
@@ -62,6 +68,10 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "workers": (workers, _LOOK),
     "queues": (queues, _LOOK),
     "pools": (pools, _LOOK),
+    "outbox list": (list_outboxes, _LOOK),
+    "outbox show": (show_outbox, _LOOK),
+    "outbox redrive": (redrive_outbox, _CARE),
+    "outbox drop": (drop_from_outbox, _CARE),
     "limit": (limit, _LOOK),
     "unlimit": (unlimit, _LOOK),
     "approve": (approve, _TALK),
@@ -116,8 +126,14 @@ _GROUPS: Final = {
         help="Flows that read a stream: how far they are, and what was set aside.",
         no_args_is_help=True,
         context_settings=_SETTINGS,
-    )
+    ),
+    "outbox": typer.Typer(
+        help="Messages that wait for a broker, and those that one has refused.",
+        no_args_is_help=True,
+        context_settings=_SETTINGS,
+    ),
 }
+_PANELS: Final = {"stream": _TALK, "outbox": _LOOK}
 for _name, (_function, _panel) in COMMANDS.items():
     _group, _, _own = _name.rpartition(" ")
     if _group:
@@ -125,7 +141,7 @@ for _name, (_function, _panel) in COMMANDS.items():
     else:
         app.command(_own, rich_help_panel=_panel)(_function)
 for _name, _commands in _GROUPS.items():
-    app.add_typer(_commands, name=_name, rich_help_panel=_TALK)
+    app.add_typer(_commands, name=_name, rich_help_panel=_PANELS[_name])
 
 # Typer used to import click and now carries its own; what both raise for a wrong command line is
 # reached through the one class that it exports.

@@ -6,6 +6,7 @@ from everlong.client._bulk_order import BulkAction, BulkPreview, BulkReport, Not
 from everlong.client._client import Client
 from everlong.client._handle import WorkflowHandle
 from everlong.client._moving import MoveReport, MoveStep
+from everlong.client._outboxes import OutboxSummary, StoredMessage
 from everlong.client._queues import LimitSummary, PoolSummary, QueueSummary
 from everlong.client._resetting import Reapply
 from everlong.client._subscribing import PublishedItem
@@ -41,6 +42,7 @@ __all__ = [
     "MoveStep",
     "NotDone",
     "OpenApproval",
+    "OutboxSummary",
     "Page",
     "Pause",
     "PendingActivity",
@@ -51,6 +53,7 @@ __all__ = [
     "QueueSummary",
     "Reapply",
     "Repeated",
+    "StoredMessage",
     "UpdateHandle",
     "VersionSummary",
     "WorkflowHandle",

@@ -19,6 +19,7 @@ from everlong.client._bulk import Bulking
 from everlong.client._finding import Finding
 from everlong.client._handle import WorkflowHandle
 from everlong.client._moving import Moving
+from everlong.client._outboxes import Outboxes
 from everlong.client._pausing import Pausing
 from everlong.client._queues import Queues
 from everlong.client._reports import Reporting
@@ -29,6 +30,7 @@ from everlong.exceptions import (
     EverlongError,
 )
 from everlong.interceptors import Interceptor
+from everlong.outboxes import outbox_in
 from everlong.workflow import Workflow
 from everlong_engine import (
     Engine,
@@ -50,7 +52,9 @@ R = TypeVar("R")
 _VERIFIED_AT_ONCE = 100
 
 
-class Client(Approving, Bulking, Finding, Moving, Pausing, Queues, Reporting, Transferring):
+class Client(
+    Approving, Bulking, Finding, Moving, Outboxes, Pausing, Queues, Reporting, Transferring
+):
     """A connection to a store. Make it with `Client.connect`.
 
     async with Client.connect("orders.db") as client:
@@ -230,7 +234,7 @@ class Client(Approving, Bulking, Finding, Moving, Pausing, Queues, Reporting, Tr
         row = loaded.row
         for one in loaded.history:
             event = one.event
-            if isinstance(event, ItemPublished):
+            if isinstance(event, ItemPublished) and outbox_in(event.channel) is None:
                 found = await self.engine.store.published(
                     row.shard, row.execution_id, event.channel, event.number, 1
                 )

@@ -61,6 +61,10 @@ MoveStep: TypeAlias = Literal["held", "copied", "left", "arrived", "settled"]
 _TRIES: Final = 20
 """It is looked at anew where something has gone on in it after all."""
 _LOOK_S: Final = 0.2
+_WAITING: Final = (
+    "{} of its messages wait in an outbox of this store, and must go out first: `everlong outbox "
+    "list` says what is in the way"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +98,8 @@ class Moving(Connected):
         attempts at work have ended it is copied, marked as moved here, and goes on there. Signals
         that are accepted here until that moment go with it; behind it whoever speaks to it here
         gets `WorkflowMoved`, which says where it is. Tokens of `complete_later` are good there from
-        then on. What people get wrong: tables of your own, which transactional activities write,
-        stay where they are.
+        then on. What it has put into an outbox is published from here before it goes. What people
+        get wrong: tables of your own, which transactional activities write, stay where they are.
 
             async with Client.connect("trips.db") as here, Client.connect(url) as there:
                 await here.move("trip-1", there)
@@ -256,14 +260,22 @@ class _Mover:
                     if one.last.status is RunStatus.RUNNING:
                         await self._hold(one.last)
                 busy = [one for one in family if unfinished(one)]
-                if not busy:
+                # Held, so that no more come: the others would overtake them in the other store.
+                letters = 0 if busy else await self._letters(family)
+                if not busy and not letters:
                     return family
                 left_s = until_s - loop.time()
                 if left_s <= 0:
-                    raise MoveRefused(workflow_id=self._workflow_id, reason=await self._why(busy))
+                    reason = await self._why(busy) if busy else _WAITING.format(letters)
+                    raise MoveRefused(workflow_id=self._workflow_id, reason=reason)
                 await asyncio.wait([changed], timeout=min(left_s, _LOOK_S))
             finally:
                 changed.cancel()
+
+    async def _letters(self, family: Sequence[ExportedExecution]) -> int:
+        """How many messages of theirs wait in outboxes."""
+        ids = [one.last.execution_id for one in family]
+        return await self._here.engine.store.letters_of(ids)
 
     async def _hold(self, row: RunRow) -> None:
         if row.execution_id in self._held:

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from everlong._definitions import WorkflowDefinition
 from everlong._records import Records
 from everlong.exceptions import CannotReset, InvalidArguments
+from everlong.outboxes import outbox_in
 from everlong_engine import (
     CODES,
     ActivityCancelled,
@@ -395,6 +396,8 @@ async def _published(this: _Plan, started: RunStarted) -> list[ItemRow]:
         for part in parts:
             if part.last == one.seq:
                 numbers.update(part.published)
+    # What was put into an outbox is none of its channels, and has gone out.
+    numbers = {name: end for name, end in numbers.items() if outbox_in(name) is None}
     if sum(numbers.values()) > _ITEMS_MAX:
         raise CannotReset(
             f"the execution has published {sum(numbers.values())} items up to there, and a fork "

@@ -5,6 +5,7 @@ of the core are here; those of brokers are modules of their own, each with an ex
 """
 
 from everlong._savepoints import Savepoint
+from everlong.outboxes import Draft, OutboxMessage, Sink, Writer
 from everlong.streams._batch import Batch, Message
 from everlong.streams._control import StreamControl
 from everlong.streams._lag import Lag, PartitionLag
@@ -16,7 +17,7 @@ from everlong.streams._spread import Spread
 from everlong.streams._stream import Stream
 from everlong.streams.directory import Directory
 from everlong.streams.files import Lines
-from everlong.streams.memory import Memory
+from everlong.streams.memory import Memory, MemorySink
 from everlong.streams.tables import Rows
 from everlong.streams.windows import Session, Tumbling, Window, Windows
 
@@ -25,11 +26,14 @@ __all__ = [
     "Cursor",
     "DeadLetter",
     "Directory",
+    "Draft",
     "Lag",
     "Lines",
     "Memory",
+    "MemorySink",
     "Message",
     "OnPoison",
+    "OutboxMessage",
     "ParkedKey",
     "PartitionLag",
     "Poison",
@@ -39,6 +43,7 @@ __all__ = [
     "Rows",
     "Savepoint",
     "Session",
+    "Sink",
     "Source",
     "Spread",
     "Stream",
@@ -47,6 +52,7 @@ __all__ = [
     "Tumbling",
     "Window",
     "Windows",
+    "Writer",
     "dead_letter",
     "every",
     "merge",

@@ -1,14 +1,22 @@
-"""`Kafka`: a topic of any broker that speaks Kafka's protocol. Extra `everlong[kafka]`."""
+"""`Kafka` and `KafkaSink`: a topic of any broker that speaks Kafka's protocol. Extra
+`everlong[kafka]`.
+"""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Generic, TypeVar, overload
 
-from aiokafka import AIOKafkaConsumer  # pyright: ignore[reportMissingTypeStubs]
-from aiokafka.errors import KafkaError  # pyright: ignore[reportMissingTypeStubs]
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # pyright: ignore[reportMissingTypeStubs]
+from aiokafka.errors import (  # pyright: ignore[reportMissingTypeStubs]
+    InvalidMessageError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
 from aiokafka.structs import OffsetAndMetadata, TopicPartition  # pyright: ignore[reportMissingTypeStubs]
 
 from everlong.exceptions import InvalidArguments, StreamRewound
+from everlong.outboxes import OutboxMessage, Sink, Writer
 from everlong.streams._source import (
     Cursor,
     Position,
@@ -19,12 +27,15 @@ from everlong.streams._source import (
     require_same,
 )
 
-__all__ = ["Kafka"]
+__all__ = ["Kafka", "KafkaSink"]
 
 T = TypeVar("T")
 
 _FOREVER_S: Final = 3600.0
 _consumer: Final[Any] = AIOKafkaConsumer  # Its options are the user's.
+_producer: Final[Any] = AIOKafkaProducer
+_REFUSALS: Final = (MessageSizeTooLargeError, RecordListTooLargeError, InvalidMessageError)
+"""What no repetition changes."""
 
 
 class Kafka(Source[T], Generic[T]):
@@ -225,3 +236,96 @@ def _record(partition: str, one: Any) -> Record:
     if one.headers:
         record.headers = dict(one.headers)
     return record
+
+
+class KafkaSink(Sink):
+    """Publishes what is in an outbox to a topic.
+
+        paid = Outbox("paid", KafkaSink("localhost:9092", topic="paid"))
+
+    A message's id is its header `everlong-id`. The producer is idempotent, so what the network
+    repeats is there once; what is published again behind a crash is there twice, with one id. The
+    broker keeps the order of each partition, and messages of one key are in one. What people get
+    wrong: without a key a message is in any partition, before or behind the others.
+
+    Args:
+        servers: "host:port", or several with commas between them.
+        topic: its name.
+        options: more for `aiokafka.AIOKafkaProducer`, such as `security_protocol` or
+            `max_request_size`, beyond which a message is set aside.
+    """
+
+    def __init__(
+        self, servers: str, topic: str, *, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.servers, self.topic = servers, topic
+        self.options = {"enable_idempotence": True, **(options or {})}
+
+    async def open(self) -> Writer:
+        """A producer that has found the brokers."""
+        return _KafkaWriter(self, await self.producer())
+
+    async def producer(self) -> Any:
+        """Not for flows."""
+        producer = _producer(bootstrap_servers=self.servers, **self.options)
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        return producer
+
+    def __repr__(self) -> str:
+        return f"KafkaSink({self.servers!r}, topic={self.topic!r})"
+
+
+class _KafkaWriter(Writer):
+    def __init__(self, sink: KafkaSink, producer: Any) -> None:
+        self._sink = sink
+        self._producer = producer
+
+    async def write(self, messages: Sequence[OutboxMessage]) -> Mapping[str, str]:
+        refused: dict[str, str] = {}
+        sent: list[tuple[OutboxMessage, asyncio.Future[Any]]] = []
+        for one in messages:
+            try:
+                sent.append((one, await self._send(one)))
+            except _REFUSALS as error:
+                refused[one.id] = _refusal(error)
+        told = await asyncio.gather(*(future for _, future in sent), return_exceptions=True)
+        doubtful: list[OutboxMessage] = []
+        for (one, _), answer in zip(sent, told, strict=True):
+            if isinstance(answer, _REFUSALS):
+                doubtful.append(one)
+            elif isinstance(answer, BaseException):
+                raise answer
+        return refused | await self._alone(doubtful)
+
+    async def _send(self, one: OutboxMessage) -> "asyncio.Future[Any]":
+        texts = {"everlong-id": one.id, **one.headers}
+        headers = [(name, text.encode()) for name, text in texts.items()]
+        at_ms = round(one.at.timestamp() * 1000)
+        sent: asyncio.Future[Any] = await self._producer.send(
+            self._sink.topic, one.value, one.key, headers=headers, timestamp_ms=at_ms
+        )
+        return sent
+
+    async def _alone(self, doubtful: Sequence[OutboxMessage]) -> dict[str, str]:
+        """A broker refuses a batch as a whole, whichever of it is too large."""
+        refused: dict[str, str] = {}
+        for one in doubtful:
+            # The numbers of the one before have a gap by now.
+            await self._producer.stop()
+            self._producer = await self._sink.producer()
+            try:
+                await (await self._send(one))
+            except _REFUSALS as error:
+                refused[one.id] = _refusal(error)
+        return refused
+
+    async def close(self) -> None:
+        await self._producer.stop()
+
+
+def _refusal(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

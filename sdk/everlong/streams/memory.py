@@ -1,4 +1,4 @@
-"""`Memory`: a source in this process, for tests and for trying things out."""
+"""`Memory` and `MemorySink`: in this process, for tests and for trying things out."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar, overload
 
+from everlong.outboxes import OutboxMessage, Sink, Writer
 from everlong.streams._source import (
     Cursor,
     Position,
@@ -17,7 +18,7 @@ from everlong.streams._source import (
 )
 from everlong_engine import instant_us
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "MemorySink"]
 
 T = TypeVar("T")
 
@@ -140,3 +141,31 @@ class _MemoryReader(Reader):
 
     async def acknowledge(self, cursor: Cursor) -> None:
         self._source.acknowledged = cursor
+
+
+class MemorySink(Sink):
+    """Keeps in the memory of this process what is published.
+
+    sink = MemorySink()
+    paid = Outbox("paid", sink)
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[OutboxMessage] = []
+        """In the order in which they came; the same one twice, where that happens."""
+
+    async def open(self) -> Writer:
+        """A writer that cannot fail."""
+        return _MemoryWriter(self)
+
+    def __repr__(self) -> str:
+        return "MemorySink()"
+
+
+class _MemoryWriter(Writer):
+    def __init__(self, sink: MemorySink) -> None:
+        self._sink = sink
+
+    async def write(self, messages: Sequence[OutboxMessage]) -> Mapping[str, str]:
+        self._sink.messages += messages
+        return {}

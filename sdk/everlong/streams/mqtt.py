@@ -1,4 +1,5 @@
-"""`Mqtt`: what a broker keeps for a session, by MQTT 5. Extra `everlong[mqtt]`.
+"""`Mqtt` and `MqttSink`: by MQTT 5, from what a broker keeps for a session, and to a broker. Extra
+`everlong[mqtt]`.
 
 The broker keeps what is published for a session at QoS 1 until it is acknowledged, also while
 nobody is connected, and forgets it then: see `_forgetful`.
@@ -19,11 +20,12 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from everlong.exceptions import InvalidArguments, StreamRewound
+from everlong.outboxes import OutboxMessage, Sink, Writer
 from everlong.streams._forgetful import ForgetfulReader, check_prefetch, require_whole
 from everlong.streams._polled import PARTITION
 from everlong.streams._source import Cursor, Reader, Record, Source, require_same
 
-__all__ = ["Mqtt"]
+__all__ = ["Mqtt", "MqttSink"]
 
 T = TypeVar("T")
 
@@ -32,6 +34,12 @@ _MISC_S: Final = 1.0
 _KEEPALIVE_S: Final = 30
 _PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 _EXPIRY_MAX_S: Final = 0xFFFF_FFFF
+_PACKET_MAX: Final = 0x0FFF_FFFF
+"""That the protocol knows."""
+_AROUND: Final = 9
+"""Bytes of a packet beside topic, properties and value."""
+_REFUSALS: Final = frozenset({0x90, 0x95, 0x99})
+"""Topic Name invalid, Packet too large, Payload format invalid: what no repetition changes."""
 _client: Final[Any] = Client  # Some of it carries no types.
 _properties: Final[Any] = Properties
 _OK: Final = MQTTErrorCode.MQTT_ERR_SUCCESS
@@ -140,10 +148,13 @@ class Mqtt(Source[T], Generic[T]):
         require_whole(partitions, self)
         identity = f"mqtt {self.session} {self.topic}"
         require_same(identity, after, f"session {self.session} of MQTT")
-        link = _Link(self)
+        link = _Link(self, self.session)
+        properties = _properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = self.expiry_s
+        properties.ReceiveMaximum = self.prefetch
         try:
-            was_there = await link.connect()
-            await link.subscribe()
+            was_there = await link.connect(properties, anew=False)
+            await link.subscribe(self.topic)
             if after is not None and not was_there:
                 raise StreamRewound(
                     f"{self!r}: the broker knows the session no more, and what was published since "
@@ -161,8 +172,8 @@ class Mqtt(Source[T], Generic[T]):
 class _Link:
     """One connection, driven by the event loop: what came, and was not taken yet."""
 
-    def __init__(self, source: Mqtt[Any]) -> None:
-        self._source = source
+    def __init__(self, owner: "Mqtt[Any] | MqttSink", session: str) -> None:
+        self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._more = asyncio.Event()
         self._fault: str | None = None
@@ -170,34 +181,34 @@ class _Link:
         self._misc: asyncio.TimerHandle | None = None
         self._socket: Any = None
         self.came: deque[MQTTMessage] = deque()
+        self.packet_max = _PACKET_MAX
         self._client = client = _client(
             CallbackAPIVersion.VERSION2,
-            client_id=source.session,
+            client_id=session,
             protocol=MQTTv5,
             manual_ack=True,
             reconnect_on_failure=False,
         )
-        place = source.place
+        place = owner.place
         if place.username is not None:
             password = None if place.password is None else unquote(place.password)
             client.username_pw_set(unquote(place.username), password)
         if place.scheme == "mqtts":
-            client.tls_set(**source.tls)
+            client.tls_set(**owner.tls)
         client.on_connect = self._connected
         client.on_subscribe = self._subscribed
         client.on_message = self._take
+        client.on_publish = self._has_published
         client.on_disconnect = self._disconnected
 
-    async def connect(self) -> bool:
+    async def connect(self, properties: Any, *, anew: bool) -> bool:
         """Whether the broker has known the session. Raises ConnectionError."""
-        place, properties = self._source.place, _properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = self._source.expiry_s
-        properties.ReceiveMaximum = self._source.prefetch
+        place = self._owner.place
         port = place.port or _PORTS[place.scheme]
 
         def call() -> MQTTErrorCode:
             told: MQTTErrorCode = self._client.connect(
-                str(place.hostname), port, _KEEPALIVE_S, clean_start=False, properties=properties
+                str(place.hostname), port, _KEEPALIVE_S, clean_start=anew, properties=properties
             )
             return told
 
@@ -205,26 +216,27 @@ class _Link:
         self._socket = self._client.socket()
         self._loop.add_reader(self._socket, self._read)
         self._keep_going()
-        was_there, reason = await self._answer("connect")
+        was_there, reason, told = await self._answer("connect")
+        self.packet_max = getattr(told, "MaximumPacketSize", _PACKET_MAX)
         if reason.is_failure:
-            raise ConnectionError(f"{self._source!r}: the broker refuses it: {reason}")
+            raise ConnectionError(f"{self._owner!r}: the broker refuses it: {reason}")
         return bool(was_there)
 
-    async def subscribe(self) -> None:
+    async def subscribe(self, topic: str) -> None:
         only_new = SubscribeOptions(qos=1, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
-        self._require(self._client.subscribe(self._source.topic, options=only_new)[0])
+        self._require(self._client.subscribe(topic, options=only_new)[0])
         for reason in await self._answer("subscribe"):
             if reason.is_failure:
-                raise ConnectionError(f"{self._source!r}: it may not subscribe: {reason}")
+                raise ConnectionError(f"{self._owner!r}: it may not subscribe: {reason}")
 
     def _require(self, code: MQTTErrorCode) -> None:
         if code != _OK:
-            raise ConnectionError(f"{self._source!r}: {error_string(code)}")
+            raise ConnectionError(f"{self._owner!r}: {error_string(code)}")
 
     async def _answer(self, what: str) -> Any:
         answer = self._answers[what] = self._loop.create_future()
         if self._fault is not None:
-            raise ConnectionError(f"{self._source!r}: {self._fault}")
+            raise ConnectionError(f"{self._owner!r}: {self._fault}")
         async with asyncio.timeout(_ANSWER_S):
             return await answer
 
@@ -246,11 +258,14 @@ class _Link:
         if code != _OK:
             self._end(error_string(code))
 
-    def _connected(self, _: Any, __: Any, flags: Any, reason: Any, ___: Any) -> None:
-        self._tell("connect", (flags.session_present, reason))
+    def _connected(self, _: Any, __: Any, flags: Any, reason: Any, told: Any) -> None:
+        self._tell("connect", (flags.session_present, reason, told))
 
     def _subscribed(self, _: Any, __: Any, ___: Any, reasons: Any, ____: Any) -> None:
         self._tell("subscribe", reasons)
+
+    def _has_published(self, _: Any, __: Any, packet: int, reason: Any, ___: Any) -> None:
+        self._tell(f"publish {packet}", reason)
 
     def _tell(self, what: str, answer: Any) -> None:
         waits = self._answers.pop(what, None)
@@ -270,7 +285,7 @@ class _Link:
         self._more.set()
         for waits in self._answers.values():
             if not waits.done():
-                waits.set_exception(ConnectionError(f"{self._source!r}: {self._fault}"))
+                waits.set_exception(ConnectionError(f"{self._owner!r}: {self._fault}"))
         self._answers.clear()
 
     def _let_go(self) -> None:
@@ -289,12 +304,22 @@ class _Link:
             async with asyncio.timeout_at(until):
                 while not self.came:
                     if self._fault is not None:
-                        raise ConnectionError(f"{self._source!r}: {self._fault}")
+                        raise ConnectionError(f"{self._owner!r}: {self._fault}")
                     self._more.clear()
                     await self._more.wait()
         except TimeoutError:
             return bool(self.came)
         return True
+
+    def publish(
+        self, topic: str, value: bytes, properties: Any, *, retain: bool
+    ) -> "asyncio.Future[Any]":
+        """What the broker answers, later. Raises ConnectionError."""
+        told = self._client.publish(topic, value, 1, retain, properties)
+        self._require(told.rc)
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._answers[f"publish {told.mid}"] = answer
+        return answer
 
     def acknowledge(self, packet: int) -> None:
         """Raises ConnectionError."""
@@ -342,3 +367,87 @@ def _record(message: MQTTMessage, position: str, headers: Mapping[str, str]) -> 
     told = {name: text.encode() for name, text in headers.items()}
     key = message.topic.encode()
     return Record(PARTITION, position, bytes(message.payload), key, headers=told)
+
+
+class MqttSink(Sink):
+    """Publishes what is in an outbox to a topic of an MQTT 5 broker, at QoS 1.
+
+        paid = Outbox("paid", MqttSink("mqtt://localhost", "shop/paid"))
+
+    A message's id is the user property `message_id`, by which `Mqtt` drops one that comes again;
+    its key is the property `everlong-key`. What people get wrong: a broker acknowledges a message
+    also if nobody has subscribed, and forgets it then.
+
+    Args:
+        url: "mqtt://user:password@host:port", or "mqtts://…" for TLS.
+        topic: to which they are published.
+        retain: whether the broker keeps the last one for those who subscribe later.
+        id_property: the name of the user property that is the message's id.
+        tls: for "mqtts", arguments of paho's `tls_set`, such as `ca_certs`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        topic: str,
+        *,
+        retain: bool = False,
+        id_property: str = "message_id",
+        tls: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.place = urlsplit(url)
+        if self.place.scheme not in _PORTS or not self.place.hostname:
+            raise InvalidArguments("MqttSink publishes to mqtt://host:port or mqtts://host:port")
+        if not topic or "+" in topic or "#" in topic:
+            raise InvalidArguments(f"topic={topic!r}: give one topic, without + and #")
+        self.topic, self.retain, self.id_property = topic, retain, id_property
+        self.tls = dict(tls or {})
+
+    async def open(self) -> Writer:
+        """A connection of a session that ends with it: what is not acknowledged comes anew."""
+        link = _Link(self, "")
+        try:
+            await link.connect(_properties(PacketTypes.CONNECT), anew=True)
+        except BaseException:
+            await link.close()
+            raise
+        return _MqttWriter(self, link)
+
+    def __repr__(self) -> str:
+        return f"MqttSink({self.topic!r})"  # The URL may hold a password.
+
+
+class _MqttWriter(Writer):
+    def __init__(self, sink: MqttSink, link: _Link) -> None:
+        self._sink = sink
+        self._link = link
+
+    async def write(self, messages: Sequence[OutboxMessage]) -> Mapping[str, str]:
+        sink, refused = self._sink, dict[str, str]()
+        sent: dict[str, asyncio.Future[Any]] = {}
+        for one in messages:
+            properties = _properties(PacketTypes.PUBLISH)
+            properties.UserProperty = [(sink.id_property, one.id), *one.headers.items()]
+            if one.key is not None:
+                properties.UserProperty = (
+                    "everlong-key",
+                    one.key.decode("utf-8", "backslashreplace"),
+                )
+            size = len(one.value) + len(properties.pack()) + len(sink.topic.encode()) + _AROUND
+            if size > self._link.packet_max:
+                refused[one.id] = f"larger than the {self._link.packet_max} bytes the broker takes"
+                continue
+            sent[one.id] = self._link.publish(sink.topic, one.value, properties, retain=sink.retain)
+        async with asyncio.timeout(_ANSWER_S):
+            told = await asyncio.gather(*sent.values(), return_exceptions=True)
+        for identifier, answer in zip(sent, told, strict=True):
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer.value in _REFUSALS:
+                refused[identifier] = str(answer)
+            elif answer.is_failure:
+                raise ConnectionError(f"{sink!r}: the broker takes it not: {answer}")
+        return refused
+
+    async def close(self) -> None:
+        await self._link.close()

@@ -1,4 +1,4 @@
-"""`JetStream`: a stream of a NATS server. Extra `everlong[nats]`."""
+"""`JetStream` and `JetStreamSink`: a stream of a NATS server. Extra `everlong[nats]`."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -6,14 +6,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar, overload
 
 import nats as library
-from nats.errors import Error as NatsError
+from nats.errors import Error as NatsError, MaxPayloadError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy
+from nats.js.errors import APIError
 
 from everlong.exceptions import InvalidArguments, StreamRewound
+from everlong.outboxes import OutboxMessage, Sink, Writer
 from everlong.streams._polled import PARTITION, position_in
 from everlong.streams._source import Cursor, Reader, Record, Source, require_same
 
-__all__ = ["JetStream"]
+__all__ = ["JetStream", "JetStreamSink"]
 
 T = TypeVar("T")
 
@@ -23,6 +25,14 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _WAIT_S: Final = 5.0
 """Of one request; behind it, it is looked whether the server still knows the stream."""
 _MESSAGES_MAX: Final = 1_000
+_ONCE: Final[Mapping[str, Any]] = {
+    "allow_reconnect": False,
+    "max_reconnect_attempts": 1,
+    "reconnect_time_wait": 0.1,
+}
+"""Who connects asks again by itself, and shows meanwhile that it has to."""
+_TOO_LARGE: Final = 10_054
+"""What the server calls a message that is larger than its stream allows."""
 _FORGOTTEN_S: Final = 300.0
 """So long without a request, and the server forgets who was reading."""
 
@@ -224,3 +234,68 @@ class _JetStreamReader(Reader):
 
     async def close(self) -> None:
         await asyncio.shield(self._client.close())
+
+
+class JetStreamSink(Sink):
+    """Publishes what is in an outbox to a subject that a stream of NATS keeps.
+
+        paid = Outbox("paid", JetStreamSink("nats://localhost:4222", subject="orders.paid"))
+
+    A message's id is its header `Nats-Msg-Id`, by which the server drops one that comes again
+    within the stream's `duplicate_window`, two minutes unless it says otherwise; its key is the
+    header `everlong-key`. Each message is sent when the one before is stored, so they keep their
+    order. What people get wrong: beyond that window a message that comes again is there twice.
+
+    Args:
+        servers: "nats://host:port", or several with commas between them.
+        subject: which a stream must keep: until there is one, nothing is published.
+        options: more for `nats.connect`, such as `user_credentials` or `tls`.
+    """
+
+    def __init__(
+        self, servers: str, subject: str, *, options: Mapping[str, Any] | None = None
+    ) -> None:
+        self.servers, self.subject = servers, subject
+        self.options = dict(options or {})
+
+    async def open(self) -> Writer:
+        """A connection; whether there is a stream shows with the first message."""
+        options = {**_ONCE, "error_cb": _say_nothing, **self.options}
+        return _JetStreamWriter(self, await _nats.connect(self.servers.split(","), **options))
+
+    def __repr__(self) -> str:
+        return f"JetStreamSink({self.subject!r})"  # The URL may hold a password.
+
+
+async def _say_nothing(_: Exception) -> None:
+    """What fails is raised where it was asked for."""
+
+
+class _JetStreamWriter(Writer):
+    def __init__(self, sink: JetStreamSink, client: Any) -> None:
+        self._sink = sink
+        self._client = client
+        self._stream = client.jetstream()
+
+    async def write(self, messages: Sequence[OutboxMessage]) -> Mapping[str, str]:
+        refused: dict[str, str] = {}
+        for one in messages:
+            if not self._client.is_connected:  # Else the answer is waited for.
+                raise ConnectionError("the connection to the server has ended")
+            headers = {"Nats-Msg-Id": one.id, **one.headers}
+            if one.key is not None:
+                headers["everlong-key"] = one.key.decode("utf-8", "backslashreplace")
+            try:
+                await self._stream.publish(
+                    self._sink.subject, one.value, timeout=_WAIT_S, headers=headers
+                )
+            except MaxPayloadError as error:
+                refused[one.id] = f"larger than the server takes: {error}"
+            except APIError as error:
+                if error.err_code != _TOO_LARGE:
+                    raise
+                refused[one.id] = f"larger than the stream takes: {error.description}"
+        return refused
+
+    async def close(self) -> None:
+        await self._client.close()

@@ -1,4 +1,4 @@
-"""`RabbitQueue` and `RabbitStream`: what lies in a RabbitMQ server. Extra `everlong[rabbitmq]`.
+"""`RabbitQueue`, `RabbitStream` and `RabbitSink`: a RabbitMQ server. Extra `everlong[rabbitmq]`.
 
 A queue forgets what is acknowledged, and keeps no positions: see `_forgetful`. A stream (a queue
 declared with `x-queue-type: stream`) is a log with offsets, like a topic.
@@ -15,11 +15,12 @@ from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import ChannelPreconditionFailed
 
 from everlong.exceptions import EverlongError, InvalidArguments, StreamRewound
+from everlong.outboxes import OutboxMessage, Sink, Writer
 from everlong.streams._forgetful import ForgetfulReader, check_prefetch, require_whole
 from everlong.streams._polled import PARTITION, position_in
 from everlong.streams._source import Cursor, Position, Reader, Record, Source, require_same
 
-__all__ = ["RabbitQueue", "RabbitStream"]
+__all__ = ["RabbitQueue", "RabbitSink", "RabbitStream"]
 
 T = TypeVar("T")
 
@@ -446,3 +447,77 @@ def _delivery_of(message: AbstractIncomingMessage) -> int:
     delivery = message.delivery_tag
     assert delivery is not None, "it was not asked for without acknowledging"
     return delivery
+
+
+class RabbitSink(Sink):
+    """Publishes what is in an outbox to an exchange, or to a queue by its name.
+
+        paid = Outbox("paid", RabbitSink("amqp://localhost", routing_key="paid"))
+
+    A message's id is its property `message_id`, by which `RabbitQueue` drops one that comes again;
+    its key is the header `everlong-key`. Messages are persistent, and each is sent when the server
+    has confirmed the one before, so they keep their order. What no queue takes is no success: until
+    something is bound to the exchange, nothing is published. What people get wrong: a queue that is
+    not durable forgets what it has confirmed when the server stops.
+
+    Args:
+        url: "amqp://user:password@host/vhost".
+        routing_key: with which they are published; of the default exchange, a queue's name.
+        exchange: its name; it must be there.
+        options: more for `aio_pika.connect`, such as `ssl_options`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        routing_key: str,
+        *,
+        exchange: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.url, self.routing_key, self.exchange = url, routing_key, exchange
+        self.options = {"timeout": _CONNECT_S, **(options or {})}
+
+    async def open(self) -> Writer:
+        """A channel that confirms what is published."""
+        async with asyncio.timeout(_OPEN_S):
+            connection = await _connect(self.url, **self.options)
+            try:
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                exchange = channel.default_exchange
+                if self.exchange:
+                    exchange = await channel.get_exchange(self.exchange, ensure=True)
+            except BaseException:
+                await connection.close()
+                raise
+        return _RabbitWriter(self, connection, exchange)
+
+    def __repr__(self) -> str:
+        return f"RabbitSink({self.routing_key!r})"  # The URL may hold a password.
+
+
+class _RabbitWriter(Writer):
+    def __init__(self, sink: RabbitSink, connection: Any, exchange: Any) -> None:
+        self._sink = sink
+        self._connection = connection
+        self._exchange = exchange
+
+    async def write(self, messages: Sequence[OutboxMessage]) -> Mapping[str, str]:
+        for one in messages:
+            headers: dict[str, Any] = dict(one.headers)
+            if one.key is not None:
+                headers["everlong-key"] = one.key.decode("utf-8", "backslashreplace")
+            message = aio_pika.Message(
+                one.value,
+                headers=headers,
+                message_id=one.id,
+                timestamp=one.at,
+                delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            )
+            await self._exchange.publish(message, self._sink.routing_key, mandatory=True)
+        return {}
+
+    async def close(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._connection.close()

@@ -16,6 +16,7 @@ from everlong._definitions import QUEUE, ActivityDefinition
 from everlong._failures import encode_exception
 from everlong._records import Records
 from everlong.exceptions import StatementFailed, StoreError
+from everlong.transactions import Effect
 from everlong.worker._attempt_rules import (
     always_matters,
     end_of,
@@ -46,7 +47,6 @@ from everlong_engine import (
     Input,
     MarkAttempts,
     NewTask,
-    Statement,
     WriteResult,
     may_repeat_lost,
 )
@@ -323,7 +323,7 @@ class ActivityRunner:
                 self.on_rest(attempt.run)
 
     def finish(
-        self, attempt: OpenAttempt, outcome: Input, statements: tuple[Statement, ...] = ()
+        self, attempt: OpenAttempt, outcome: Input, effects: tuple[Effect, ...] = ()
     ) -> None:
         attempt.abandoned = True
         run = attempt.run
@@ -331,8 +331,8 @@ class ActivityRunner:
         one = Incoming(outcome)
         if type(outcome) is ActivityCompleted:
             one.when_stored = attempt.when_stored
-        if statements:
-            one.statements, one.attempt = statements, attempt
+        if effects:
+            one.effects, one.attempt = effects, attempt
         self._deliver(run, one)
 
     def undone(self, attempt: OpenAttempt, failure: Failure) -> None:
@@ -344,7 +344,7 @@ class ActivityRunner:
         self.outcomes.judge(attempt, Raised(replace(raised, retryable=failure.retryable)))
 
     def not_stored(self, run: OwnedRun) -> tuple[AttemptRow, ...]:
-        """Rows for those that succeeded and whose statements go no further with this worker:
+        """Rows for those that succeeded and whose effects go no further with this worker:
         nothing of them is stored, so they have not begun."""
         return tuple(
             self.row(one.attempt, AttemptState.NOT_BEGUN, details=one.attempt.previous_details)

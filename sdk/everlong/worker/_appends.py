@@ -7,6 +7,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from everlong._records import Records
+from everlong.outboxes import Draft, outbox_in
 from everlong.worker._approvals import approvals_of, approvals_to_close
 from everlong.worker._outgoing import SENDING, Sender
 from everlong.worker._owned import OUTCOMES, OwnedRun, Step
@@ -27,6 +28,7 @@ from everlong_engine import (
     HistoryRow,
     ItemPublished,
     ItemRow,
+    Letter,
     NewRun,
     NextRun,
     Outgoing,
@@ -130,8 +132,11 @@ class Appends:
             tags=_tags_set(decisions) if run.code.is_labelled else (),
             trims=run.code.outputs.trims(items) if items else (),
         )
-        if incoming.statements:
-            append.statements = incoming.statements
+        if incoming.effects:
+            append.statements = tuple(one for one in incoming.effects if not isinstance(one, Draft))
+        letters = self._letters(run, step, at_us)
+        if letters:
+            append.letters, step.leaves_letters = letters, True
         if run.handed_out or (position is not None and isinstance(incoming.event, OUTCOMES)):
             append.over = _over(run, step)
         if run.queued:
@@ -168,10 +173,37 @@ class Appends:
                     True,
                     made.headers,
                 )
-            elif type(made) is ItemPublished:
+            elif type(made) is ItemPublished and outbox_in(made.channel) is None:
                 items.append(self._records.item(run.execution_id, run, made, at_us))
             rows.append(row(run, seq + 1 + index, decision, at_us, blobs))
         return items, sends
+
+    def _letters(self, run: OwnedRun, step: Step, at_us: int) -> tuple[Letter, ...]:
+        """What goes to brokers: of an activity that has completed, then of what follows."""
+        base, effects = step.base, step.incoming.effects
+        found = [
+            (one.outbox, base, number, one.payload)
+            for number, one in enumerate(one for one in effects if isinstance(one, Draft))
+        ]
+        for seq, made in enumerate(step.decisions, base + 1):
+            if type(made) is ItemPublished and (outbox := outbox_in(made.channel)) is not None:
+                found.append((outbox, seq, 0, made.payload))
+        return tuple(
+            self._records.letter(
+                Letter(
+                    outbox=outbox,
+                    shard=run.shard,
+                    execution_id=run.execution_id,
+                    run_id=run.run_id,
+                    seq=seq,
+                    number=number,
+                    at_us=at_us,
+                    payload=payload,
+                    checksum=0,
+                )
+            )
+            for outbox, seq, number, payload in found
+        )
 
     def of_end(
         self, run: OwnedRun, event: RunTimedOut | RunCancelled | RunFailed, at_us: int

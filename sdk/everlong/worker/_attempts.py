@@ -20,14 +20,13 @@ from everlong._failures import encode_exception
 from everlong._info import ActivityInfo
 from everlong._tokens import Token
 from everlong.exceptions import DefinitionError, EverlongError
-from everlong.transactions import Transaction
+from everlong.transactions import Effect, Transaction
 from everlong.worker._pool import ProcessDied, ProcessPool, perform_in_process
 from everlong.worker._threads import DaemonThreads
 from everlong_engine import (
     ActivityScheduled,
     Alarm,
     Failure,
-    Statement,
     id_text,
     pack,
     unpack,
@@ -102,7 +101,7 @@ class Beats(Protocol):
 
 class Succeeded(Struct, frozen=True):
     result: bytes
-    statements: tuple[Statement, ...] = ()
+    effects: tuple[Effect, ...] = ()
     """To be stored with it, or not at all."""
 
 

@@ -42,6 +42,7 @@ from everlong.worker._leaving import RunReleaser
 from everlong.worker._loading import RunLoader
 from everlong.worker._owned import OUTCOMES, Incoming, OwnedRun, Step
 from everlong.worker._pausing import RunPauser
+from everlong.worker._relay import Relay
 from everlong.worker._run_timers import RunTimers
 from everlong.worker._turns import TurnDesk
 from everlong.worker._updates import UpdateDesk
@@ -134,6 +135,7 @@ class RunKeeper:
         self.versions = versions
         self.turns = TurnDesk(self)
         self.appends = Appends(engine, records, worker_id, versions, self.activities.reserve)
+        self.relay = Relay(engine, records, worker_id)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -331,6 +333,8 @@ class RunKeeper:
             self.engine.answered(run.execution_id, name, told)
         if step.ends_tasks:
             self.engine.tasks_changed()
+        if step.leaves_letters:
+            self.engine.letters_stored()
         pumping, run.pumping = run.pumping, True  # What ends at once is fed behind all of them.
         for seq, decision in enumerate(step.decisions, step.base + 1):
             self._act(run, decision, seq)
@@ -506,6 +510,7 @@ class RunKeeper:
         self.stopping = True
         self.loading.stop()
         await self.leaving.release_all()
+        await self.relay.stop()
         self.deadlines.stop()
         for task in self._tasks:
             task.cancel()
@@ -513,6 +518,7 @@ class RunKeeper:
     def abandon(self) -> None:
         """The store failed: drop everything, acknowledge nothing."""
         self.stopping = True
+        self.relay.abandon()
         self.loading.stop()
         for run in list(self.cache):
             self.forget(run)

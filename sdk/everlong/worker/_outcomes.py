@@ -99,7 +99,7 @@ class OutcomeJudge:
         match outcome:
             case Succeeded():
                 completed = ActivityCompleted(activity_id, outcome.result)
-                self._runner.finish(attempt, completed, outcome.statements)
+                self._runner.finish(attempt, completed, outcome.effects)
             case Raised():
                 self._failed(attempt, outcome.failure)
             case Died():

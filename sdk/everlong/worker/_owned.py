@@ -14,6 +14,7 @@ from everlong._definitions import ActivityDefinition
 from everlong._replay.identity import scheduled_by
 from everlong._replay.run import WorkflowRun
 from everlong.exceptions import EverlongError
+from everlong.transactions import Effect
 from everlong_engine import (
     ActivityCancelled,
     ActivityCompleted,
@@ -27,7 +28,6 @@ from everlong_engine import (
     MailRow,
     NewRun,
     RunRow,
-    Statement,
     UpdateReceived,
 )
 
@@ -64,7 +64,7 @@ class Incoming(Struct, eq=False):
     """Whoever sent it directly waits for its commit."""
     stored: bool = False
     """An outcome that lies in the inbox as well, for its run is paused."""
-    statements: tuple[Statement, ...] = ()
+    effects: tuple[Effect, ...] = ()
     """What is stored with it. It is nothing without them, so it never lies in the inbox."""
     attempt: "OpenAttempt | None" = None
     """Whose they are: it has failed if one of them does."""
@@ -97,6 +97,8 @@ class Step(Struct, eq=False):
     """What senders hear with it: (name of the request, answer)."""
     ends_tasks: bool = False
     """Who has tasks of the run here looks whether they are wanted."""
+    leaves_letters: bool = False
+    """Relays look into their outboxes."""
 
 
 class OpenAttempt(Struct, eq=False):

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.failure import Failure
+from everlong_engine.model.letters import KeptLetter, OutboxRow
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.queues import LimitOrigin, LimitRow, Starts
 from everlong_engine.model.requests import Sent
@@ -184,6 +185,20 @@ class MemoryData:
         """What runs are found by, by (run, name)."""
         self.tags_of = Index[tuple[bytes, str], TagValue](lambda key, _: key[0])
         self.tags = Table(journal, self.tags_of)
+        self._make_letters(journal)
+
+    def _make_letters(self, journal: Journal) -> None:
+        """What waits for brokers, by position, and who takes it out; counts are not kept."""
+        self.letters_waiting = Index[int, KeptLetter](
+            lambda _, kept: kept.letter.outbox if kept.refused is None else None
+        )
+        self.letters_refused = Index[int, KeptLetter](
+            lambda _, kept: None if kept.refused is None else kept.letter.outbox
+        )
+        self.letters = Table(journal, self.letters_waiting, self.letters_refused)
+        self.outboxes = Table[str, OutboxRow](journal)
+        self.last_letter = 0
+        """A position is never used twice."""
 
     def _make_pauses(self, journal: Journal) -> None:
         """Who holds what: by execution, and by (namespace, type)."""
@@ -209,12 +224,12 @@ class MemoryData:
 
     def transaction(self, work: Callable[[], T]) -> T:
         """Run `work`; whatever it raises, nothing of it stays."""
-        last_position = self.last_position
+        counters = self.last_position, self.last_letter
         try:
             result = work()
         except BaseException:
             self._journal.undo()
-            self.last_position = last_position
+            self.last_position, self.last_letter = counters
             if self._sql is not None and self._sql.in_transaction:
                 self._sql.execute("ROLLBACK")
             raise

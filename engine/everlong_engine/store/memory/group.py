@@ -44,6 +44,7 @@ from everlong_engine.model.writes import (
 from everlong_engine.store.interface import MailGone
 from everlong_engine.store.memory.data import MemoryData, StoredApproval, StoredEvent
 from everlong_engine.store.memory.leases import mark_attempts, release
+from everlong_engine.store.memory.letters import put_letters
 from everlong_engine.store.memory.messages import (
     answer_approval,
     answer_mail,
@@ -387,6 +388,7 @@ def _record(data: MemoryData, append: Append) -> None:
             if known is not None and known.answer is None:
                 data.approvals.remove((append.run_id, number))
     data.change_tags(append.run_id, append.tags)
+    put_letters(data, append)
     for item in append.items:
         key = (append.execution_id, item.channel, item.number)
         if key in data.published.rows:

@@ -24,6 +24,7 @@ from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, Sto
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.filters import AnyField
+from everlong_engine.model.letters import KeptLetter, OutboxRow, Refused
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.queues import LimitRow, SetLimits
 from everlong_engine.model.runs import (
@@ -56,6 +57,7 @@ from everlong_engine.store.interface import (
 from everlong_engine.store.memory import (
     lanes,
     leases,
+    letters,
     moves,
     pauses,
     reads,
@@ -313,6 +315,43 @@ class MemoryStore:
         self, position: int, limit: int, workers: Sequence[bytes] | None = None
     ) -> list[MailRow]:
         return reads.mail_since(self._open_data(), position, limit)
+
+    # ---------------------------------------------------------------------------- outboxes
+
+    async def full_outboxes(self, names: Sequence[str]) -> list[str]:
+        return letters.full_outboxes(self._open_data(), names)
+
+    async def take_letters(
+        self, outbox: str, worker_id: bytes, limit: int, bytes_max: int
+    ) -> list[KeptLetter] | None:
+        return self._write(
+            lambda data: letters.take_letters(data, outbox, worker_id, limit, bytes_max)
+        )
+
+    async def letters_sent(
+        self, outbox: str, sent: Sequence[int], refused: Sequence[Refused]
+    ) -> None:
+        self._write(lambda data: letters.letters_sent(data, outbox, sent, refused))
+
+    async def outbox_fails(self, outbox: str, worker_id: bytes, fault: str, now_us: int) -> None:
+        self._write(lambda data: letters.outbox_fails(data, outbox, worker_id, fault, now_us))
+
+    async def outboxes(self) -> list[OutboxRow]:
+        return letters.outboxes(self._open_data())
+
+    async def letters(
+        self, outbox: str, after: int, limit: int, *, refused: bool
+    ) -> list[KeptLetter]:
+        return letters.letters(self._open_data(), outbox, after, limit, refused=refused)
+
+    async def send_again(self, outbox: str, positions: Sequence[int] | None) -> int:
+        return self._write(lambda data: letters.send_again(data, outbox, positions))
+
+    async def drop_letters(self, outbox: str, positions: Sequence[int] | None) -> int:
+        return self._write(lambda data: letters.drop_letters(data, outbox, positions))
+
+    async def letters_of(self, execution_ids: Sequence[bytes]) -> int:
+        return letters.letters_of(self._open_data(), execution_ids)
 
     # ------------------------------------------------------------------------------ upkeep
 

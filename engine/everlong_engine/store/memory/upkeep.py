@@ -118,6 +118,7 @@ def _problems(data: MemoryData) -> Iterator[Problem]:
         if checksum(0, mail.kind, mail.body) != mail.checksum:
             yield Problem(mail.execution_id, f"message {position} has a wrong checksum")
     yield from _of_published(data)
+    yield from _of_letters(data)
     yield from _of_approvals(data)
     yield from _of_orphans(data)
     for _, run in sorted(data.runs.rows.items()):
@@ -186,6 +187,13 @@ def _of_published(data: MemoryData) -> Iterator[Problem]:
         if checksum(item.number, CODES[ItemPublished], item.payload) != item.checksum:
             text = f"item {item.number} of the output channel {item.channel!r:.100}"
             yield Problem(key[0], f"{text} has a wrong checksum")
+
+
+def _of_letters(data: MemoryData) -> Iterator[Problem]:
+    for position, kept in sorted(data.letters.rows.items()):
+        if not kept.is_whole:
+            text = f"letter {position} of the outbox {kept.letter.outbox!r:.100}"
+            yield Problem(kept.letter.run_id, f"{text} has a wrong checksum")
 
 
 def _of_orphans(data: MemoryData) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from everlong_engine.model.runs import RunStatus
 from everlong_engine.model.tasks import TaskEnd
 from everlong_engine.model.writes import Append, AppendResult, Approvals, Refusal, WriteResult
 from everlong_engine.store.interface import MailGone
+from everlong_engine.store.postgres.letters import letter_values
 from everlong_engine.store.postgres.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.postgres.statements import Tx
 from everlong_engine.store.postgres.tags import change_tags, tag_values
@@ -59,6 +60,7 @@ async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None
     history: list[tuple[Any, ...]] = []
     items: list[tuple[Any, ...]] = []
     trimming: list[Append] = []
+    letters: list[tuple[Any, ...]] = []
     ending: list[Append] = []
     for chain in chains:
         accepted = chain[0][1].run_id in hit
@@ -69,11 +71,15 @@ async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None
             if accepted and append.items:
                 items += item_values(append)
                 trimming.append(append)
+            if accepted and append.letters:
+                letters += letter_values(append)
     if history:
         await tx.rows("insert_history", history)
     if items:
         await tx.rows("insert_published", items)
         await trim(tx, trimming)
+    if letters:
+        await tx.rows("insert_letters", letters)
     await _end_activities(tx, ending)
     again: Chain = []
     for at, append in broken:

@@ -1541,3 +1541,88 @@ SELECT DISTINCT o.execution_id FROM everlong.requests AS o WHERE NOT EXISTS
 -- What hangs on nobody.
 SELECT DISTINCT o.execution_id FROM everlong.published AS o WHERE NOT EXISTS
     (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);
+
+-- name: insert_letters
+-- What accepted appends leave for brokers, in its order.
+INSERT INTO everlong.outgoing_letters
+    (shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum)
+SELECT shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum
+FROM unnest($1::INT[], $2::TEXT[], $3::BYTEA[], $4::BYTEA[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[],
+            $8::BYTEA[], $9::BIGINT[]) WITH ORDINALITY AS one
+    (shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum, place)
+ORDER BY place;
+
+-- name: full_outboxes
+-- In which of these something waits. One look into an index for each.
+SELECT name FROM unnest($1::TEXT[]) AS wanted (name) WHERE EXISTS (
+    SELECT 1 FROM everlong.outgoing_letters WHERE outbox = name AND refused IS NULL)
+ORDER BY name COLLATE "C";
+
+-- name: holder_of
+SELECT holder FROM everlong.outgoing_boxes WHERE outbox = $1;
+
+-- name: hold_outbox
+-- Nobody else is at it: of two who try, the second one finds the first.
+INSERT INTO everlong.outgoing_boxes AS box (outbox, holder) VALUES ($1, $2)
+ON CONFLICT (outbox) DO UPDATE SET holder = excluded.holder WHERE NOT EXISTS (
+    SELECT 1 FROM everlong.workers WHERE worker_id = box.holder AND NOT dead)
+RETURNING outbox;
+
+-- name: waiting_letters
+SELECT position, shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum, refused
+FROM everlong.outgoing_letters WHERE outbox = $1 AND refused IS NULL AND position > $2
+ORDER BY position LIMIT $3;
+
+-- name: refused_letters
+SELECT position, shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum, refused
+FROM everlong.outgoing_letters WHERE outbox = $1 AND refused IS NOT NULL AND position > $2
+ORDER BY position LIMIT $3;
+
+-- name: drop_letters
+-- Of these, whatever they are.
+DELETE FROM everlong.outgoing_letters WHERE outbox = $1 AND position = ANY ($2::BIGINT[]);
+
+-- name: drop_refused
+DELETE FROM everlong.outgoing_letters WHERE outbox = $1 AND refused IS NOT NULL;
+
+-- name: refuse_letters
+UPDATE everlong.outgoing_letters AS l SET refused = one.why
+FROM unnest($2::BIGINT[], $3::TEXT[]) AS one (position, why)
+WHERE l.outbox = $1 AND l.position = one.position;
+
+-- name: send_again
+UPDATE everlong.outgoing_letters SET refused = NULL
+WHERE outbox = $1 AND refused IS NOT NULL AND position = ANY ($2::BIGINT[]);
+
+-- name: send_all_again
+UPDATE everlong.outgoing_letters SET refused = NULL WHERE outbox = $1 AND refused IS NOT NULL;
+
+-- name: outbox_works
+-- Only where that is news.
+UPDATE everlong.outgoing_boxes SET failures = 0, fault = NULL, fault_us = NULL
+WHERE outbox = $1 AND failures > 0;
+
+-- name: outbox_fails
+UPDATE everlong.outgoing_boxes SET holder = NULL, failures = failures + 1, fault = $1, fault_us = $2
+WHERE outbox = $3 AND holder = $4;
+
+-- name: outboxes
+-- What is in them, and with which of them somebody got nowhere.
+WITH counted AS (
+    SELECT outbox, count(*) FILTER (WHERE refused IS NULL) AS waiting,
+           count(*) FILTER (WHERE refused IS NOT NULL) AS refused,
+           min(at_us) FILTER (WHERE refused IS NULL) AS oldest_us
+    FROM everlong.outgoing_letters GROUP BY outbox)
+SELECT outbox, coalesce(waiting, 0), coalesce(counted.refused, 0), oldest_us, holder,
+       coalesce(failures, 0), fault, fault_us
+FROM counted FULL JOIN everlong.outgoing_boxes AS box USING (outbox)
+WHERE waiting IS NOT NULL OR failures > 0 ORDER BY outbox COLLATE "C";
+
+-- name: letters_of
+SELECT count(*) FROM everlong.outgoing_letters
+WHERE refused IS NULL AND execution_id = ANY ($1::BYTEA[]);
+
+-- name: every_letter
+SELECT shard, position, shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum, refused
+FROM everlong.outgoing_letters
+WHERE (shard, position) > ($1::INT, $2::BIGINT) ORDER BY shard, position LIMIT $3;

@@ -8,6 +8,7 @@ from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import Append, StartResult, StartRun, WriteResult
 from everlong_engine.store.postgres.appends import history_values, item_values, put_approvals, trim
+from everlong_engine.store.postgres.letters import letter_values
 from everlong_engine.store.postgres.messages import put_attached
 from everlong_engine.store.postgres.pauses import is_held
 from everlong_engine.store.postgres.rows import (
@@ -64,6 +65,7 @@ async def _insert(tx: Tx, starts: list[tuple[int, StartRun]], results: list[Writ
     created = {row[0] for row in await tx.rows("begin_runs", values)}
     history: list[tuple[Any, ...]] = []
     items: list[tuple[Any, ...]] = []
+    letters: list[tuple[Any, ...]] = []
     tags: list[tuple[Any, ...]] = []
     changing: list[Append] = []
     for at, start in starts:
@@ -79,6 +81,7 @@ async def _insert(tx: Tx, starts: list[tuple[int, StartRun]], results: list[Writ
         if start.first is not None:
             history += history_values(start.first)
             items += item_values(start.first)
+            letters += letter_values(start.first)
             if start.first.tags:
                 changing.append(start.first)
             await put_approvals(tx, start.first)
@@ -92,6 +95,8 @@ async def _insert(tx: Tx, starts: list[tuple[int, StartRun]], results: list[Writ
     if items:
         await tx.rows("insert_published", items)
         await trim(tx, (start.first for _, start in starts if start.first is not None))
+    if letters:
+        await tx.rows("insert_letters", letters)
     if tags:
         await tx.rows("put_tags", tags)
     for first in changing:  # Behind what they began with.

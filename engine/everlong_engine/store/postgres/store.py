@@ -19,6 +19,7 @@ from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
 from everlong_engine.model.filters import AnyField
+from everlong_engine.model.letters import KeptLetter, OutboxRow, Refused
 from everlong_engine.model.limits import LEASE_US, STRIKES_TO_POISON
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.queues import LimitRow, SetLimits
@@ -53,6 +54,7 @@ from everlong_engine.store.postgres import (
     by_shard,
     lanes,
     leases,
+    letters,
     moves,
     pauses,
     reads,
@@ -437,6 +439,45 @@ class PostgresStore:
         if workers is None:
             return await self._look(lambda tx: reads.mail_since(tx, position, limit))
         return await self._look(lambda tx: reads.mail_of_workers(tx, workers, limit))
+
+    # ---------------------------------------------------------------------------- outboxes
+
+    async def full_outboxes(self, names: Sequence[str]) -> list[str]:
+        return await self._look(lambda tx: letters.full_outboxes(tx, names))
+
+    async def take_letters(
+        self, outbox: str, worker_id: bytes, limit: int, bytes_max: int
+    ) -> list[KeptLetter] | None:
+        return await self._write(
+            lambda tx: letters.take_letters(tx, outbox, worker_id, limit, bytes_max)
+        )
+
+    async def letters_sent(
+        self, outbox: str, sent: Sequence[int], refused: Sequence[Refused]
+    ) -> None:
+        await self._write(lambda tx: letters.letters_sent(tx, outbox, sent, refused))
+
+    async def outbox_fails(self, outbox: str, worker_id: bytes, fault: str, now_us: int) -> None:
+        await self._write(lambda tx: letters.outbox_fails(tx, outbox, worker_id, fault, now_us))
+
+    async def outboxes(self) -> list[OutboxRow]:
+        return await self._look(letters.outboxes)
+
+    async def letters(
+        self, outbox: str, after: int, limit: int, *, refused: bool
+    ) -> list[KeptLetter]:
+        return await self._look(
+            lambda tx: letters.letters(tx, outbox, after, limit, refused=refused)
+        )
+
+    async def send_again(self, outbox: str, positions: Sequence[int] | None) -> int:
+        return await self._write(lambda tx: letters.send_again(tx, outbox, positions))
+
+    async def drop_letters(self, outbox: str, positions: Sequence[int] | None) -> int:
+        return await self._write(lambda tx: letters.drop_letters(tx, outbox, positions))
+
+    async def letters_of(self, execution_ids: Sequence[bytes]) -> int:
+        return await self._look(lambda tx: letters.letters_of(tx, execution_ids))
 
     # ------------------------------------------------------------------------------ upkeep
 

@@ -25,6 +25,7 @@ from everlong_engine.model.ids import id_text
 from everlong_engine.model.runs import RunRow, RunStatus
 from everlong_engine.model.tags import Tags, same_tags
 from everlong_engine.store.interface import Problem
+from everlong_engine.store.postgres.letters import kept_letter
 from everlong_engine.store.postgres.reads import approval
 from everlong_engine.store.postgres.rows import run_row
 from everlong_engine.store.postgres.statements import Tx
@@ -51,7 +52,8 @@ async def verify(tx: Tx) -> list[Problem]:
 
 
 async def _problems(tx: Tx) -> AsyncIterator[Problem]:
-    for part in (_of_mail, _of_blobs, _of_published, _of_approvals, _of_orphans, _of_runs):
+    parts = (_of_mail, _of_blobs, _of_published, _of_letters, _of_approvals, _of_orphans, _of_runs)
+    for part in parts:
         async for problem in part(tx):
             yield problem
     for waited_for, waiter in await tx.all("idle_links"):
@@ -197,6 +199,15 @@ async def _of_published(tx: Tx) -> AsyncIterator[Problem]:
             if checksum(number, CODES[ItemPublished], payload) != stored:
                 text = f"item {number} of the output channel {name!r:.100} has a wrong checksum"
                 yield Problem(execution_id, text)
+
+
+async def _of_letters(tx: Tx) -> AsyncIterator[Problem]:
+    async for rows in _batches(tx, "every_letter", (-1, -1)):
+        for values in rows:
+            kept = kept_letter(values[1:])
+            if not kept.is_whole:
+                text = f"letter {kept.position} of the outbox {kept.letter.outbox!r:.100}"
+                yield Problem(kept.letter.run_id, f"{text} has a wrong checksum")
 
 
 async def _of_orphans(tx: Tx) -> AsyncIterator[Problem]:

@@ -8,6 +8,7 @@ from everlong_engine.model.runs import RunStatus
 from everlong_engine.model.tasks import TaskEnd
 from everlong_engine.model.writes import Append, AppendResult, Approvals, Refusal, WriteResult
 from everlong_engine.store.interface import MailGone
+from everlong_engine.store.sqlite.letters import letter_values
 from everlong_engine.store.sqlite.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
 from everlong_engine.store.sqlite.tags import change_tags, tag_values
@@ -50,6 +51,7 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
     history: list[tuple[Any, ...]] = []
     items: list[tuple[Any, ...]] = []
     trimming: list[Append] = []
+    letters: list[tuple[Any, ...]] = []
     for chain in chains:
         accepted = chain[0][1].run_id in hit
         for at, append in chain:
@@ -57,11 +59,15 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
             if accepted and append.items:
                 items += item_values(append)
                 trimming.append(append)
+            if accepted and append.letters:
+                letters += letter_values(append)
     if history:
         execute_rows(tx, "insert_history", history)
     if items:
         execute_rows(tx, "insert_published", items)
         trim(tx, trimming)
+    if letters:
+        execute_rows(tx, "insert_letters", letters)
     again: _Chain = []
     for at, append in broken:
         results[at] = FENCED

@@ -27,6 +27,7 @@ __all__ = [
     "ITEM",
     "KEYS",
     "MAIL",
+    "OUTBOX",
     "POSITION_MAX",
     "TAG",
     "Column",
@@ -112,6 +113,18 @@ ITEM: Final = (
     _any_int("checksum"),
 )
 """As `published_from` reads them."""
+
+OUTBOX: Final = (
+    _text("outbox"),
+    _number("waiting"),
+    _number("refused"),
+    _instant("oldest_us").or_null(),
+    _id("holder").or_null(),
+    _number("failures"),
+    _text("fault").or_null(),
+    _instant("fault_us").or_null(),
+)
+"""As `outboxes` reads them, which counts some."""
 
 TAG: Final = (
     Column("name", (str,), 1, 64),
@@ -220,6 +233,20 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _number("state", min(TurnState), max(TurnState)),
     ),
     "published": (_SHARD, _id("execution_id"), *ITEM),
+    "outgoing_letters": (
+        _number("position", 1, _INT_MAX - 1),
+        _SHARD,
+        _text("outbox"),
+        _id("execution_id"),
+        _id("run_id"),
+        _number("seq", 1),
+        _number("number"),
+        _instant("at_us"),
+        _bytes("payload"),
+        _any_int("checksum"),
+        _text("refused").or_null(),
+    ),
+    "outgoing_boxes": (OUTBOX[0], *OUTBOX[4:]),
     "approvals": (_SHARD, _id("run_id"), *APPROVAL),
     "tags": (_SHARD, _id("run_id"), TAG[0], _text("namespace"), *TAG[1:]),
     "pauses": (
@@ -296,6 +323,8 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "queue_starts": ("queue", "key"),
     "turns": ("shard", "execution_id"),
     "published": ("shard", "execution_id", "channel", "number"),
+    "outgoing_letters": ("position",),
+    "outgoing_boxes": ("outbox",),
     "approvals": ("shard", "run_id", "number"),
     "tags": ("shard", "run_id", "name"),
     "pauses": ("shard", "execution_id"),

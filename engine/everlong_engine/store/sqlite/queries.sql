@@ -1028,3 +1028,68 @@ WHERE on_parent_close NOT IN ('', 'terminate', 'cancel', 'abandon')
                   AND r.workflow_id = l.waiter AND r.execution_id = l.waiter_id AND r.status < 10)
    OR NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.shard = l.shard AND r.run_id = l.waiter_run
                   AND r.execution_id = l.waiter_id);
+
+-- name: insert_letters
+-- What accepted appends leave for brokers.
+INSERT INTO outgoing_letters (shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum)
+SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;
+
+-- name: has_letters
+SELECT 1 FROM outgoing_letters WHERE outbox = ? AND refused IS NULL LIMIT 1;
+
+-- name: holder_of
+-- Who publishes from an outbox, and is not dead.
+SELECT holder, EXISTS (SELECT 1 FROM workers WHERE worker_id = holder AND NOT dead)
+FROM outgoing_boxes WHERE outbox = ?;
+
+-- name: hold_outbox
+INSERT INTO outgoing_boxes (outbox, holder) VALUES (?, ?)
+ON CONFLICT (outbox) DO UPDATE SET holder = excluded.holder;
+
+-- name: waiting_letters
+SELECT position, shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum, refused
+FROM outgoing_letters WHERE outbox = ? AND refused IS NULL AND position > ? ORDER BY position LIMIT ?;
+
+-- name: refused_letters
+SELECT position, shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum, refused
+FROM outgoing_letters WHERE outbox = ? AND refused IS NOT NULL AND position > ? ORDER BY position LIMIT ?;
+
+-- name: drop_letters
+-- Of these, whatever they are.
+DELETE FROM outgoing_letters WHERE outbox = ? AND position IN (SELECT value FROM json_each(?));
+
+-- name: drop_refused
+DELETE FROM outgoing_letters WHERE outbox = ? AND refused IS NOT NULL;
+
+-- name: refuse_letter
+UPDATE outgoing_letters SET refused = ? WHERE outbox = ? AND position = ?;
+
+-- name: send_again
+UPDATE outgoing_letters SET refused = NULL
+WHERE outbox = ? AND refused IS NOT NULL AND position IN (SELECT value FROM json_each(?));
+
+-- name: send_all_again
+UPDATE outgoing_letters SET refused = NULL WHERE outbox = ? AND refused IS NOT NULL;
+
+-- name: outbox_works
+-- Only where that is news.
+UPDATE outgoing_boxes SET failures = 0, fault = NULL, fault_us = NULL WHERE outbox = ? AND failures > 0;
+
+-- name: outbox_fails
+UPDATE outgoing_boxes SET holder = NULL, failures = failures + 1, fault = ?, fault_us = ?
+WHERE outbox = ? AND holder = ?;
+
+-- name: outboxes
+-- What is in them, and with which of them somebody got nowhere.
+SELECT outbox, sum(waiting), sum(refused), min(oldest_us), max(holder), max(failures), max(fault),
+       max(fault_us)
+FROM (SELECT outbox, refused IS NULL AS waiting, refused IS NOT NULL AS refused,
+             CASE WHEN refused IS NULL THEN at_us END AS oldest_us,
+             NULL AS holder, 0 AS failures, NULL AS fault, NULL AS fault_us FROM outgoing_letters
+      UNION ALL
+      SELECT outbox, 0, 0, NULL, holder, failures, fault, fault_us FROM outgoing_boxes)
+GROUP BY outbox HAVING sum(waiting) + sum(refused) + max(failures) > 0 ORDER BY outbox;
+
+-- name: letters_of
+SELECT count(*) FROM outgoing_letters
+WHERE refused IS NULL AND hex(execution_id) IN (SELECT value FROM json_each(?));

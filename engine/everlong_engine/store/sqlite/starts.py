@@ -10,6 +10,7 @@ from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import Append, StartResult, StartRun, WriteResult
 from everlong_engine.store.sqlite.appends import history_values, item_values, put_approvals, trim
 from everlong_engine.store.sqlite.columns import as_id, fetch_one
+from everlong_engine.store.sqlite.letters import letter_values
 from everlong_engine.store.sqlite.messages import put_attached
 from everlong_engine.store.sqlite.pauses import is_held
 from everlong_engine.store.sqlite.rows import (
@@ -56,6 +57,7 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
     created = {row[0] for row in execute_rows(tx, "begin_runs", values)}
     history: list[tuple[Any, ...]] = []
     items: list[tuple[Any, ...]] = []
+    letters: list[tuple[Any, ...]] = []
     tags: list[tuple[Any, ...]] = []
     changing: list[Append] = []
     for at, start in starts:
@@ -71,6 +73,7 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
         if start.first is not None:
             history += history_values(start.first)
             items += item_values(start.first)
+            letters += letter_values(start.first)
             if start.first.tags:
                 changing.append(start.first)
             put_approvals(tx, start.first)
@@ -84,6 +87,8 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
     if items:
         execute_rows(tx, "insert_published", items)
         trim(tx, (start.first for _, start in starts if start.first is not None))
+    if letters:
+        execute_rows(tx, "insert_letters", letters)
     if tags:
         execute_rows(tx, "put_tags", tags)
     for first in changing:  # Behind what they began with.

@@ -42,6 +42,7 @@ from everlong_engine.store.sqlite.columns import (
     wrong,
 )
 from everlong_engine.store.sqlite.connection import classify
+from everlong_engine.store.sqlite.letters import kept_letter
 from everlong_engine.store.sqlite.reads import approval
 from everlong_engine.store.sqlite.rows import run_row
 from everlong_engine.store.sqlite.statements import SQL
@@ -100,6 +101,7 @@ def _problems(tx: Connection) -> Iterator[Problem]:
     yield from _of_positions(tx)
     yield from _of_mail(tx)
     yield from _of_published(tx)
+    yield from _of_letters(tx)
     yield from _of_approvals(tx)
     yield from _of_orphans(tx)
     yield from _of_links(tx)
@@ -316,6 +318,16 @@ def _of_published(tx: Connection) -> Iterator[Problem]:
         if checksum(number, CODES[ItemPublished], payload) != stored:
             text = f"item {number} of the output channel {name!r:.100} has a wrong checksum"
             yield Problem(execution_id, text)
+
+
+def _of_letters(tx: Connection) -> Iterator[Problem]:
+    for _, values in _rows(tx, "outgoing_letters"):
+        if _fault("outgoing_letters", values) is not None or values is None:
+            continue  # Named with the rows of its table.
+        kept = kept_letter(values)
+        if not kept.is_whole:
+            text = f"letter {kept.position} of the outbox {kept.letter.outbox!r:.100}"
+            yield Problem(kept.letter.run_id, f"{text} has a wrong checksum")
 
 
 def _of_links(tx: Connection) -> Iterator[Problem]:
