@@ -109,6 +109,7 @@ from everlong_engine.model.filters import (
     literal,
 )
 from everlong_engine.model.ids import first_id_of, id_from_text, id_text
+from everlong_engine.model.keys import KeyKind, StartKey
 from everlong_engine.model.letters import (
     KeptLetter,
     Letter,
@@ -117,7 +118,7 @@ from everlong_engine.model.letters import (
     check_of_letter,
     letter_id,
 )
-from everlong_engine.model.lineage import CopiedPart, Reset
+from everlong_engine.model.lineage import CopiedPart, Debounced, Reset
 from everlong_engine.model.moves import MOVER
 from everlong_engine.model.outgoing import (
     AwaitEnd,
@@ -302,6 +303,7 @@ __all__ = [
     "Clock",
     "Closing",
     "CopiedPart",
+    "Debounced",
     "Decision",
     "Engine",
     "Event",
@@ -324,6 +326,7 @@ __all__ = [
     "ItemPublished",
     "ItemRow",
     "KeptLetter",
+    "KeyKind",
     "Letter",
     "LimitOrigin",
     "LimitRow",
@@ -398,6 +401,7 @@ __all__ = [
     "SignalRejected",
     "SqlValue",
     "StartChild",
+    "StartKey",
     "StartResult",
     "StartRun",
     "Statement",

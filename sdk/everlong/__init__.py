@@ -16,6 +16,7 @@ from everlong.client import (
     BulkPreview,
     BulkReport,
     Client,
+    DebouncedStarts,
     ExecutionDescription,
     ExecutionSummary,
     HistoryEvent,
@@ -107,6 +108,7 @@ from everlong.queues import Rate, TaskQueue
 from everlong.registry import Definitions
 from everlong.replayer import ReplayedRun, Replayer
 from everlong.saga import Saga, saga
+from everlong.starts import Debounce, Dedup
 from everlong.transactions import Transaction
 from everlong.worker import Worker
 from everlong.workflow import (
@@ -147,6 +149,9 @@ __all__ = [
     "Client",
     "CompensationFailed",
     "ContextPropagator",
+    "Debounce",
+    "DebouncedStarts",
+    "Dedup",
     "DefinitionError",
     "Definitions",
     "EndlessDrive",

@@ -475,6 +475,9 @@ def _in_history(run: Run, seq: int, event: Event) -> Place:
 
 
 def _for_run(run: Run, event: Event) -> Place:
+    if isinstance(event, RunStarted) and event.debounced is not None:
+        # Whoever starts does not know which run it will be.
+        return Place(run.namespace, event.debounced.key, ("debounced", run.type))
     return place_of(run.namespace, run.run_id, f"inbox of {run.type}", 0, event)
 
 

@@ -133,6 +133,49 @@ def test_what_has_no_worker_says_so(here: Here) -> None:
     assert (told.out, "waits for one" in told.err) == ("p2\n", True)
 
 
+def test_starts_that_are_one_are_told_by_the_command_line(here: Here) -> None:
+    together = ("--debounce", "30s", "--debounce-key", "k", "--debounce-at-most", "1m")
+    ids = {
+        here("start", "purchase", "-a", f"amount={one}", *together).out.strip() for one in range(3)
+    }
+    (workflow_id,) = ids
+    (listed,) = here("list", "--json").document["items"]
+    assert listed["begins_at"] is not None
+    assert "begins in" in here("list").out
+    assert "3 with the key k, debounced since" in here("show", workflow_id).out
+    told = here("show", workflow_id, "--json").document["debounced"]
+    assert (told["key"], told["starts"]) == ("k", 3)
+    seen = ("--dedup-key", "p", "--dedup-within", "1d")
+    first = here("start", "purchase", "--id", "mine", *seen).out.strip()
+    assert (first, here("start", "purchase", *seen).out.strip()) == ("mine", "mine")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--debounce-key", "k"], "say for how long, too: --debounce TIME"),
+        (["--debounce", "soon"], "--debounce soon: write seconds, or a time"),
+        (["--debounce", "0"], "more than 0 seconds"),
+        (["--debounce", "5s", "--id", "x"], "debounce does not go with id"),
+        (["--dedup-key", "k"], "--dedup-key and --dedup-within go together"),
+        (["--dedup-key", "", "--dedup-within", "1h"], "printable"),
+    ],
+)
+def test_keys_of_starts_that_make_no_sense_exit_2(
+    here: Here, options: list[str], text: str
+) -> None:
+    done = here("start", "purchase", *options)
+    assert done.code == 2
+    assert text in done.err
+    assert workflow_ids(here) == []
+
+
+def workflow_ids(here: Here) -> list[str]:
+    """None, too, where there is no store yet."""
+    listed = here("list", "--json").document
+    return [one["workflow_id"] for one in listed.get("items", ())]
+
+
 def test_start_checks_arguments_where_it_knows_the_types(tmp_path: Path) -> None:
     wrong = everlong("start", f"{MARKET}:purchase", "-a", "amount=x", folder=tmp_path)
     assert (wrong.code, list(tmp_path.iterdir())) == (2, [])

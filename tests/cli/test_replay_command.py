@@ -196,6 +196,7 @@ def test_nothing_is_touched_not_even_under_a_worker(three: Shop) -> None:
 BACK_TO_SCHEMA_1 = """
 DROP TABLE outgoing_boxes;
 DROP TABLE outgoing_letters;
+DROP TABLE start_keys;
 DROP TABLE turns;
 DROP TABLE queue_starts;
 DROP TABLE queue_limits;

@@ -29,6 +29,7 @@ OPTIONS: Final = {
     "start": (
         *("--id", "--arg", "--json-args", "--request-id", "--tag", "--memo", "--after", "--at"),
         *("--retry-attempts", "--retry-delay", "--from-savepoint", "--of"),
+        *("--debounce", "--debounce-key", "--debounce-at-most", "--dedup-key", "--dedup-within"),
     ),
     "signal": ("--arg", "--json-args", "--request-id", "--value"),
     "query": ("--arg", "--json-args", "--timeout"),

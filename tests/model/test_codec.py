@@ -37,6 +37,7 @@ from everlong_engine.model.events import (
 )
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.limits import HISTORY_EVENTS_MAX, PAYLOAD_INLINE_BYTES_MAX
+from everlong_engine.model.lineage import Debounced
 from everlong_engine.model.policies import ActivityOptions
 from everlong_engine.model.tags import TagChanges
 from tests.support.events import any_event, event_of
@@ -66,7 +67,15 @@ def test_an_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject) -
     assert encode_event(again, {}) == (code, body)
 
 
-NOT_WRITTEN_WHEN_ABSENT = {"attempt", "begins_us", "cursors", "due_us", "headers", "retry"}
+NOT_WRITTEN_WHEN_ABSENT = {
+    "attempt",
+    "begins_us",
+    "cursors",
+    "debounced",
+    "due_us",
+    "headers",
+    "retry",
+}
 """Where they have a default."""
 
 
@@ -93,6 +102,7 @@ def test_what_a_start_has_learned_later_leaves_the_earlier_fields_where_they_are
         (structs.replace(plain, retry=policy), 22),
         (structs.replace(plain, attempt=2), 22),
         (structs.replace(plain, headers=b"h", begins_us=5, retry=policy, attempt=2), 22),
+        (structs.replace(plain, debounced=Debounced("k", 1, None, 2)), 24),
     ):
         code, body = encode_event(event, {})
         wire = fields_of(body)

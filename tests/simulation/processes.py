@@ -29,6 +29,7 @@ from everlong import (
     WorkflowTerminated,
     WorkflowTimedOut,
 )
+from everlong.client._terms import Terms
 from everlong_engine import Engine, RunStarted, SignalReceived
 from tests.simulation.carrying import act, carry_out, later
 from tests.simulation.language import letters, position, wishes
@@ -313,7 +314,7 @@ class Sender:
             python="",
         )
         result = await client._begin(  # pyright: ignore[reportPrivateUsage]
-            client.engine, started, errand.if_open, errand.if_closed, request
+            client.engine, started, Terms(errand.if_open, errand.if_closed, request), None
         )
         handle: WorkflowHandle[Any] = WorkflowHandle(
             client, errand.workflow_id, execution_id=result.execution_id

@@ -11,7 +11,7 @@ from msgspec.structs import fields
 
 from everlong_engine.model.events import KINDS, Carried, Event, Numbers
 from everlong_engine.model.failure import Failure
-from everlong_engine.model.lineage import CopiedPart, Reset
+from everlong_engine.model.lineage import CopiedPart, Debounced, Reset
 from everlong_engine.model.policies import ActivityOptions
 from everlong_engine.model.tags import TagChanges, Tags
 
@@ -58,6 +58,10 @@ def _resets(draw: st.DrawFn) -> Reset:
 
 
 resets: Final = _resets()
+_instants: Final = st.integers(0, 2**50)
+debounced_starts: Final = st.builds(
+    Debounced, texts, _instants, st.none() | _instants, st.integers(1, 2**40)
+)
 tag_names: Final = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", fullmatch=True)
 tag_values: Final = (
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -83,6 +87,7 @@ _BY_TYPE: Final[dict[Any, st.SearchStrategy[Any]]] = {
     Carried: st.lists(st.tuples(texts, payloads), max_size=3).map(tuple),
     Numbers: st.lists(st.tuples(texts, ints), max_size=3).map(tuple),
     Reset | None: st.none() | resets,
+    Debounced | None: st.none() | debounced_starts,
     tuple[Any, ...] | None: st.none() | policies,
     Tags: st.lists(st.tuples(tag_names, tag_values), max_size=3).map(tuple),
     TagChanges: st.lists(st.tuples(tag_names, st.none() | tag_values), max_size=3).map(tuple),

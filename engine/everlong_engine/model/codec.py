@@ -61,7 +61,7 @@ from everlong_engine.model.events import (
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.ids import ID_BYTES
 from everlong_engine.model.limits import EVENT_ELEMENTS_MAX, PAYLOAD_INLINE_BYTES_MAX
-from everlong_engine.model.lineage import Reset
+from everlong_engine.model.lineage import Debounced, Reset
 from everlong_engine.model.payload_limits import count_elements
 from everlong_engine.model.policies import ActivityOptions, run_policy_of
 from everlong_engine.model.tags import instant_us, tag_changes_of, tags_of
@@ -138,6 +138,7 @@ _RETRY: Final = _STARTED.index("retry")
 _PLAIN: Final = RunStarted.__struct_defaults__[_BEGINS - len(_STARTED) :]
 _ONCE: Final = _PLAIN[_RETRY - _BEGINS :]
 _CURSORS: Final = _STARTED.index("cursors")
+_DEBOUNCED: Final = _STARTED.index("debounced")
 
 
 def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tuple[Any, ...]]:
@@ -150,8 +151,10 @@ def _started(every: Callable[[Event], tuple[Any, ...]]) -> Callable[[Event], tup
             found = found[:_BEGINS]
         elif found[_RETRY:] == _ONCE:
             found = found[:_RETRY] if found[_HEADERS] else found[:_HEADERS]
-        elif not found[_CURSORS]:
-            found = found[:_CURSORS]
+        elif found[_DEBOUNCED] is not None:
+            found = (*found[:_DEBOUNCED], found[_DEBOUNCED].to_wire())
+        else:
+            found = found[:_DEBOUNCED] if found[_CURSORS] else found[:_CURSORS]
         reset = found[_RESET]
         if reset is None:
             return found
@@ -394,6 +397,8 @@ def _build_started(*wire: Any) -> RunStarted:
         values[19] = run_policy_of(values[19]).run_policy
     if len(values) > 21:
         values[21] = carried_of(values[21])
+    if len(values) > 22 and values[22] is not None:
+        values[22] = Debounced.from_wire(values[22])
     started = RunStarted(*values)
     if started.previous_run is not None and len(started.previous_run) != ID_BYTES:
         raise UndecodablePayload(reason="previous_run holds no id")

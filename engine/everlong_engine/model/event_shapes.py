@@ -14,7 +14,7 @@ from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import KINDS, Carried, Event, Numbers
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.limits import INSTANT_US_MAX
-from everlong_engine.model.lineage import Reset
+from everlong_engine.model.lineage import Debounced, Reset
 from everlong_engine.model.policies import ActivityOptions
 from everlong_engine.model.tags import TagChanges, Tags
 
@@ -56,6 +56,7 @@ _WRITTEN: Final[Mapping[Any, tuple[type, ...]]] = {
     Failure: (list,),
     Failure | None: (list, _NONE),
     Reset | None: (list, _NONE),
+    Debounced | None: (list, _NONE),
     tuple[Any, ...] | None: (list, _NONE),
     ActivityOptions: (list, _NONE),
 }

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 from msgspec import Struct
 
 from everlong_engine.model.failure import Failure
-from everlong_engine.model.lineage import Numbers, Reset
+from everlong_engine.model.lineage import Debounced, Numbers, Reset
 from everlong_engine.model.policies import ActivityOptions
 from everlong_engine.model.tags import TagChanges, Tags
 
@@ -120,6 +120,8 @@ class RunStarted(Struct, frozen=True):
     """Which attempt the run is, since the execution began or began anew."""
     cursors: Carried = ()
     """How far the execution had read its streams: (name, payload)."""
+    debounced: Debounced | None = None
+    """Which starts came together in it."""
 
 
 class ActivityCompleted(Struct, frozen=True):

@@ -1,8 +1,9 @@
-"""Where a run comes from that was reset or forked: it stands in the first event of the run.
+"""Where a run comes from: that it was reset or forked, or that several starts have made it.
+It stands in the first event of the run.
 
-Such a run begins with a copy of what other runs have recorded. What the code was told of itself
-there (its workflow id, its run) must be the same on replay, so each part of the copy names the run
-that recorded it first.
+One that was reset begins with a copy of what other runs have recorded. What the code was told of
+itself there (its workflow id, its run) must be the same on replay, so each part of the copy names
+the run that recorded it first.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.ids import ID_BYTES
 from everlong_engine.model.limits import INSTANT_US_MAX
 
-__all__ = ["CopiedPart", "Numbers", "Reset"]
+__all__ = ["CopiedPart", "Debounced", "Numbers", "Reset"]
 
 Numbers = tuple[tuple[str, int], ...]
 """Output channels with the number that the next item of each will have."""
@@ -62,6 +63,36 @@ class Reset(Struct, frozen=True):
         if not ends or ends != sorted(ends) or type(at_us) is not int:
             raise _no_reset()
         return cls(copied, at_us, reason)
+
+
+class Debounced(Struct, frozen=True):
+    """Of an execution that several starts have made together: under which key, and how."""
+
+    key: str
+    first_us: int
+    """When the first of them came."""
+    latest_us: int | None
+    """When it begins at the latest; None: when no more have come for a while."""
+    starts: int
+    """How many there were."""
+
+    def to_wire(self) -> list[Any]:
+        return [self.key, self.first_us, self.latest_us, self.starts]
+
+    @classmethod
+    def from_wire(cls, wire: Any) -> "Debounced":
+        match wire:
+            case [str(key), int(first_us), int() | None as latest_us, int(starts)]:
+                numbers = (first_us, latest_us or 0, starts)
+            case _:
+                raise _no_debounce()
+        if any(type(one) is not int or not 0 <= one <= INSTANT_US_MAX for one in numbers):
+            raise _no_debounce()
+        return cls(key, first_us, latest_us, starts)
+
+
+def _no_debounce() -> UndecodablePayload:
+    return UndecodablePayload(reason="it does not say which starts came together")
 
 
 def _part(wire: Any) -> CopiedPart:

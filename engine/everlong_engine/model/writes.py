@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from everlong_engine.model.codec import Blobs
 from everlong_engine.model.failure import Failure
+from everlong_engine.model.keys import StartKey
 from everlong_engine.model.letters import Letter
 from everlong_engine.model.outgoing import Outgoing, Target
 from everlong_engine.model.policies import IfClosed, IfOpen, OnParentClose
@@ -186,6 +187,8 @@ class StartRun(Struct, frozen=True):
     wake_us: int = 0
     attached: Attached | None = None
     """Not with `first`. It goes to the new execution, or to the open one that is used instead."""
+    key: StartKey | None = None
+    """Not with `first`; one that is debounced not with `attached` either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +206,8 @@ class StartResult:
     held: bool = False
     """Nothing was stored: its type is paused, so it cannot begin with a first drive."""
     repeated: bool = field(default=False, compare=False)
+    workflow_id: str = ""
+    """Of the execution that a start with a key has come to; "" for one without."""
 
 
 class Message(Struct, frozen=True):

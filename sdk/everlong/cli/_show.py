@@ -30,6 +30,7 @@ from everlong.cli._sources import load
 from everlong.cli._workers import hosting, missing
 from everlong.client import (
     Client,
+    DebouncedStarts,
     ExecutionDescription,
     Pause,
     PendingActivity,
@@ -173,6 +174,8 @@ class _View:
         if found.begins_at is not None:
             wait = span((found.begins_at - self.today).total_seconds())
             facts.append(("begins", (f"{instant(found.begins_at)}, in {wait}", "yellow")))
+        if found.debounced is not None:
+            facts.append(("starts", together_of(found.debounced)))
         if found.waits_for_turn:
             facts.append(("begins", ("when its pool has room: see `everlong pools`", "yellow")))
         if found.tags:
@@ -318,6 +321,13 @@ class _View:
         tasks = f"  × {one.tasks}" if one.tasks > 1 else ""
         code = cropped(one.code, _CODE_CHARS_MAX)
         return [f"    {one.where}", (f"{one.function}()", "dim"), [code, (tasks, "dim")]]
+
+
+def together_of(one: DebouncedStarts) -> str:
+    """Which starts an execution is made of, for people."""
+    key = f" with the key {one.key}" if one.key else ""
+    latest = "" if one.latest_at is None else f"; begins by {instant(one.latest_at)}"
+    return f"{one.starts:,}{key}, debounced since {instant(one.first_at)}{latest}"
 
 
 def origin_of(one: Repeated, workflow_id: str) -> str:

@@ -1,8 +1,7 @@
 """`everlong start`: leaves an execution in the store; a worker takes it up, now or later."""
 
 import asyncio
-import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -33,10 +32,19 @@ from everlong.cli._starting import (
     labels,
     retries,
 )
+from everlong.cli._when import (
+    DebounceAtMost,
+    Debounced,
+    DebounceKey,
+    DedupKey,
+    DedupWithin,
+    beginning,
+    seen_lately,
+    together,
+)
 from everlong.cli._workers import hosting
 from everlong.client import Client, ExecutionDescription
 from everlong.streams import StreamControl
-from everlong_engine import read_instant
 
 __all__ = ["start"]
 
@@ -79,6 +87,11 @@ def start(
     at: Annotated[
         str | None, typer.Option(metavar="WHEN", help="The same: 2026-12-24T18:00:00Z.")
     ] = None,
+    debounce: Debounced = None,
+    debounce_key: DebounceKey = None,
+    debounce_at_most: DebounceAtMost = None,
+    dedup_key: DedupKey = None,
+    dedup_within: DedupWithin = None,
     tag: Tag = None,
     memo: Memo = None,
     from_savepoint: FromSavepoint = None,
@@ -97,7 +110,9 @@ def start(
         "run_timeout": run_timeout,
         "execution_timeout": execution_timeout,
         **retries(retry_attempts, retry_delay),
-        **_beginning(after, at),
+        **beginning(after, at),
+        **together(debounce, debounce_key, debounce_at_most),
+        **seen_lately(dedup_key, dedup_within),
         **labels(tag, memo),
         "request_id": request_id,
     }
@@ -107,36 +122,18 @@ def start(
     described, hosts = asyncio.run(_start(client, wanted, point))
     if as_json:
         write(document(described))
-        return ExitCode.OK
+    else:
+        _tell(described, hosts)
+    return ExitCode.OK
+
+
+def _tell(described: ExecutionDescription, hosts: list[str]) -> None:
     out().say(described.workflow_id)
     if not hosts and described.closed_at is None:
         err().say(
             ("note: ", "yellow"),
             f"no worker is here for {described.type}, so it waits for one: everlong worker FILE",
         )
-    return ExitCode.OK
-
-
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhd]?)", re.ASCII)
-
-
-def _beginning(after: str | None, at: str | None) -> dict[str, Any]:
-    """Keywords of `Client.start`. Raises Mistake."""
-    if after is not None and at is not None:
-        raise Mistake("give --after or --at, not both")
-    found: dict[str, Any] = {}
-    if after is not None:
-        match = _DURATION.fullmatch(after)
-        if match is None:
-            raise Mistake(f"--after {after}: write seconds, or a time such as 30s, 15m, 1h or 2d")
-        found["start_delay"] = float(match[1]) * _UNITS[match[2]]
-    if at is not None:
-        instant = read_instant(at)
-        if instant is None or not instant[1]:
-            raise Mistake(f"--at {at}: write an instant with its zone: 2026-12-24T18:00:00Z")
-        found["start_at"] = instant[0]
-    return found
 
 
 def _named_point(name: str | None, of: str | None, id: str | None) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ from everlong.client._updates import UpdateHandle
 from everlong.client._versions import VersionSummary
 from everlong.client._views import (
     Attempt,
+    DebouncedStarts,
     ExecutionDescription,
     ExecutionSummary,
     HistoryEvent,
@@ -34,6 +35,7 @@ __all__ = [
     "BulkPreview",
     "BulkReport",
     "Client",
+    "DebouncedStarts",
     "ExecutionDescription",
     "ExecutionSummary",
     "HistoryEvent",

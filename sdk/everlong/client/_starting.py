@@ -10,13 +10,13 @@ import asyncio
 import platform
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import replace as replace_terms
 from datetime import datetime, timedelta
 from functools import partial
 from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    Final,
     ParamSpec,
     TypedDict,
     TypeVar,
@@ -37,6 +37,7 @@ from everlong.client._attachment import Attachment
 from everlong.client._connected import Connected, require_here
 from everlong.client._handle import WorkflowHandle
 from everlong.client._intercepting import around_start
+from everlong.client._terms import Terms
 from everlong.exceptions import (
     EverlongError,
     InvalidArguments,
@@ -46,6 +47,7 @@ from everlong.exceptions import (
     WorkflowNotFound,
 )
 from everlong.labels import TagValue, checked_memo, checked_tags
+from everlong.starts import Debounce, Dedup
 from everlong.workflow import Workflow
 from everlong_engine import (
     Blobs,
@@ -76,8 +78,6 @@ Ts = TypeVarTuple("Ts")
 
 _PYTHON = platform.python_version()
 _START_TRIES = 5
-_IF_OPEN: Final = ("use", "fail", "terminate")
-_IF_CLOSED: Final = ("allow", "fail", "allow_failed")
 
 
 class StartOptions(TypedDict, total=False):
@@ -98,6 +98,8 @@ class StartOptions(TypedDict, total=False):
     tags: Mapping[str, TagValue] | None
     memo: Any
     from_savepoint: Savepoint | None
+    debounce: Debounce | None
+    dedup: Dedup | None
 
 
 class Starting(Connected):
@@ -162,6 +164,8 @@ class Starting(Connected):
         tags: Mapping[str, TagValue] | None = None,
         memo: Any = None,
         from_savepoint: Savepoint | None = None,
+        debounce: Debounce | None = None,
+        dedup: Dedup | None = None,
         **kwargs: Any,
     ) -> WorkflowHandle[Any]:
         """Start an execution. Returns once it is stored for good.
@@ -197,6 +201,11 @@ class Starting(Connected):
             from_savepoint: go on where a flow was (`StreamControl.savepoint`), with what it carried
                 as arguments; those that are given by name are changed. An open one under this id
                 is then refused, and not used.
+            debounce: `Debounce(span, key=…, at_most=…)`: starts that come one upon the other become
+                one execution, which begins when no more have come for a while, as the last one
+                says. It makes up its id.
+            dedup: `Dedup(key, within=…)`: a start whose key was seen lately gives the execution
+                which that one gave, also when it has ended.
 
         Raises:
             InvalidArguments: the arguments do not fit the signature, or the signal its type.
@@ -205,12 +214,15 @@ class Starting(Connected):
         """
         engine = self.engine
         definition, name = self._definition(workflow)
-        _check_policies(if_open, if_closed)
         check_request_id(request_id)
-        begins_us = _beginning(engine, start_delay, start_at)
+        terms = Terms(if_open, if_closed, request_id, debounce, dedup)
+        beside = {"id": id, "start_delay": start_delay, "start_at": start_at, "signal": signal}
+        terms.require_sense({**beside, "update": update, "from_savepoint": from_savepoint})
+        now_us = engine.clock.now_us()
+        begins_us = terms.begins_us(now_us) or _beginning(engine, start_delay, start_at)
         point = from_savepoint
-        if point is not None and if_open == "use":
-            if_open = "fail"  # It would go on where it is, and not there.
+        if point is not None and if_open == "use":  # It would go on where it is, and not there.
+            terms = replace_terms(terms, if_open="fail")
         encode = partial(_arguments, definition, name, point)
         started = RunStarted(
             workflow=name,
@@ -228,16 +240,13 @@ class Starting(Connected):
             cursors=() if point is None else point.cursors,
             carried=() if point is None else point.carried,
         )
+        started = terms.put_off(started, now_us)
         attachment = Attachment.of(engine, signal, update, update_id)
         if self.hooks.start_workflow:
-            policies = if_open, if_closed, request_id
             return await self._start_through(
-                started, definition, encode, (args, kwargs), policies, attachment
+                started, definition, encode, (args, kwargs), terms, attachment
             )
-        if if_open == "terminate":
-            result = await self._begin_in_place(engine, started, if_closed, request_id, attachment)
-        else:
-            result = await self._begin(engine, started, if_open, if_closed, request_id, attachment)
+        result = await self._begin_so(engine, started, terms, attachment)
         return await self._handle_of(started.workflow_id, result, definition, attachment)
 
     async def _start_through(
@@ -246,21 +255,17 @@ class Starting(Connected):
         definition: WorkflowDefinition | None,
         encode: Callable[[tuple[Any, ...], dict[str, Any]], bytes],
         call: tuple[tuple[Any, ...], dict[str, Any]],
-        policies: tuple[IfOpen, IfClosed, str | None],
+        terms: Terms,
         attachment: Attachment | None,
     ) -> WorkflowHandle[Any]:
         """The same with interceptors around it, which may change arguments and headers."""
-        if_open, if_closed, request_id = policies
         workflow_id, name = started.workflow_id, started.workflow
 
         async def begin(args: Any, kwargs: Any, headers: bytes) -> WorkflowHandle[Any]:
             changed = replace(started, arguments=encode(args, dict(kwargs)), headers=headers)
             attached = None if attachment is None else attachment.beside(headers)
-            if if_open == "terminate":
-                begun = self._begin_in_place(self.engine, changed, if_closed, request_id, attached)
-            else:
-                begun = self._begin(self.engine, changed, if_open, if_closed, request_id, attached)
-            return await self._handle_of(workflow_id, await begun, definition, attached)
+            begun = await self._begin_so(self.engine, changed, terms, attached)
+            return await self._handle_of(workflow_id, begun, definition, attached)
 
         handle: WorkflowHandle[Any] = await around_start(
             self.hooks, workflow_id, name, *call, begin
@@ -274,6 +279,7 @@ class Starting(Connected):
         definition: WorkflowDefinition | None,
         attachment: Attachment | None,
     ) -> WorkflowHandle[Any]:
+        workflow_id = result.workflow_id or workflow_id  # A key may have led to another one.
         if result.refused and result.status is RunStatus.MOVED:
             row = await self.engine.store.run_by_id(result.run_id)
             if row is not None:
@@ -291,25 +297,27 @@ class Starting(Connected):
             handle.started_update = attachment.handle_of(handle, result.execution_id)
         return handle
 
+    async def _begin_so(
+        self, engine: Engine, started: RunStarted, terms: Terms, attachment: Attachment | None
+    ) -> StartResult:
+        if terms.if_open == "terminate":
+            return await self._begin_in_place(engine, started, terms, attachment)
+        return await self._begin(engine, started, terms, attachment)
+
     async def _begin(
-        self,
-        engine: Engine,
-        started: RunStarted,
-        if_open: IfOpen,
-        if_closed: IfClosed,
-        request_id: str | None,
-        attachment: Attachment | None = None,
+        self, engine: Engine, started: RunStarted, terms: Terms, attachment: Attachment | None
     ) -> StartResult:
         new = engine.new_run(
             self.namespace,
             started.workflow_id,
             started.workflow,
             "default",
-            request_id,
+            None if terms.debounce is not None else terms.request_id,
             started.tags,
         )
         worker = self.hosting(started.workflow)
-        if worker is not None and attachment is None and started.begins_us is None:
+        waits = started.begins_us is not None or terms.has_key
+        if worker is not None and attachment is None and not waits:
             future: asyncio.Future[StartResult] = asyncio.get_running_loop().create_future()
 
             def done(result: StartResult | StoreError) -> None:
@@ -320,19 +328,20 @@ class Starting(Connected):
                 else:
                     future.set_result(result)
 
-            worker.begin(new, started, if_open, if_closed, done)
+            worker.begin(new, started, terms.if_open, terms.if_closed, done)
             return await future
         blobs: Blobs = {}
         kind, body = self.records.start(new, started, blobs)
         start = StartRun(
             new,
-            if_open,
-            if_closed,
+            terms.if_open,
+            terms.if_closed,
             kind,
             body,
             blobs=blobs,
             wake_us=started.begins_us or engine.clock.now_us(),
             attached=None if attachment is None else attachment.attached(self.records, new),
+            key=terms.start_key(engine),
         )
         result = await engine.commits.put(start)
         assert isinstance(result, StartResult)
@@ -345,16 +354,13 @@ class Starting(Connected):
         self,
         engine: Engine,
         started: RunStarted,
-        if_closed: IfClosed,
-        request_id: str | None,
+        terms: Terms,
         attachment: Attachment | None,
     ) -> StartResult:
         """Start in the place of one that is open. It is terminated only once it is known to be in
         the way: a repeated request must not end what it began."""
         for _ in range(_START_TRIES):
-            result = await self._begin(
-                engine, started, "terminate", if_closed, request_id, attachment
-            )
+            result = await self._begin(engine, started, terms, attachment)
             if result.created or result.same_request or result.refused:
                 return result
             in_the_way: WorkflowHandle[Any] = WorkflowHandle(
@@ -362,7 +368,8 @@ class Starting(Connected):
             )
             with suppress(WorkflowNotFound, WorkflowClosed):
                 await in_the_way.terminate("another one was started in its place")
-            if_closed = "allow"  # That it has ended so was our doing.
+            # That it has ended so was our doing.
+            terms = replace_terms(terms, if_closed="allow")
         raise EverlongError(
             f"{started.workflow_id!r} is started again and again by others; try again"
         )
@@ -418,13 +425,6 @@ class Starting(Connected):
         raise InvalidArguments(
             f"start() takes a function decorated with @workflow, or its name; not {workflow!r}"
         )
-
-
-def _check_policies(if_open: str, if_closed: str) -> None:
-    if if_open not in _IF_OPEN:
-        raise ValueError(f"if_open={if_open!r}: choose one of {', '.join(_IF_OPEN)}")
-    if if_closed not in _IF_CLOSED:
-        raise ValueError(f"if_closed={if_closed!r}: choose one of {', '.join(_IF_CLOSED)}")
 
 
 def _made_up(engine: Engine, name: str) -> str:

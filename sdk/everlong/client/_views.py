@@ -40,6 +40,7 @@ from everlong_engine import (
 
 __all__ = [
     "Attempt",
+    "DebouncedStarts",
     "ExecutionDescription",
     "ExecutionSummary",
     "HistoryEvent",
@@ -202,6 +203,19 @@ class Repeated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DebouncedStarts:
+    """Which starts came together in an execution (`Debounce`)."""
+
+    key: str
+    starts: int
+    """How many there are, or were when it began."""
+    first_at: datetime
+    """When the first of them came."""
+    latest_at: datetime | None
+    """When it begins at the latest, as the newest said; None: when no more come for a while."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionDescription(ExecutionSummary):
     """Everything about one execution as it stands in the store."""
 
@@ -232,6 +246,8 @@ class ExecutionDescription(ExecutionSummary):
     """Where the run comes from, if it was reset or forked."""
     memo: Any = None
     """What its start or its code put beside it."""
+    debounced: DebouncedStarts | None = None
+    """Of one that several starts have made together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,9 +334,7 @@ def describe(
         timers=_timers(state) if loaded.row.status.is_open else (),
         signals=(*received, *("(in the inbox)" for _ in loaded.mail)),
         rejected=tuple(rejected),
-        updates=tuple(f"{one.update} {one.update_id}" for one in state.updates.values())
-        if loaded.row.status.is_open
-        else (),
+        updates=_updates(state) if loaded.row.status.is_open else (),
         cancel_requested=state.cancel_requested,
         owner=owner,
         hosted=hosted,
@@ -330,7 +344,12 @@ def describe(
         approvals=approvals,
         reset=None if started is None or started.reset is None else repeated(started.reset),
         memo=plain(state.memo) if state.memo else None,
+        debounced=_debounced(started or start),
     )
+
+
+def _updates(state: RunState) -> tuple[str, ...]:
+    return tuple(f"{one.update} {one.update_id}" for one in state.updates.values())
 
 
 def _timers(state: RunState) -> tuple[PendingTimer, ...]:
@@ -342,6 +361,18 @@ def _timers(state: RunState) -> tuple[PendingTimer, ...]:
 
 def _input(started: RunStarted | None) -> Any:
     return None if started is None else plain(started.arguments)
+
+
+def _debounced(started: RunStarted | None) -> DebouncedStarts | None:
+    if started is None or started.debounced is None:
+        return None
+    found = started.debounced
+    return DebouncedStarts(
+        key=found.key,
+        starts=found.starts,
+        first_at=instant(found.first_us),
+        latest_at=None if found.latest_us is None else instant(found.latest_us),
+    )
 
 
 def _beginning(row: RunRow, start: RunStarted | None, now_us: int) -> datetime | None:

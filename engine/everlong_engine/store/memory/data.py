@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from everlong_engine.model.codec import checksum
 from everlong_engine.model.failure import Failure
+from everlong_engine.model.keys import KeyKind, KeyRow
 from everlong_engine.model.letters import KeptLetter, OutboxRow
 from everlong_engine.model.outgoing import Target
 from everlong_engine.model.queues import LimitOrigin, LimitRow, Starts
@@ -179,6 +180,9 @@ class MemoryData:
         self.queue_starts = Table[tuple[str, str], StoredStarts](journal)
         self.turns_of = Index[bytes, StoredTurn](lambda _, turn: turn.pool)
         self.turns = Table(journal, self.turns_of)
+        self.keys_of = Index[tuple[str, str, KeyKind, str], KeyRow](lambda _, row: row.execution_id)
+        self.start_keys = Table(journal, self.keys_of)
+        """By (namespace, type, kind, key)."""
         self._make_tags(journal)
 
     def _make_tags(self, journal: Journal) -> None:
@@ -360,10 +364,14 @@ class MemoryData:
             if (owner_id, digest) not in self.blob_uses.rows:
                 self.blob_uses.put((owner_id, digest), True)
 
+    def unuse_blobs(self, owner_id: bytes, digests: Collection[bytes]) -> None:
+        """An owner refers to these no more; each payload that was its alone goes."""
+        for digest in digests:
+            if (owner_id, digest) in self.blob_uses.rows:
+                self.blob_uses.remove((owner_id, digest))
+                if not self.users_of_blob.keys(digest) and digest in self.blobs.rows:
+                    self.blobs.remove(digest)
+
     def drop_blobs(self, owner_id: bytes) -> None:
         """Forget what an owner refers to, and each payload that was its alone."""
-        for use in list(self.blobs_of_owner.keys(owner_id)):
-            self.blob_uses.remove(use)
-            digest = use[1]
-            if not self.users_of_blob.keys(digest) and digest in self.blobs.rows:
-                self.blobs.remove(digest)
+        self.unuse_blobs(owner_id, [digest for _, digest in self.blobs_of_owner.keys(owner_id)])

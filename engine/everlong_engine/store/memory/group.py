@@ -43,6 +43,7 @@ from everlong_engine.model.writes import (
 )
 from everlong_engine.store.interface import MailGone
 from everlong_engine.store.memory.data import MemoryData, StoredApproval, StoredEvent
+from everlong_engine.store.memory.keys import start_by_key
 from everlong_engine.store.memory.leases import mark_attempts, release
 from everlong_engine.store.memory.letters import put_letters
 from everlong_engine.store.memory.messages import (
@@ -117,7 +118,8 @@ def _turn(write: Write) -> int:
             # Both kinds of start decide alike; only the order is another one.
             over_at_once = write.first is not None and write.first.closed is not None
             conditions = write.if_closed != "allow" or write.run.request_id is not None
-            return 1 if conditions or over_at_once or write.attached is not None else 0
+            beside = write.attached is not None or write.key is not None
+            return 1 if conditions or over_at_once or beside else 0
         case Append():
             return _APPEND_TURN
         case Release():
@@ -179,7 +181,9 @@ def _apply(data: MemoryData, write: Write) -> WriteResult:
 
 
 def start_run(data: MemoryData, start: StartRun) -> StartResult:
-    """Begin an execution, or tell who stands in its way."""
+    """Begin an execution, or tell which one it came to, or who stands in its way."""
+    if start.key is not None:
+        return start_by_key(data, start, start.key, lambda plain: start_run(data, plain))
     in_the_way = _in_the_way(data, start)
     if in_the_way is not None:
         return in_the_way

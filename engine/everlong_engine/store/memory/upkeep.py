@@ -82,6 +82,8 @@ def _delete(data: MemoryData, run: RunRow) -> None:
         data.drop_blobs(run.execution_id)
         if run.execution_id in data.turns.rows:
             data.turns.remove(run.execution_id)
+        for key in list(data.keys_of.keys(run.execution_id)):
+            data.start_keys.remove(key)
 
 
 def forget_execution(data: MemoryData, execution_id: bytes) -> None:

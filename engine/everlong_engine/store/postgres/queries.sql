@@ -159,6 +159,14 @@ WHERE history.shard = $1 AND history.run_id = $2 AND history.seq = $3 AND runs.l
 SELECT position FROM everlong.inbox
 WHERE shard = $1 AND execution_id = $2 AND worker_id IS NULL ORDER BY position;
 
+-- name: kinds_of_mail
+-- Only what it is; notices are none of it.
+SELECT kind FROM everlong.inbox WHERE shard = $1 AND execution_id = $2 AND worker_id IS NULL;
+
+-- name: change_mail
+-- The start that nobody has fed yet is another one now.
+UPDATE everlong.inbox SET body = $1, checksum = $2 WHERE position = $3 AND execution_id = $4;
+
 -- name: mail_since
 -- What has come since a look at the inbox; a hint to its owner, never what is consumed by.
 SELECT position, execution_id, kind, body, checksum FROM everlong.inbox WHERE position > $1
@@ -410,6 +418,32 @@ SELECT result FROM everlong.requests_of_types WHERE namespace = $1 AND request_i
 -- Remember it.
 INSERT INTO everlong.requests_of_types (namespace, request_id, at_us, result) VALUES ($1, $2, $3, $4);
 
+-- name: put_answer_of_key
+-- Which execution a debounced start has come to, in place of an earlier one of its sender.
+INSERT INTO everlong.requests_of_types (namespace, request_id, at_us, result) VALUES ($1, $2, $3, $4)
+ON CONFLICT (namespace, request_id) DO UPDATE SET at_us = excluded.at_us, result = excluded.result;
+
+-- name: start_key
+-- Which execution has a key of a workflow.
+SELECT shard, execution_id, first_us, until_us, starts FROM everlong.start_keys
+WHERE namespace = $1 AND type = $2 AND kind = $3 AND key = $4;
+
+-- name: put_start_key
+-- It has it from now on.
+INSERT INTO everlong.start_keys (namespace, type, kind, key, shard, execution_id, first_us, until_us,
+                                 starts)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (namespace, type, kind, key) DO UPDATE SET shard = excluded.shard, execution_id = excluded.execution_id,
+    first_us = excluded.first_us, until_us = excluded.until_us, starts = excluded.starts;
+
+-- name: put_off
+-- A run that nobody owns begins then, and not before.
+UPDATE everlong.runs SET wake_us = $1 WHERE shard = $2 AND run_id = $3 AND owner IS NULL;
+
+-- name: turn_of
+-- Whether an execution stands in a pool.
+SELECT state FROM everlong.turns WHERE shard = $1 AND execution_id = $2;
+
 -- name: forget_requests_of_types
 -- Nobody repeats them any more.
 DELETE FROM everlong.requests_of_types WHERE at_us < $1;
@@ -488,6 +522,11 @@ DELETE FROM everlong.attempts WHERE shard = $1 AND run_id = $2 AND activity_id =
 -- How a closed run closed.
 SELECT seq, kind, at_us, body, checksum FROM everlong.history
 WHERE shard = $1 AND run_id = $2 ORDER BY seq DESC LIMIT 1;
+
+-- name: unuse_these
+-- They are referred to no more by this one.
+DELETE FROM everlong.blob_uses
+WHERE (shard, owner_id, digest) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::BYTEA[])) RETURNING 1;
 
 -- name: use_blob
 -- Who refers to it.
@@ -685,6 +724,10 @@ WHERE on_parent_close NOT IN ('', 'terminate', 'cancel', 'abandon')
                   AND r.workflow_id = l.waiter AND r.execution_id = l.waiter_id AND r.status < 10)
    OR NOT EXISTS (SELECT 1 FROM everlong.runs AS r WHERE r.shard = l.waiter_shard AND r.run_id = l.waiter_run
                   AND r.execution_id = l.waiter_id);
+
+-- name: drop_tags
+-- All that a run is found by.
+DELETE FROM everlong.tags WHERE shard = $1 AND run_id = $2;
 
 -- name: drop_tag
 -- Those that a run takes away.
@@ -1428,6 +1471,10 @@ DELETE FROM everlong.published WHERE (shard, execution_id) IN (SELECT * FROM unn
 -- Likewise.
 DELETE FROM everlong.turns WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
 
+-- name: prune_start_keys
+-- Likewise.
+DELETE FROM everlong.start_keys WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
 -- name: prunable
 -- Runs that closed before the horizon, and whose executions are over.
 SELECT r.* FROM everlong.runs AS r
@@ -1501,6 +1548,11 @@ ORDER BY shard, run_id, number LIMIT $4;
 SELECT shard, execution_id, channel, number, payload, checksum FROM everlong.published
 WHERE (shard, execution_id, channel, number) > ($1::INT, $2::BYTEA, $3::TEXT, $4::BIGINT)
 ORDER BY shard, execution_id, channel, number LIMIT $5;
+
+-- name: orphans_in_start_keys
+-- What hangs on nobody.
+SELECT DISTINCT o.execution_id FROM everlong.start_keys AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);
 
 -- name: orphans_in_history
 -- What hangs on nobody.

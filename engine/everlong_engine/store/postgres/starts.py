@@ -8,6 +8,7 @@ from everlong_engine.model.requests import name_of_start
 from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import Append, StartResult, StartRun, WriteResult
 from everlong_engine.store.postgres.appends import history_values, item_values, put_approvals, trim
+from everlong_engine.store.postgres.keys import start_by_key
 from everlong_engine.store.postgres.letters import letter_values
 from everlong_engine.store.postgres.messages import put_attached
 from everlong_engine.store.postgres.pauses import is_held
@@ -36,14 +37,29 @@ async def start_runs(
     conditional = [one for one in starts if has_conditions(one[1])]
     if conditional:
         # What they find does not change until they are stored: they come one after the other.
-        await tx.all("lock_names", (sorted({name_lock(start.run) for _, start in conditional}),))
-    for at, start in starts:
-        if has_conditions(start):
-            refused = await _refuse(tx, start)
-            if refused is None:
-                await _insert(tx, [(at, start)], results)
-            else:
-                results[at] = refused
+        names = {name for _, start in conditional for name in _locks(start)}
+        await tx.all("lock_names", (sorted(names),))
+    for at, start in conditional:
+        if start.key is not None:
+            results[at] = await start_by_key(tx, start, start.key, _start_alone)
+        else:
+            results[at] = await _start_alone(tx, start)
+
+
+async def _start_alone(tx: Tx, start: StartRun) -> StartResult:
+    refused = await _refuse(tx, start)
+    if refused is not None:
+        return refused
+    results: list[WriteResult] = [None]
+    await _insert(tx, [(0, start)], results)
+    assert isinstance(results[0], StartResult)
+    return results[0]
+
+
+def _locks(start: StartRun) -> list[int]:
+    """What it looks for under its workflow id, and under its key."""
+    run, key = start.run, start.key
+    return [name_lock(run), *([] if key is None else [key.lock_name(run.namespace, run.type)])]
 
 
 def has_conditions(start: StartRun) -> bool:
@@ -51,7 +67,8 @@ def has_conditions(start: StartRun) -> bool:
     it says nothing of one that is over with its first drive."""
     over_at_once = start.first is not None and start.first.closed is not None
     conditions = start.if_closed != "allow" or start.run.request_id is not None
-    return over_at_once or conditions or start.attached is not None
+    beside = start.attached is not None or start.key is not None
+    return over_at_once or conditions or beside
 
 
 def name_lock(run: NewRun) -> int:

@@ -37,7 +37,7 @@ _PROBLEMS_MAX: Final = 1000
 _ROWS: Final = 500
 _ORPHANS: Final = (
     *("history", "attempts", "tasks", "approvals", "tags"),
-    *("inbox", "requests", "published"),
+    *("inbox", "requests", "published", "start_keys"),
 )
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import KINDS
 from everlong_engine.model.ids import id_text
+from everlong_engine.model.keys import KeyKind
 from everlong_engine.model.limits import INSTANT_US_MAX, ROW_BYTES_MAX
 from everlong_engine.model.queues import AtLimit
 from everlong_engine.model.runs import AttemptState, Probation, RunStatus
@@ -232,6 +233,17 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _instant("until_us").or_null(),
         _number("state", min(TurnState), max(TurnState)),
     ),
+    "start_keys": (
+        _text("namespace"),
+        _text("type"),
+        _number("kind", min(KeyKind), max(KeyKind)),
+        _text("key"),
+        _SHARD,
+        _id("execution_id"),
+        _instant("first_us"),
+        _instant("until_us").or_null(),
+        _number("starts", 1),
+    ),
     "published": (_SHARD, _id("execution_id"), *ITEM),
     "outgoing_letters": (
         _number("position", 1, _INT_MAX - 1),
@@ -322,6 +334,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "queue_limits": ("queue", "origin"),
     "queue_starts": ("queue", "key"),
     "turns": ("shard", "execution_id"),
+    "start_keys": ("namespace", "type", "kind", "key"),
     "published": ("shard", "execution_id", "channel", "number"),
     "outgoing_letters": ("position",),
     "outgoing_boxes": ("outbox",),

@@ -62,6 +62,10 @@ ON CONFLICT (shard, run_id, name) DO UPDATE SET kind = excluded.kind, value = ex
 -- Where a run belongs: the append that changes its tags does not say.
 SELECT namespace FROM runs WHERE shard = ? AND run_id = ?;
 
+-- name: drop_tags
+-- All that a run is found by.
+DELETE FROM tags WHERE shard = ? AND run_id = ?;
+
 -- name: drop_tag
 -- One that a run takes away.
 DELETE FROM tags WHERE shard = ? AND run_id = ? AND name = ?;
@@ -152,6 +156,14 @@ WHERE shard = ? AND execution_id = ? ORDER BY position;
 -- name: mail_positions_of
 -- Only where it lies.
 SELECT position FROM inbox WHERE shard = ? AND execution_id = ? ORDER BY position;
+
+-- name: kinds_of_mail
+-- Only what it is.
+SELECT kind FROM inbox WHERE shard = ? AND execution_id = ?;
+
+-- name: change_mail
+-- The start that nobody has fed yet is another one now.
+UPDATE inbox SET body = ?, checksum = ? WHERE position = ? AND execution_id = ?;
 
 -- name: mail_since
 -- What has come since a look at the inbox; a hint to its owner, never what is consumed by.
@@ -433,6 +445,28 @@ SELECT result FROM requests_of_types WHERE namespace = ? AND request_id = ?;
 -- name: put_request_of_types
 -- Remember it.
 INSERT INTO requests_of_types (namespace, request_id, at_us, result) VALUES (?, ?, ?, ?);
+
+-- name: put_answer_of_key
+-- Which execution a debounced start has come to, in place of an earlier one of its sender.
+INSERT INTO requests_of_types (namespace, request_id, at_us, result) VALUES (?, ?, ?, ?)
+ON CONFLICT (namespace, request_id) DO UPDATE SET at_us = excluded.at_us, result = excluded.result;
+
+-- name: start_key
+-- Which execution has a key of a workflow.
+SELECT shard, execution_id, first_us, until_us, starts FROM start_keys
+WHERE namespace = ? AND type = ? AND kind = ? AND key = ?;
+
+-- name: put_start_key
+-- It has it from now on.
+INSERT INTO start_keys (namespace, type, kind, key, shard, execution_id, first_us, until_us,
+                        starts)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (namespace, type, kind, key) DO UPDATE SET shard = excluded.shard, execution_id = excluded.execution_id,
+    first_us = excluded.first_us, until_us = excluded.until_us, starts = excluded.starts;
+
+-- name: put_off
+-- A run that nobody owns begins then, and not before.
+UPDATE runs SET wake_us = ? WHERE shard = ? AND run_id = ? AND owner IS NULL;
 
 -- name: forget_requests_of_types
 -- Nobody repeats them any more.
@@ -771,6 +805,15 @@ WHERE shard = ? AND run_id = ? ORDER BY seq DESC LIMIT 1;
 -- name: put_blob
 -- A payload that is too large for its event, once per content.
 INSERT INTO blobs (shard, digest, data) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- name: unuse_blob
+-- It is referred to no more by this one.
+DELETE FROM blob_uses WHERE shard = ? AND owner_id = ? AND digest = ?;
+
+-- name: drop_blob
+-- Unless anybody else refers to it.
+DELETE FROM blobs WHERE shard = ?1 AND digest = ?2 AND NOT EXISTS
+    (SELECT 1 FROM blob_uses WHERE shard = ?1 AND digest = ?2);
 
 -- name: use_blob
 -- Who refers to it.

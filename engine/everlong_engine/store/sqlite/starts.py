@@ -10,6 +10,7 @@ from everlong_engine.model.runs import NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import Append, StartResult, StartRun, WriteResult
 from everlong_engine.store.sqlite.appends import history_values, item_values, put_approvals, trim
 from everlong_engine.store.sqlite.columns import as_id, fetch_one
+from everlong_engine.store.sqlite.keys import start_by_key
 from everlong_engine.store.sqlite.letters import letter_values
 from everlong_engine.store.sqlite.messages import put_attached
 from everlong_engine.store.sqlite.pauses import is_held
@@ -36,12 +37,20 @@ def start_runs(
     if plain:
         _insert(tx, plain, results)
     for at, start in starts:
-        if _has_conditions(start):
-            refused = _refuse(tx, start)
-            if refused is None:
-                _insert(tx, [(at, start)], results)
-            else:
-                results[at] = refused
+        if start.key is not None:
+            results[at] = start_by_key(tx, start, start.key, _start_alone)
+        elif _has_conditions(start):
+            results[at] = _start_alone(tx, start)
+
+
+def _start_alone(tx: Connection, start: StartRun) -> StartResult:
+    refused = _refuse(tx, start)
+    if refused is not None:
+        return refused
+    results: list[WriteResult] = [None]
+    _insert(tx, [(0, start)], results)
+    assert isinstance(results[0], StartResult)
+    return results[0]
 
 
 def _has_conditions(start: StartRun) -> bool:
@@ -49,7 +58,8 @@ def _has_conditions(start: StartRun) -> bool:
     it says nothing of one that is over with its first drive."""
     over_at_once = start.first is not None and start.first.closed is not None
     conditions = start.if_closed != "allow" or start.run.request_id is not None
-    return over_at_once or conditions or start.attached is not None
+    beside = start.attached is not None or start.key is not None
+    return over_at_once or conditions or beside
 
 
 def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[WriteResult]) -> None:

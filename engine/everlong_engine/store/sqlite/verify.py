@@ -63,6 +63,7 @@ _HANGING: Final = (
     ("inbox", "execution_id"),
     ("requests", "execution_id"),
     ("published", "execution_id"),
+    ("start_keys", "execution_id"),
 )
 
 
