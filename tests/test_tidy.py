@@ -7,6 +7,7 @@ rule that can no longer find anything is worse than none. Style that ruff knows 
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -296,3 +297,12 @@ def test_every_sample_has_a_test_that_names_it() -> None:
     samples = [path.stem for path in (ROOT / "samples").glob("*.py") if path.stem != "__init__"]
     unnamed = [sample for sample in samples if not re.search(rf"\b{sample}\b", tests)]
     assert not unnamed, f"samples without a test that runs them: {', '.join(sorted(unnamed))}"
+
+
+def test_no_two_statements_have_one_name() -> None:
+    """The second would take the place of the first, wherever that is used."""
+    for kind in ("postgres", "sqlite"):
+        text = (ROOT / f"engine/everlong_engine/store/{kind}/queries.sql").read_text("utf-8")
+        names = re.findall(r"^-- name: (\S+)$", text, re.MULTILINE)
+        assert names
+        assert [name for name, count in Counter(names).items() if count > 1] == []

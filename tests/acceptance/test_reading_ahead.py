@@ -42,12 +42,12 @@ def make_sink(path: Path) -> None:
 
 
 @activity(transactional=True, retry=Retry(max_attempts=1))
-async def save(tx: Transaction, values: list[int]) -> None:
+async def save_ahead(tx: Transaction, values: list[int]) -> None:
     tx.executemany("insert into sink (number) values (:n)", [{"n": one} for one in values])
 
 
 @activity
-async def note(values: list[int]) -> list[int]:
+async def note_ahead(values: list[int]) -> list[int]:
     return values
 
 
@@ -74,7 +74,7 @@ async def test_a_batch_and_what_is_stored_of_the_one_before_it_share_a_commit(
     @workflow
     async def saves(count: int = 0) -> int:
         async for batch in stream.batches(max_messages=1):
-            await save(batch.values)
+            await save_ahead(batch.values)
             count += 1
             if count == COUNT:
                 break
@@ -100,9 +100,9 @@ async def test_what_was_read_ahead_is_void_with_what_asked_for_it(path: Path) ->
     async def saves(refused: tuple[int, ...] = ()) -> list[int]:
         async for batch in stream.batches(max_messages=1):
             try:
-                await save(batch.values)
+                await save_ahead(batch.values)
             except StatementFailed:
-                refused += tuple(await note(batch.values))
+                refused += tuple(await note_ahead(batch.values))
             if batch.values == [COUNT - 1]:
                 break
             await checkpoint(refused=refused)
@@ -130,12 +130,12 @@ async def test_an_input_that_comes_first_the_second_time_takes_its_number(
 
         async def listen() -> None:
             while len(notes) < TROUBLES:
-                notes.append(await note([await odd.receive()]))
+                notes.append(await note_ahead([await odd.receive()]))
 
         listening = asyncio.create_task(listen())
         count = 0
         async for batch in stream.batches(max_messages=1):
-            await save(batch.values)
+            await save_ahead(batch.values)
             count += 1
             if count == COUNT:
                 break

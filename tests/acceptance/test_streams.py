@@ -17,13 +17,14 @@ from everlong.streams import (
     Lag,
     Lines,
     Memory,
+    PartitionLag,
     Reader,
     Record,
     Rows,
     Source,
     Stream,
     StreamControl,
-    _control,
+    _lag,
 )
 from everlong.testing import amnesia
 from everlong_engine import LoadedRun, RunStarted, Wants, decode_event
@@ -591,10 +592,14 @@ async def test_how_far_a_flow_is_behind_is_counted(path: Path) -> None:
         assert await control.lag(wait=0.05) == Lag(0, more=False, seconds=None)
         source.put(*numbers(5))
         source.put(*numbers(5), partition="1")
-        assert await control.lag(wait=0.05) == Lag(10, more=False, seconds=None)
-        assert await control.lag(wait=0.05, partitions=[1]) == Lag(5, more=False, seconds=None)
-        assert await control.lag(wait=0.05, at_most=10) == Lag(10, more=False, seconds=None)
-        assert await control.lag(wait=0.05, at_most=9) == Lag(9, more=True, seconds=None)
+        each = PartitionLag(5, None)
+        both = Lag(10, more=False, seconds=None, partitions={"0": each, "1": each})
+        assert await control.lag(wait=0.05) == both
+        one = Lag(5, more=False, seconds=None, partitions={"1": each})
+        assert await control.lag(wait=0.05, partitions=[1]) == one
+        assert await control.lag(wait=0.05, at_most=10) == both
+        some = await control.lag(wait=0.05, at_most=9)
+        assert (some.messages, some.more, some.seconds) == (9, True, None)
         await control.drain()
         await handle.signal(enough, True)
         assert await handle.result() == 3
@@ -609,7 +614,7 @@ async def test_how_far_a_flow_is_behind_is_counted(path: Path) -> None:
 async def test_of_a_source_that_is_not_there_no_lag_is_told(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_control, "_OPEN_S", 0.05)
+    monkeypatch.setattr(_lag, "_OPEN_S", 0.05)
     stream = Stream("lines", Lines(tmp_path / "none.txt", poll=0.01))
 
     @workflow

@@ -36,19 +36,19 @@ AT_ONCE = 40
 
 
 @activity
-async def double(number: int) -> int:
+async def double_spread(number: int) -> int:
     return 2 * number
 
 
 @workflow
 async def waits_for_a_word(number: int) -> int:
     await asyncio.sleep(0.01)
-    return await double(number) + await go.receive()
+    return await double_spread(number) + await go.receive()
 
 
 @workflow
 async def child(number: int) -> int:
-    return await double(number)
+    return await double_spread(number)
 
 
 @workflow
@@ -73,7 +73,7 @@ async def test_what_is_of_one_execution_is_a_transaction_of_its_shard(
 ) -> None:
     """Starts, activities, timers, signals, claims and ends, of many executions at once."""
     async with Client.connect(url) as client:
-        async with Worker(client, workflows=[waits_for_a_word], activities=[double]):
+        async with Worker(client, workflows=[waits_for_a_word], activities=[double_spread]):
             handles = [await client.start(waits_for_a_word, one) for one in range(AT_ONCE)]
             await asyncio.gather(*(handle.signal(go, 1) for handle in handles))
             results = await asyncio.gather(*(handle.result() for handle in handles))
@@ -87,7 +87,7 @@ async def test_what_is_of_one_execution_is_a_transaction_of_its_shard(
 async def test_children_span_shards_and_say_so(url: str, outside: Connection) -> None:
     async with (
         Client.connect(url) as client,
-        Worker(client, workflows=[parent, child], activities=[double]),
+        Worker(client, workflows=[parent, child], activities=[double_spread]),
     ):
         assert await client.run(parent, 20) == 380
         assert await client.verify() == []
@@ -124,7 +124,7 @@ def _worker(url: str, *options: str) -> AbstractAsyncContextManager[Process]:
 async def test_closed_runs_are_pruned_shard_by_shard(url: str, outside: Connection) -> None:
     async with (
         Client.connect(url) as client,
-        Worker(client, workflows=[child], activities=[double]),
+        Worker(client, workflows=[child], activities=[double_spread]),
     ):
         await asyncio.gather(*(client.run(child, one) for one in range(AT_ONCE)))
         later = client.engine.clock.now_us() + 1_000_000
@@ -153,7 +153,7 @@ async def test_a_group_of_which_one_shard_fails_is_stored_by_its_repetition(
             FOR EACH ROW EXECUTE FUNCTION guard.fail();
     """)
     async with Client.connect(url) as client:
-        async with Worker(client, workflows=[child], activities=[double]):
+        async with Worker(client, workflows=[child], activities=[double_spread]):
             results = await asyncio.gather(
                 *(client.run(child, one, id=f"w{one}") for one in range(AT_ONCE))
             )

@@ -2,10 +2,11 @@
 
 from typing import Final
 
+from everlong.streams._batches import Batches
 from everlong.streams._forgetful import ForgetfulReader
 from everlong.streams._moves import _only  # pyright: ignore[reportPrivateUsage]
 from everlong.streams._pump import Pump
-from everlong.streams._stream import Batches, Stream
+from everlong.streams._stream import Stream
 from everlong.worker._appends import Appends
 from everlong_engine.store.sqlite import appends
 from tests.simulation.planting import Edit, Mutant, mutant

@@ -76,7 +76,7 @@ class Account:
     def _take(self, found: Any) -> None:
         _, positions, good, dead, *_ = found
         records = [(*one[:2], int(one[2])) for one in good]
-        self.taken += records + [(*one[:2], None) for one, _ in dead]
+        self.taken += records + [(*one[:2], None) for one, *_ in dead]
         self.after = dict(positions)
 
     def _stands_at(self, there: dict[str, Any]) -> bool:
@@ -125,7 +125,7 @@ class Readings:
         """It holds what follows at the broker, and nothing else; the position is its last."""
         _, positions, good, dead, *_ = found
         broker, name = self.broker_of(stream), f"{book.workflow_id}: a batch of {stream}"
-        records = [*good, *(one for one, _ in dead)]
+        records = [*good, *(one for one, *_ in dead)]
         self._reached("stream: batch recorded")
         if dead:
             self._reached("stream: dead letter recorded")

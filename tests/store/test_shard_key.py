@@ -24,13 +24,15 @@ _TRIGGERS: Final = """
 SELECT tgname FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
 WHERE c.relnamespace = 'everlong'::regnamespace AND NOT tgisinternal AND tgname <> 'one_shard'
 """
+OF_ALL: Final = frozenset(("orphans_in_start_keys",))
+"""Of tables that every server has."""
 LOOKS: Final = {
     "for work": frozenset(
         (
             *("due_of_type", "due_of_version", "next_wake", "runs_of_owner", "pinned_of"),
             *("blocked_shards", "orphans_seen", "driven_suspect", "orphaned_tasks"),
             *("tasks_of_worker", "prune_candidates", "mail_since", "mail_of_workers", "beat"),
-            "forget_workers",
+            *("forget_workers", "full_outboxes", "waiting_letters", "shares"),
         )
     ),
     "within limits": frozenset(
@@ -42,15 +44,15 @@ LOOKS: Final = {
     "for people": frozenset(
         (
             *("run_by_id", "newest_run", "open_versions", "open_approvals", "pauses_of"),
-            *("queues", "pools"),
+            *("queues", "pools", "outboxes", "refused_letters", "letters_of"),
         )
     ),
     "for `verify`": frozenset(
         (
             *("idle_pauses", "held_by_nobody", "idle_links", "every_run", "every_message"),
             *("missing_blobs", "unused_blobs", "unowned_blob_uses"),
-            *("every_blob", "every_approval", "every_item"),
-            *(name for name in SQL if name.startswith("orphans_in_")),
+            *("every_blob", "every_approval", "every_item", "every_letter"),
+            *(name for name in SQL if name.startswith("orphans_in_") and name not in OF_ALL),
         )
     ),
 }
@@ -70,6 +72,11 @@ WRITES: Final = {
     "blocked_runs": "likewise",
     "late_turns": "places of a pool are counted over all shards (`Spans.POOLS`)",
     "forget_turns": "likewise",
+    "drop_letters": "messages lie with their executions, and leave by outbox (`Spans.OUTBOXES`)",
+    "drop_refused": "likewise",
+    "refuse_letters": "likewise",
+    "send_again": "likewise",
+    "send_all_again": "likewise",
     "due_runs": "not on a distributed store, which takes with `take_due`",
     "orphans": "not on a distributed store, which takes with `orphans_of`",
 }

@@ -14,7 +14,7 @@ __all__ = ["WHOLE", "guard", "spanned"]
 WHOLE: Final = frozenset(
     (
         *("store", "workers", "questions", "pauses_of_types", "requests_of_types"),
-        *("queue_limits", "queue_starts"),
+        *("queue_limits", "queue_starts", "outgoing_boxes", "start_keys"),
     )
 )
 """Tables of no execution: small ones, which every server of a distributed store has, or one."""

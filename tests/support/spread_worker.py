@@ -12,7 +12,7 @@ from everlong.streams import Cursor, Reader, Record, Source, Stream
 from everlong.worker import _balance
 from tests.support.postgres_worker import shorten_leases
 
-__all__ = ["Parts", "consume", "lines", "save"]
+__all__ = ["Parts", "consume", "lines", "save_parts"]
 
 
 class Parts(Source[int]):
@@ -60,20 +60,20 @@ lines: Stream[int] = Stream("lines", Parts(Path(sys.argv[3] if len(sys.argv) > 3
 
 
 @activity(transactional=True)
-async def save(tx: Transaction, rows: list[dict[str, Any]]) -> None:
+async def save_parts(tx: Transaction, rows: list[dict[str, Any]]) -> None:
     tx.executemany("insert into sink (part, number) values (:part, :number)", rows)
 
 
 @workflow
 async def consume() -> None:
     async for batch in lines.batches(max_messages=5):
-        await save([{"part": one.partition, "number": one.value} for one in batch])
+        await save_parts([{"part": one.partition, "number": one.value} for one in batch])
         await checkpoint()
 
 
 async def main(url: str) -> None:
     async with Client.connect(url) as client:
-        worker = Worker(client, workflows=[consume], activities=[save])
+        worker = Worker(client, workflows=[consume], activities=[save_parts])
         await worker.run(on_ready=lambda: print("ready", flush=True))
 
 

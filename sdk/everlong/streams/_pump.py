@@ -19,6 +19,8 @@ _log: Final = logging.getLogger("everlong.streams")
 
 _BESIDE_BYTES: Final = 48
 """Of each record: its partition, its position, its time."""
+_NOTHING_S: Final = 0.01
+"""Behind a fetch of nothing: a source that does not wait, as it should, must not block the loop."""
 _IDLE_S: Final = 300.0
 """A pump that nobody has asked for so long is closed: its flow may have ended, or be elsewhere."""
 _IDLE_EXCLUSIVE_S: Final = 30.0
@@ -192,6 +194,8 @@ class Pump:
                     self._ahead = Fetched(records, behind, size)
                     cursor = behind
                     self._may_take.set()
+                else:
+                    await asyncio.sleep(_NOTHING_S)
             self._left = []  # They lie behind the cursor, and are read again.
             return cursor
         finally:

@@ -79,7 +79,7 @@ async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None
         await tx.rows("insert_published", items)
         await trim(tx, trimming)
     if letters:
-        await tx.rows("insert_letters", letters)
+        await tx.rows("put_letters", letters)
     await _end_activities(tx, ending)
     again: Chain = []
     for at, append in broken:

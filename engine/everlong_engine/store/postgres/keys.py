@@ -85,7 +85,7 @@ async def _join(tx: Tx, start: StartRun, key: StartKey, run: RunRow, row: KeyRow
     body, blobs = to_begin_with(start, run, row)
     mail = await tx.rows("mail_of", [(run.shard, run.execution_id)])
     position, old = next((one[0], one[3]) for one in mail if is_start(one[2]))
-    values = (body, checksum(0, start.kind, body), position, run.execution_id)
+    values = (body, checksum(0, start.kind, body), position, run.execution_id, run.shard)
     await tx.run("change_mail", values)
     await put_blobs(tx, run.shard, run.execution_id, blobs)
     others = [one[3] for one in mail if one[0] != position]

@@ -25,7 +25,7 @@ _AT_ONCE: Final = 16
 
 
 def letter_values(append: Append) -> list[tuple[Any, ...]]:
-    """Parameters of `insert_letters`."""
+    """Parameters of `put_letters`."""
     return [
         (
             one.shard,

@@ -165,7 +165,8 @@ SELECT kind FROM everlong.inbox WHERE shard = $1 AND execution_id = $2 AND worke
 
 -- name: change_mail
 -- The start that nobody has fed yet is another one now.
-UPDATE everlong.inbox SET body = $1, checksum = $2 WHERE position = $3 AND execution_id = $4;
+UPDATE everlong.inbox SET body = $1, checksum = $2
+WHERE position = $3 AND execution_id = $4 AND shard = $5;
 
 -- name: mail_since
 -- What has come since a look at the inbox; a hint to its owner, never what is consumed by.
@@ -1594,7 +1595,7 @@ SELECT DISTINCT o.execution_id FROM everlong.requests AS o WHERE NOT EXISTS
 SELECT DISTINCT o.execution_id FROM everlong.published AS o WHERE NOT EXISTS
     (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);
 
--- name: insert_letters
+-- name: put_letters
 -- What accepted appends leave for brokers, in its order.
 INSERT INTO everlong.outgoing_letters
     (shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum)

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from enum import Enum
 from typing import Any, Final, TypeVar
 
+from everlong_engine.model.keys import StartKey
 from everlong_engine.model.writes import (
     Answer,
     Append,
@@ -55,6 +56,8 @@ class Spans(Enum):
     """A claim from queues with limits: its permits are counted, and taken, under one lock."""
     POOLS = "pools"
     """The same for places in a pool."""
+    OUTBOXES = "outboxes"
+    """Messages of one outbox lie with their executions, and are marked and taken away together."""
     MOVES = "moves"
     """A family leaves for another store as a whole, and arrives as one."""
 
@@ -71,6 +74,8 @@ def parts_of(writes: Sequence[Write]) -> list[list[tuple[int, Write]]]:
 
 def _shard_of(write: Write) -> int | None:
     match write:
+        case StartRun(key=StartKey()):
+            return None  # It may come to an execution that lies elsewhere.
         case StartRun() | ResetRun():
             return write.run.shard
         case Message() | Terminate() | Pause() | Resume() | Pin() | Ask():

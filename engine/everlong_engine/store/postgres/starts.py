@@ -113,7 +113,7 @@ async def _insert(tx: Tx, starts: list[tuple[int, StartRun]], results: list[Writ
         await tx.rows("insert_published", items)
         await trim(tx, (start.first for _, start in starts if start.first is not None))
     if letters:
-        await tx.rows("insert_letters", letters)
+        await tx.rows("put_letters", letters)
     if tags:
         await tx.rows("put_tags", tags)
     for first in changing:  # Behind what they began with.

@@ -455,7 +455,9 @@ class PostgresStore:
     async def letters_sent(
         self, outbox: str, sent: Sequence[int], refused: Sequence[Refused]
     ) -> None:
-        await self._write(lambda tx: letters.letters_sent(tx, outbox, sent, refused))
+        await self._write(
+            lambda tx: letters.letters_sent(tx, outbox, sent, refused), Spans.OUTBOXES
+        )
 
     async def outbox_fails(self, outbox: str, worker_id: bytes, fault: str, now_us: int) -> None:
         await self._write(lambda tx: letters.outbox_fails(tx, outbox, worker_id, fault, now_us))
@@ -471,10 +473,14 @@ class PostgresStore:
         )
 
     async def send_again(self, outbox: str, positions: Sequence[int] | None) -> int:
-        return await self._write(lambda tx: letters.send_again(tx, outbox, positions))
+        return await self._write(
+            lambda tx: letters.send_again(tx, outbox, positions), Spans.OUTBOXES
+        )
 
     async def drop_letters(self, outbox: str, positions: Sequence[int] | None) -> int:
-        return await self._write(lambda tx: letters.drop_letters(tx, outbox, positions))
+        return await self._write(
+            lambda tx: letters.drop_letters(tx, outbox, positions), Spans.OUTBOXES
+        )
 
     async def letters_of(self, execution_ids: Sequence[bytes]) -> int:
         return await self._look(lambda tx: letters.letters_of(tx, execution_ids))

@@ -67,7 +67,7 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
         execute_rows(tx, "insert_published", items)
         trim(tx, trimming)
     if letters:
-        execute_rows(tx, "insert_letters", letters)
+        execute_rows(tx, "put_letters", letters)
     again: _Chain = []
     for at, append in broken:
         results[at] = FENCED

@@ -27,7 +27,7 @@ __all__ = [
 
 
 def letter_values(append: Append) -> list[tuple[Any, ...]]:
-    """Parameters of `insert_letters`."""
+    """Parameters of `put_letters`."""
     return [
         (
             one.shard,

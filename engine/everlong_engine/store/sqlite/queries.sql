@@ -1072,7 +1072,7 @@ WHERE on_parent_close NOT IN ('', 'terminate', 'cancel', 'abandon')
    OR NOT EXISTS (SELECT 1 FROM runs AS r WHERE r.shard = l.shard AND r.run_id = l.waiter_run
                   AND r.execution_id = l.waiter_id);
 
--- name: insert_letters
+-- name: put_letters
 -- What accepted appends leave for brokers.
 INSERT INTO outgoing_letters (shard, outbox, execution_id, run_id, seq, number, at_us, payload, checksum)
 SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL;

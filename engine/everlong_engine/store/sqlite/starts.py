@@ -98,7 +98,7 @@ def _insert(tx: Connection, starts: list[tuple[int, StartRun]], results: list[Wr
         execute_rows(tx, "insert_published", items)
         trim(tx, (start.first for _, start in starts if start.first is not None))
     if letters:
-        execute_rows(tx, "insert_letters", letters)
+        execute_rows(tx, "put_letters", letters)
     if tags:
         execute_rows(tx, "put_tags", tags)
     for first in changing:  # Behind what they began with.
