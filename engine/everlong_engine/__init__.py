@@ -42,6 +42,15 @@ from everlong_engine.machine.takeover import latest_attempts
 from everlong_engine.model import limits
 from everlong_engine.model.clock import Alarm, Alarms, Clock
 from everlong_engine.model.codec import Blobs, checksum, decode_event, encode_event
+from everlong_engine.model.entities import (
+    ByDue,
+    ByKey,
+    EntityChanges,
+    EntityLook,
+    EntityRow,
+    OfKeys,
+    entity_checksum,
+)
 from everlong_engine.model.events import (
     CLOSING,
     CODES,
@@ -293,6 +302,8 @@ __all__ = [
     "AwaitEnd",
     "Beat",
     "Blobs",
+    "ByDue",
+    "ByKey",
     "CancelChild",
     "CancelRequested",
     "ChildCancelRequested",
@@ -306,6 +317,9 @@ __all__ = [
     "Debounced",
     "Decision",
     "Engine",
+    "EntityChanges",
+    "EntityLook",
+    "EntityRow",
     "Event",
     "ExportedExecution",
     "ExportedRun",
@@ -346,6 +360,7 @@ __all__ = [
     "Not",
     "NotTaken",
     "Numbers",
+    "OfKeys",
     "OnCancel",
     "OnExhausted",
     "OnParentClose",
@@ -449,6 +464,7 @@ __all__ = [
     "decode_event",
     "elsewhere_limit",
     "encode_event",
+    "entity_checksum",
     "exhausted_at",
     "export_lines",
     "filter_text",

@@ -197,6 +197,7 @@ BACK_TO_SCHEMA_1 = """
 DROP TABLE outgoing_boxes;
 DROP TABLE outgoing_letters;
 DROP TABLE start_keys;
+DROP TABLE entity_states;
 DROP TABLE turns;
 DROP TABLE queue_starts;
 DROP TABLE queue_limits;

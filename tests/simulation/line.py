@@ -13,6 +13,7 @@ from enum import Enum
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from everlong_engine.model.entities import EntityLook, EntityRow
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
@@ -399,6 +400,9 @@ class FaultyStore:
             "published",
             lambda: self._inner.published(shard, execution_id, channel, number, limit),
         )
+
+    async def entities(self, shard: int, execution_id: bytes, look: EntityLook) -> list[EntityRow]:
+        return await self._ask("entities", lambda: self._inner.entities(shard, execution_id, look))
 
     async def export(self, target: Target, *, family: bool) -> list[ExportedExecution]:
         return await self._ask("export", lambda: self._inner.export(target, family=family))

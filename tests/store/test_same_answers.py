@@ -8,6 +8,7 @@ is told by the tests of each verb, and by `test_random_operations`; here the two
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings, strategies as st
@@ -15,6 +16,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
 from everlong_engine.machine.elsewhere import UNWANTED
+from everlong_engine.model.entities import (
+    ByDue,
+    ByKey,
+    EntityChanges,
+    EntityRow,
+    OfKeys,
+    entity_checksum,
+)
 from everlong_engine.model.events import (
     ActivityScheduled,
     ApprovalWithdrawn,
@@ -67,6 +76,29 @@ versions = st.sampled_from([None, None, "1", "2"])
 seldom = st.sampled_from([False, False, False, True])
 NOVEMBER = datetime(2026, 11, 1, tzinfo=UTC)
 tag_values = st.sampled_from(["c1", "", 7, -7, 7.0, 0.5, True, False, NOVEMBER])
+
+KEYS = ["a", "B", "\ufb01", "\U0001f6d2"]
+LOOKS = (ByKey("", 10), ByKey("a", 2), ByDue(3), OfKeys(("a", "\U0001f6d2", "nobody")))
+
+
+def state_of(key: str, due_us: int | None, payload: bytes) -> EntityRow:
+    return EntityRow(key, due_us, payload, entity_checksum(key, due_us, payload))
+
+
+states_change = st.builds(
+    EntityChanges,
+    st.lists(
+        st.builds(
+            state_of,
+            st.sampled_from(KEYS),
+            st.none() | st.integers(0, 3),
+            st.sampled_from([b"", b"1", b"2"]),
+        ),
+        max_size=3,
+        unique_by=attrgetter("key"),
+    ).map(tuple),
+    st.lists(st.sampled_from([*KEYS, "nobody"]), max_size=2, unique=True).map(tuple),
+)
 
 
 class BothStores(RuleBasedStateMachine):
@@ -128,6 +160,8 @@ class BothStores(RuleBasedStateMachine):
                 found.append(await store.last_event(run.shard, run.run_id))
                 found.append(await store.event(run.shard, run.run_id, run.next_seq - 2))
                 found += await self.items_of(store, run)
+                for look in LOOKS:
+                    found += await store.entities(run.shard, run.execution_id, look)
                 found += [
                     await store.approval(run.shard, run.run_id, number)
                     for number in range(self.asked + 1)
@@ -219,6 +253,7 @@ class BothStores(RuleBasedStateMachine):
         pin=versions,
         over=st.none() | st.tuples(st.integers(1, 2), st.sampled_from(OVER)),
         tasks=st.none() | st.tuples(st.integers(1, 2), st.sampled_from(TaskEnd)),
+        entities=st.none() | states_change,
     )
     def append(self, name: str, count: int, consume: str, end: str, **how: Any) -> None:
         row = self.row(name)
@@ -249,6 +284,7 @@ class BothStores(RuleBasedStateMachine):
             options["over"] = ((name_of_over(row.run_id, number), mark),)
         if how["tasks"] is not None:
             options["tasks"] = (how["tasks"],)
+        options["entities"] = how["entities"]
         options["outgoing"] = tuple(self.sent(one, row, **how) for one in how["sends"])
         if end == "close":
             events.append(RunCompleted(b""))

@@ -51,7 +51,7 @@ LOOKS: Final = {
         (
             *("idle_pauses", "held_by_nobody", "idle_links", "every_run", "every_message"),
             *("missing_blobs", "unused_blobs", "unowned_blob_uses"),
-            *("every_blob", "every_approval", "every_item", "every_letter"),
+            *("every_blob", "every_approval", "every_item", "every_letter", "every_entity"),
             *(name for name in SQL if name.startswith("orphans_in_") and name not in OF_ALL),
         )
     ),

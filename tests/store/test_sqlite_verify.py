@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from everlong_engine.model.entities import EntityChanges, EntityRow, entity_checksum
 from everlong_engine.model.events import ActivityCompleted, RunCompleted, RunContinuedAsNew
 from everlong_engine.model.runs import AttemptRow, AttemptState, RunStatus
 from everlong_engine.model.writes import MarkAttempts
@@ -34,7 +35,9 @@ async def rig(tmp_path: Path) -> Rig:
     await rig.started("waiting", arguments=LARGE[1:])
     rolled = await rig.owned("rolled")
     await rig.one(rig.append(rolled, RunContinuedAsNew(b"", (), 1), next_run=rig.successor(rolled)))
-    await rig.owned("told", item(0), item(1), item(2, LARGE), tags=(("n", 7), ("c", "c1")))
+    told = await rig.owned("told", item(0), item(1), item(2, LARGE), tags=(("n", 7), ("c", "c1")))
+    state = EntityRow("a", 7, b"state", entity_checksum("a", 7, b"state"))
+    await rig.one(rig.append(told, entities=EntityChanges((state,))))
     await rig.owned("ended")
     await rig.one(rig.terminate("ended"))
     return rig
@@ -136,6 +139,18 @@ DAMAGE: dict[str, tuple[str, str]] = {
     "items without a run": (
         "DELETE FROM runs WHERE workflow_id = 'told'",
         "rows in published without a run",
+    ),
+    "a damaged state": (
+        "UPDATE entity_states SET payload = x'07' WHERE key = 'a'",
+        "the state of the key 'a' has a wrong checksum",
+    ),
+    "a state that is no state": (
+        "UPDATE entity_states SET due_us = 'soon' WHERE key = 'a'",
+        "in entity_states is damaged: due_us",
+    ),
+    "states without a run": (
+        "DELETE FROM runs WHERE workflow_id = 'told'",
+        "rows in entity_states without a run",
     ),
     "a missing tag": (
         "DELETE FROM tags WHERE name = 'n'",

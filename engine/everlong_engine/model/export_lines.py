@@ -14,11 +14,11 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NoReturn, TypeVar, cast
-from zlib import crc32
 
 from msgspec import Struct, field
 
 from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.entities import EntityRow, checked_entity
 from everlong_engine.model.errors import UndecodablePayload, UnreadableExport
 from everlong_engine.model.events import (
     CLOSING,
@@ -29,6 +29,7 @@ from everlong_engine.model.events import (
     RunStarted,
     RunTerminated,
 )
+from everlong_engine.model.export_sums import Line, sum_behind, sum_of, summed, with_sum
 from everlong_engine.model.exported import (
     ExportedApproval,
     ExportedExecution,
@@ -50,11 +51,9 @@ from everlong_engine.model.runs import (
 __all__ = ["EXPORT_VERSION", "export_lines", "read_export"]
 
 T = TypeVar("T")
-Line = dict[str, Any]
 
 EXPORT_VERSION: Final = 1
 _FORMAT: Final = "everlong"
-_SUM: Final = ', "crc": '
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 _NUMBER_MAX: Final = 1 << 53
 
@@ -68,34 +67,17 @@ def export_lines(
     """The lines of an export, each without its line break."""
     total = count = 0
     head = {"format": _FORMAT, "version": EXPORT_VERSION, "written_by": written_by, "at_us": at_us}
-    for line in _summed(_all_lines(head, executions)):
+    for line in summed(_all_lines(head, executions)):
         total += 1
         yield line
-        count = _sum_of(line)
-    yield _with_sum({"type": "end", "lines": total + 1}, count)[0]
+        count = sum_of(line)
+    yield with_sum({"type": "end", "lines": total + 1}, count)[0]
 
 
 def _all_lines(head: Line, executions: Iterable[ExportedExecution]) -> Iterator[Line]:
     yield {"type": "export", **head}
     for execution in executions:
         yield from _of_execution(execution)
-
-
-def _summed(lines: Iterable[Line]) -> Iterator[str]:
-    before = 0
-    for line in lines:
-        text, before = _with_sum(line, before)
-        yield text
-
-
-def _with_sum(line: Line, before: int) -> tuple[str, int]:
-    text = json.dumps(line, separators=(", ", ": "))[:-1]
-    total = crc32(text.encode("ascii"), before)
-    return f"{text}{_SUM}{total}}}", total
-
-
-def _sum_of(line: str) -> int:
-    return int(line[line.rindex(_SUM) + len(_SUM) : -1])
 
 
 def _of_execution(execution: ExportedExecution) -> Iterator[Line]:
@@ -131,6 +113,8 @@ def _of_execution(execution: ExportedExecution) -> Iterator[Line]:
         yield {"type": "request", "request_id": request_id, "result": _text(result)}
     for item in execution.items:
         yield {"type": "item", **item._asdict(), "payload": _text(item.payload)}
+    for state in execution.entities:
+        yield {"type": "entity", **state._asdict(), "payload": _text(state.payload)}
     for link in execution.links:
         yield {
             "type": "link",
@@ -231,6 +215,7 @@ class _Execution(Struct):
     mail: list[ExportedMail] = field(default_factory=list[ExportedMail])
     requests: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
     items: list[ItemRow] = field(default_factory=list[ItemRow])
+    entities: dict[str, EntityRow] = field(default_factory=dict[str, EntityRow])
     links: list[Link] = field(default_factory=list[Link])
 
 
@@ -284,10 +269,9 @@ class _Reader:
             self._know(line)
         if not isinstance(line, dict) or not isinstance(cast("Line", line).get("type"), str):
             self._refuse("it is no line of an export")
-        body, comma, _ = text.rpartition(_SUM)
         found = cast("Line", line)
-        self._sum = crc32(body.encode("utf-8", "surrogatepass"), self._sum)
-        if not comma or found.get("crc") != self._sum:
+        bears_one, self._sum = sum_behind(text, self._sum)
+        if not bears_one or found.get("crc") != self._sum:
             self._refuse("it was changed, or lines before it are missing: its crc does not fit")
         return found
 
@@ -432,13 +416,24 @@ class _Reader:
         payload, items = self._bytes(line, "payload"), self._execution.items
         follows = items and items[-1].channel == channel
         # The oldest items of a channel may be gone.
-        wrong = number != items[-1].number + 1 if follows else _has_channel(items, channel)
-        if wrong:
+        known = any(one.channel == channel for one in items)
+        if number != items[-1].number + 1 if follows else known:
             self._refuse(f"item {number} does not follow the one before it")
         if checksum(number, CODES[ItemPublished], payload) != line["checksum"]:
             self._refuse(f"item {number} has a wrong checksum")
         at_us = self._instant(line, "at_us")
         items.append(ItemRow(channel, number, at_us, payload, line["checksum"]))
+
+    def take_entity(self, line: Line) -> None:
+        due_us = None if line.get("due_us") is None else self._instant(line, "due_us")
+        values = self._str(line, "key"), due_us, self._bytes(line, "payload"), line.get("checksum")
+        try:
+            row = checked_entity(values)
+        except UndecodablePayload as error:
+            self._refuse(str(error))
+        if row.key in self._execution.entities:
+            self._refuse(f"the key {row.key!r:.220} is there twice")
+        self._execution.entities[row.key] = row
 
     def take_link(self, line: Line) -> None:
         on_close = self._str(line, "on_parent_close")
@@ -486,6 +481,7 @@ class _Reader:
             mail=tuple(execution.mail),
             requests=tuple(execution.requests),
             items=tuple(execution.items),
+            entities=tuple(execution.entities.values()),
             links=tuple(execution.links),
             held=execution.held,
         )
@@ -587,10 +583,7 @@ _TAKERS: Final[Mapping[str, Callable[[_Reader, Line], None]]] = {
     "message": _Reader.take_message,
     "request": _Reader.take_request,
     "item": _Reader.take_item,
+    "entity": _Reader.take_entity,
     "link": _Reader.take_link,
     "end": _Reader.take_end,
 }
-
-
-def _has_channel(items: list[ItemRow], channel: str) -> bool:
-    return any(one.channel == channel for one in items)

@@ -2,8 +2,8 @@
 
 What an `ExportedExecution` holds is all that another store needs to go on where this one stood: its
 runs with their histories, the attempts of open activities, what waits in the inbox, which requests
-were answered, what was published, and who waits for whom. Who owned a run stays behind; that it was
-owned is told, since whatever its worker had begun may have happened.
+were answered, what was published, the states of keys, and who waits for whom. Who owned a run stays
+behind; that it was owned is told, since whatever its worker had begun may have happened.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from everlong_engine.model.codec import decode_event
+from everlong_engine.model.entities import EntityRow
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.runs import AttemptRow, ItemRow, Link, LoadedRun, RunRow
 from everlong_engine.model.writes import HistoryRow
@@ -53,6 +54,8 @@ class ExportedExecution(Struct, frozen=True, kw_only=True):
     mail: tuple[ExportedMail, ...] = ()
     requests: tuple[tuple[str, bytes], ...] = ()
     items: tuple[ItemRow, ...] = ()
+    entities: tuple[EntityRow, ...] = ()
+    """States of keys, in their order."""
     links: tuple[Link, ...] = ()
     """Those that lead from here and to here."""
     held: tuple[int, str, str] | None = None

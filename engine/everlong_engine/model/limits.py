@@ -40,6 +40,12 @@ PUBLISHED_MAX: Final = 10_000
 """Items of one drive: more were published without waiting for anything."""
 PUBLISHED_READ_MAX: Final = 100
 PUBLISHED_READ_BYTES_MAX: Final = 4_000_000
+ENTITY_STATE_BYTES_MAX: Final = 500_000
+ENTITIES_READ_BYTES_MAX: Final = 4_000_000
+"""Of a page of keys. States of named keys come all at once."""
+ENTITIES_WRITTEN_BYTES_MAX: Final = 32_000_000
+ENTITY_TIMERS_MAX: Final = 100
+ENTITY_TIMERS_AT_ONCE: Final = 500
 """What a subscriber reads at once: the first of both that is reached."""
 
 LETTERS_AT_ONCE: Final = 100

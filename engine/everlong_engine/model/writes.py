@@ -12,6 +12,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from everlong_engine.model.codec import Blobs
+from everlong_engine.model.entities import EntityChanges
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.keys import StartKey
 from everlong_engine.model.letters import Letter
@@ -118,6 +119,8 @@ class Append(Struct):
     """Of activities that may be in a task queue: (number, what becomes of the task)."""
     letters: tuple[Letter, ...] = ()
     """What goes to brokers, in order. An append that is known again has left it already."""
+    entities: EntityChanges | None = None
+    """What the messages that it records make of the states of keys."""
 
 
 class NextRun(Struct, frozen=True):
@@ -386,6 +389,7 @@ class ResetRefusal(Enum):
     GONE = "the run is not in the store any more"
     MOVED_ON = "the run, or its inbox, has moved on meanwhile: look again"
     TAKEN = "another execution has the workflow id"
+    STATES = "the execution has states of keyed entities, which only go forward"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
+from everlong_engine.model.entities import EntityLook, EntityRow
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
@@ -290,6 +291,11 @@ class Reads(Protocol):
     ) -> list[ItemRow]:
         """Items of an output channel, one after the other from a number on, or from the oldest that
         is kept, if that is later; fewer than `limit` if they are large."""
+        ...
+
+    async def entities(self, shard: int, execution_id: bytes, look: EntityLook) -> list[EntityRow]:
+        """States of keys, as the last commit left them. Raises UndecodablePayload: one is
+        damaged."""
         ...
 
     async def list_runs(

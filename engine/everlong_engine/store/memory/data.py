@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.entities import EntityRow
 from everlong_engine.model.failure import Failure
 from everlong_engine.model.keys import KeyKind, KeyRow
 from everlong_engine.model.letters import KeptLetter, OutboxRow
@@ -147,8 +148,7 @@ class MemoryData:
         self.mail = Table(journal, self.mail_of)
         self.requests_of = Index[tuple[bytes, str], bytes](lambda key, _: key[0])
         self.requests = Table(journal, self.requests_of)
-        self.published_of = Index[tuple[bytes, str, int], ItemRow](lambda key, _: key[0])
-        self.published = Table(journal, self.published_of)
+        self._make_outputs(journal)
         # Spilled payloads by digest, and (owner, digest) for each use.
         self.blobs = Table[bytes, bytes](journal)
         self.blobs_of_owner = Index[tuple[bytes, bytes], bool](lambda key, _: key[0])
@@ -165,6 +165,13 @@ class MemoryData:
         self.commits = 0
         """Transactions that changed something."""
         self.owner: View | None = None
+
+    def _make_outputs(self, journal: Journal) -> None:
+        """What an execution has published, by (execution, channel, number), and keeps for keys."""
+        self.published_of = Index[tuple[bytes, str, int], ItemRow](lambda key, _: key[0])
+        self.published = Table(journal, self.published_of)
+        self.entities_of = Index[tuple[bytes, str], EntityRow](lambda key, _: key[0])
+        self.entities = Table(journal, self.entities_of)
 
     def _make_tasks(self, journal: Journal) -> None:
         """What stands in task queues, by (run, activity)."""

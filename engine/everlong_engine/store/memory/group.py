@@ -43,6 +43,7 @@ from everlong_engine.model.writes import (
 )
 from everlong_engine.store.interface import MailGone
 from everlong_engine.store.memory.data import MemoryData, StoredApproval, StoredEvent
+from everlong_engine.store.memory.entities import put_entities
 from everlong_engine.store.memory.keys import start_by_key
 from everlong_engine.store.memory.leases import mark_attempts, release
 from everlong_engine.store.memory.letters import put_letters
@@ -398,6 +399,8 @@ def _record(data: MemoryData, append: Append) -> None:
         if key in data.published.rows:
             raise AssertionError(f"item {item.number} of {item.channel} is there already")
         data.published.put(key, item)
+    if append.entities is not None:
+        put_entities(data, append.execution_id, append.entities)
     for trim in append.trims:
         keys = sorted(
             key

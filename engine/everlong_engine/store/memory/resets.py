@@ -72,6 +72,8 @@ def _known(data: MemoryData, reset: ResetRun) -> ResetResult | None:
 
 def _refusal(data: MemoryData, reset: ResetRun, old: RunRow) -> ResetResult | None:
     """Why it cannot be done now."""
+    if data.entities_of.keys(old.execution_id):
+        return ResetResult(ResetRefusal.STATES)
     behind = (data.history.get((old.run_id, seq)) for seq in range(reset.seen, old.next_seq))
     if any(one is not None and one.row[1] in resets.UNSEEN_KINDS for one in behind):
         return ResetResult(ResetRefusal.MOVED_ON)

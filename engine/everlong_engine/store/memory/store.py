@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 from msgspec.structs import replace
 
 from everlong_engine.machine.moving import Rehearsed
+from everlong_engine.model.entities import EntityLook, EntityRow
 from everlong_engine.model.errors import StoreError, StoreFailed, StoreFull, StoreOwned
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
@@ -55,6 +56,7 @@ from everlong_engine.store.interface import (
     Wants,
 )
 from everlong_engine.store.memory import (
+    entities,
     lanes,
     leases,
     letters,
@@ -247,6 +249,9 @@ class MemoryStore:
         self, shard: int, execution_id: bytes, channel: str, number: int, limit: int
     ) -> list[ItemRow]:
         return reads.published(self._open_data(), execution_id, channel, number, limit)
+
+    async def entities(self, shard: int, execution_id: bytes, look: EntityLook) -> list[EntityRow]:
+        return entities.entities(self._open_data(), execution_id, look)
 
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return reads.list_runs(self._open_data(), wanted, limit, after)

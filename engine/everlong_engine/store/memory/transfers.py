@@ -5,6 +5,7 @@ from typing import Final
 
 from everlong_engine.machine import arrivals, moving
 from everlong_engine.machine.pauses import PAUSED_ELSEWHERE
+from everlong_engine.model.entities import EntityChanges
 from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.exported import (
     ExportedApproval,
@@ -16,6 +17,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import Link, RunRow
 from everlong_engine.store.memory import reads
 from everlong_engine.store.memory.data import MemoryData, StoredApproval, StoredEvent
+from everlong_engine.store.memory.entities import entities_of, put_entities
 from everlong_engine.store.memory.links import put_link
 from everlong_engine.store.memory.moves import leave as leave_as_seen, make_room
 from everlong_engine.store.memory.pauses import hold_arrival, pause_of
@@ -69,6 +71,7 @@ def _execution(data: MemoryData, last: RunRow) -> ExportedExecution:
         ),
         requests=tuple((one[1], data.requests.rows[one]) for one in requests),
         items=tuple(data.published.rows[one] for one in sorted(data.published_of.keys(key))),
+        entities=tuple(entities_of(data, key)),
         links=tuple(data.links.rows[one] for one in links),
         held=moving.held_by(pauses, PAUSED_ELSEWHERE),
     )
@@ -148,6 +151,7 @@ def _put(data: MemoryData, execution: ExportedExecution) -> None:
         data.requests.put((execution_id, request_id), result)
     for item in execution.items:
         data.published.put((execution_id, item.channel, item.number), item)
+    put_entities(data, execution_id, EntityChanges(execution.entities))
     hold_arrival(data, execution.last, execution.held)
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from everlong_engine.machine.state import tags_behind
 from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.entities import checked_entity
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CLOSING, CODES, INPUTS, KINDS, ItemPublished
 from everlong_engine.model.ids import first_id_of, id_text
@@ -78,6 +79,8 @@ def _delete(data: MemoryData, run: RunRow) -> None:
             data.requests.remove(request)
         for item in list(data.published_of.keys(run.execution_id)):
             data.published.remove(item)
+        for state in list(data.entities_of.keys(run.execution_id)):
+            data.entities.remove(state)
         data.forget_mail(run.execution_id)
         data.drop_blobs(run.execution_id)
         if run.execution_id in data.turns.rows:
@@ -121,6 +124,7 @@ def _problems(data: MemoryData) -> Iterator[Problem]:
             yield Problem(mail.execution_id, f"message {position} has a wrong checksum")
     yield from _of_published(data)
     yield from _of_letters(data)
+    yield from _of_entities(data)
     yield from _of_approvals(data)
     yield from _of_orphans(data)
     for _, run in sorted(data.runs.rows.items()):
@@ -198,6 +202,14 @@ def _of_letters(data: MemoryData) -> Iterator[Problem]:
             yield Problem(kept.letter.run_id, f"{text} has a wrong checksum")
 
 
+def _of_entities(data: MemoryData) -> Iterator[Problem]:
+    for (execution_id, _), row in sorted(data.entities.rows.items()):
+        try:
+            checked_entity(row)
+        except UndecodablePayload as error:
+            yield Problem(execution_id, str(error))
+
+
 def _of_orphans(data: MemoryData) -> Iterator[Problem]:
     executions = {run.execution_id for run in data.runs.rows.values()}
     hanging = {
@@ -209,6 +221,7 @@ def _of_orphans(data: MemoryData) -> Iterator[Problem]:
         "inbox": {mail.execution_id for mail in data.mail.rows.values()} - executions,
         "requests": {key[0] for key in data.requests.rows} - executions,
         "published": {key[0] for key in data.published.rows} - executions,
+        "entity_states": {key[0] for key in data.entities.rows} - executions,
     }
     for table, owners in hanging.items():
         for owner in sorted(owners):

@@ -7,6 +7,7 @@ from everlong_engine.model.runs import RunStatus
 from everlong_engine.model.tasks import TaskEnd
 from everlong_engine.model.writes import Append, AppendResult, Approvals, Refusal, WriteResult
 from everlong_engine.store.interface import MailGone
+from everlong_engine.store.postgres.entities import put_entities
 from everlong_engine.store.postgres.letters import letter_values
 from everlong_engine.store.postgres.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.postgres.statements import Tx
@@ -73,6 +74,8 @@ async def append_all(tx: Tx, appends: Chain, results: list[WriteResult]) -> None
                 trimming.append(append)
             if accepted and append.letters:
                 letters += letter_values(append)
+            if accepted and append.entities is not None:
+                await put_entities(tx, append.shard, append.execution_id, append.entities)
     if history:
         await tx.rows("insert_history", history)
     if items:

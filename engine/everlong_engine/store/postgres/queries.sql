@@ -102,6 +102,42 @@ WHERE shard = $1 AND execution_id = $2 AND channel = $3 AND number IN (
 SELECT 1 FROM everlong.published
 WHERE shard = $1 AND execution_id = $2 AND channel = $3 AND number < $4 LIMIT 1;
 
+-- name: put_entities
+-- States of keys that an accepted append has changed, in place of those before.
+INSERT INTO everlong.entity_states (shard, execution_id, key, due_us, payload, checksum)
+SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::TEXT[], $4::BIGINT[], $5::BYTEA[], $6::BIGINT[])
+ON CONFLICT (shard, execution_id, key) DO UPDATE
+SET due_us = excluded.due_us, payload = excluded.payload, checksum = excluded.checksum;
+
+-- name: drop_entities
+-- Keys that have no state any more.
+DELETE FROM everlong.entity_states WHERE (shard, execution_id, key) IN
+    (SELECT * FROM unnest($1::INT[], $2::BYTEA[], $3::TEXT[]));
+
+-- name: entities_of_keys
+-- The states of some keys.
+SELECT key, due_us, payload, checksum FROM everlong.entity_states
+WHERE shard = $1 AND execution_id = $2 AND key = ANY($3::TEXT[]) ORDER BY key;
+
+-- name: entities_by_key
+-- A page of them.
+SELECT key, due_us, payload, checksum FROM everlong.entity_states
+WHERE shard = $1 AND execution_id = $2 AND key > $3 ORDER BY key LIMIT $4;
+
+-- name: entities_by_due
+-- Those whose first timers are due first.
+SELECT key, due_us, payload, checksum FROM everlong.entity_states
+WHERE shard = $1 AND execution_id = $2 AND due_us IS NOT NULL ORDER BY due_us, key LIMIT $3;
+
+-- name: entities_of
+-- Everything that an execution keeps for keys.
+SELECT key, due_us, payload, checksum FROM everlong.entity_states
+WHERE shard = $1 AND execution_id = $2 ORDER BY key;
+
+-- name: any_entity
+-- Whether an execution has states of keys.
+SELECT 1 FROM everlong.entity_states WHERE shard = $1 AND execution_id = $2 LIMIT 1;
+
 -- name: insert_approval
 -- A run asks somebody.
 INSERT INTO everlong.approvals (shard, run_id, number, seq) VALUES ($1, $2, $3, $4);
@@ -1468,6 +1504,11 @@ DELETE FROM everlong.inbox WHERE (shard, execution_id) IN (SELECT * FROM unnest(
 -- Their executions go with the last of them.
 DELETE FROM everlong.published WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
 
+-- name: prune_entity_states
+-- Likewise.
+DELETE FROM everlong.entity_states
+WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
+
 -- name: prune_turns
 -- Likewise.
 DELETE FROM everlong.turns WHERE (shard, execution_id) IN (SELECT * FROM unnest($1::INT[], $2::BYTEA[]));
@@ -1555,6 +1596,12 @@ ORDER BY shard, execution_id, channel, number LIMIT $5;
 SELECT DISTINCT o.execution_id FROM everlong.start_keys AS o WHERE NOT EXISTS
     (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);
 
+-- name: every_entity
+-- Key by key.
+SELECT shard, execution_id, key, due_us, payload, checksum FROM everlong.entity_states
+WHERE (shard, execution_id, key) > ($1::INT, $2::BYTEA, $3::TEXT)
+ORDER BY shard, execution_id, key LIMIT $4;
+
 -- name: orphans_in_history
 -- What hangs on nobody.
 SELECT DISTINCT o.run_id FROM everlong.history AS o WHERE NOT EXISTS
@@ -1588,6 +1635,11 @@ SELECT DISTINCT o.execution_id FROM everlong.inbox AS o WHERE NOT EXISTS
 -- name: orphans_in_requests
 -- What hangs on nobody.
 SELECT DISTINCT o.execution_id FROM everlong.requests AS o WHERE NOT EXISTS
+    (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);
+
+-- name: orphans_in_entity_states
+-- What hangs on nobody.
+SELECT DISTINCT o.execution_id FROM everlong.entity_states AS o WHERE NOT EXISTS
     (SELECT 1 FROM everlong.runs AS r WHERE r.shard = o.shard AND r.execution_id = o.execution_id);
 
 -- name: orphans_in_published

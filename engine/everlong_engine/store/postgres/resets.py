@@ -12,6 +12,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import child_request_id, name_of_reset
 from everlong_engine.model.runs import MailRow, NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import ResetRefusal, ResetResult, ResetRun, Reunion
+from everlong_engine.store.postgres.entities import has_entities
 from everlong_engine.store.postgres.links import (
     close_now,
     deliver,
@@ -92,6 +93,8 @@ async def _known(tx: Tx, reset: ResetRun) -> ResetResult | None:
 
 async def _refusal(tx: Tx, reset: ResetRun, old: RunRow) -> ResetResult | None:
     """Why it cannot be done now."""
+    if await has_entities(tx, old.shard, old.execution_id):
+        return ResetResult(ResetRefusal.STATES)
     key = (old.shard, old.run_id, reset.seen, *resets.UNSEEN_KINDS)
     if await tx.one("message_behind", key) is not None:
         return ResetResult(ResetRefusal.MOVED_ON)

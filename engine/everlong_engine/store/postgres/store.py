@@ -15,6 +15,7 @@ from typing import Final, Self, TypeVar
 from asyncpg import exceptions as pg
 
 from everlong_engine.machine.moving import Rehearsed
+from everlong_engine.model.entities import EntityLook, EntityRow
 from everlong_engine.model.errors import StoreError
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
@@ -52,6 +53,7 @@ from everlong_engine.store.interface import (
 )
 from everlong_engine.store.postgres import (
     by_shard,
+    entities,
     lanes,
     leases,
     letters,
@@ -362,6 +364,9 @@ class PostgresStore:
         return await self._read(
             lambda tx: reads.published(tx, shard, execution_id, channel, number, limit)
         )
+
+    async def entities(self, shard: int, execution_id: bytes, look: EntityLook) -> list[EntityRow]:
+        return await self._read(lambda tx: entities.entities(tx, shard, execution_id, look))
 
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return await self._look(lambda tx: reads.list_runs(tx, wanted, limit, after))

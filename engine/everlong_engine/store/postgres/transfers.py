@@ -6,6 +6,7 @@ from typing import Any, Final
 from everlong_engine.machine import arrivals, moving
 from everlong_engine.machine.pauses import PAUSED_ELSEWHERE
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.entities import EntityChanges
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.exported import (
@@ -19,6 +20,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.runs import ItemRow, Link, RunRow
 from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.postgres import reads
+from everlong_engine.store.postgres.entities import entities_of, put_entities
 from everlong_engine.store.postgres.leases import attempt_values
 from everlong_engine.store.postgres.links import links_of, put_link
 from everlong_engine.store.postgres.moves import leave as leave_as_seen, make_room
@@ -77,6 +79,7 @@ async def _execution(tx: Tx, last: RunRow) -> ExportedExecution:
         mail=tuple(ExportedMail(*row[2:]) for row in mail if row[2] != _TERMINATED),
         requests=tuple([tuple(row) for row in await tx.all("requests_of", key)]),
         items=tuple([ItemRow(*row) for row in await tx.all("items_of", key)]),
+        entities=tuple(await entities_of(tx, *key)),
         links=tuple(await links_of(tx, last.shard, last.execution_id)),
         held=moving.held_by(pauses, PAUSED_ELSEWHERE),
     )
@@ -195,6 +198,7 @@ async def _put(tx: Tx, execution: ExportedExecution) -> None:
     if execution.items:
         items = [(shard, last.execution_id, *item) for item in execution.items]
         await tx.rows("insert_published", items)
+    await put_entities(tx, shard, last.execution_id, EntityChanges(execution.entities))
     await hold_arrival(tx, last, execution.held)
 
 

@@ -11,7 +11,7 @@ from everlong_engine.store.postgres.statements import Tx
 __all__ = ["candidates", "forget_execution", "prune", "prune_some"]
 
 _OF_RUNS: Final = ("runs", "history", "attempts", "tasks", "approvals", "tags")
-_OF_EXECUTIONS: Final = ("requests", "mail", "published", "turns", "start_keys")
+_OF_EXECUTIONS: Final = ("requests", "mail", "published", "entity_states", "turns", "start_keys")
 
 
 async def prune(

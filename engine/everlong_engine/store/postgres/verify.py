@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from everlong_engine.machine.state import tags_behind
 from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.entities import checked_entity
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import (
     CLOSING,
@@ -37,7 +38,7 @@ _PROBLEMS_MAX: Final = 1000
 _ROWS: Final = 500
 _ORPHANS: Final = (
     *("history", "attempts", "tasks", "approvals", "tags"),
-    *("inbox", "requests", "published", "start_keys"),
+    *("inbox", "requests", "published", "start_keys", "entity_states"),
 )
 
 
@@ -52,8 +53,7 @@ async def verify(tx: Tx) -> list[Problem]:
 
 
 async def _problems(tx: Tx) -> AsyncIterator[Problem]:
-    parts = (_of_mail, _of_blobs, _of_published, _of_letters, _of_approvals, _of_orphans, _of_runs)
-    for part in parts:
+    for part in _PARTS:
         async for problem in part(tx):
             yield problem
     for waited_for, waiter in await tx.all("idle_links"):
@@ -210,6 +210,15 @@ async def _of_letters(tx: Tx) -> AsyncIterator[Problem]:
                 yield Problem(kept.letter.run_id, f"{text} has a wrong checksum")
 
 
+async def _of_entities(tx: Tx) -> AsyncIterator[Problem]:
+    async for rows in _batches(tx, "every_entity", (-1, b"", "")):
+        for _, execution_id, *values in rows:
+            try:
+                checked_entity(values)
+            except UndecodablePayload as error:
+                yield Problem(execution_id, str(error))
+
+
 async def _of_orphans(tx: Tx) -> AsyncIterator[Problem]:
     for table in _ORPHANS:
         for (owner,) in await tx.all(f"orphans_in_{table}"):
@@ -221,3 +230,9 @@ async def _of_orphans(tx: Tx) -> AsyncIterator[Problem]:
         yield Problem(owner, "a spilled payload is missing")
     for (digest,) in await tx.all("unused_blobs"):
         yield Problem(None, f"the spilled payload {digest.hex()} belongs to nobody")
+
+
+_PARTS: Final = (
+    *(_of_mail, _of_blobs, _of_published, _of_entities, _of_letters),
+    *(_of_approvals, _of_orphans, _of_runs),
+)

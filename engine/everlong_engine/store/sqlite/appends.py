@@ -8,6 +8,7 @@ from everlong_engine.model.runs import RunStatus
 from everlong_engine.model.tasks import TaskEnd
 from everlong_engine.model.writes import Append, AppendResult, Approvals, Refusal, WriteResult
 from everlong_engine.store.interface import MailGone
+from everlong_engine.store.sqlite.entities import put_entities
 from everlong_engine.store.sqlite.letters import letter_values
 from everlong_engine.store.sqlite.rows import new_run_values, put_answers, put_blobs, put_mail
 from everlong_engine.store.sqlite.statements import SQL, execute_rows
@@ -61,6 +62,8 @@ def append_all(tx: Connection, appends: _Chain, results: list[WriteResult]) -> N
                 trimming.append(append)
             if accepted and append.letters:
                 letters += letter_values(append)
+            if accepted and append.entities is not None:
+                put_entities(tx, append.shard, append.execution_id, append.entities)
     if history:
         execute_rows(tx, "insert_history", history)
     if items:

@@ -25,6 +25,7 @@ from everlong_engine.model.turns import TurnState
 __all__ = [
     "APPROVAL",
     "COLUMNS",
+    "ENTITY",
     "ITEM",
     "KEYS",
     "MAIL",
@@ -126,6 +127,13 @@ OUTBOX: Final = (
     _instant("fault_us").or_null(),
 )
 """As `outboxes` reads them, which counts some."""
+ENTITY: Final = (
+    _text("key"),
+    _instant("due_us").or_null(),
+    _bytes("payload"),
+    _any_int("checksum"),
+)
+"""As `entities_by_key` reads them."""
 
 TAG: Final = (
     Column("name", (str,), 1, 64),
@@ -259,6 +267,7 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _text("refused").or_null(),
     ),
     "outgoing_boxes": (OUTBOX[0], *OUTBOX[4:]),
+    "entity_states": (_SHARD, _id("execution_id"), *ENTITY),
     "approvals": (_SHARD, _id("run_id"), *APPROVAL),
     "tags": (_SHARD, _id("run_id"), TAG[0], _text("namespace"), *TAG[1:]),
     "pauses": (
@@ -338,6 +347,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "published": ("shard", "execution_id", "channel", "number"),
     "outgoing_letters": ("position",),
     "outgoing_boxes": ("outbox",),
+    "entity_states": ("shard", "execution_id", "key"),
     "approvals": ("shard", "run_id", "number"),
     "tags": ("shard", "run_id", "name"),
     "pauses": ("shard", "execution_id"),

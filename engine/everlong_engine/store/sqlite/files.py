@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 APPLICATION_ID: Final = 0x45564C47  # "EVLG"
-SCHEMA_VERSION: Final = 12
+SCHEMA_VERSION: Final = 13
 
 _held: Final[set[tuple[int, Path]]] = set()
 """Locks of this process: the system grants a process its own lock again."""

@@ -98,6 +98,41 @@ WHERE shard = ?1 AND execution_id = ?2 AND channel = ?3 AND number IN (
 SELECT 1 FROM published
 WHERE shard = ? AND execution_id = ? AND channel = ? AND number < ? LIMIT 1;
 
+-- name: put_entities
+-- States of keys that an accepted append has changed, in place of those before.
+INSERT INTO entity_states (shard, execution_id, key, due_us, payload, checksum)
+SELECT * FROM (VALUES :rows:) WHERE column2 IS NOT NULL
+ON CONFLICT (shard, execution_id, key) DO UPDATE
+SET due_us = excluded.due_us, payload = excluded.payload, checksum = excluded.checksum;
+
+-- name: drop_entity
+-- A key that has no state any more.
+DELETE FROM entity_states WHERE shard = ? AND execution_id = ? AND key = ?;
+
+-- name: entities_of_keys
+-- The states of some keys.
+SELECT key, due_us, payload, checksum FROM entity_states
+WHERE shard = ? AND execution_id = ? AND key IN (SELECT value FROM json_each(?)) ORDER BY key;
+
+-- name: entities_by_key
+-- A page of them.
+SELECT key, due_us, payload, checksum FROM entity_states
+WHERE shard = ? AND execution_id = ? AND key > ? ORDER BY key LIMIT ?;
+
+-- name: entities_by_due
+-- Those whose first timers are due first.
+SELECT key, due_us, payload, checksum FROM entity_states
+WHERE shard = ? AND execution_id = ? AND due_us IS NOT NULL ORDER BY due_us, key LIMIT ?;
+
+-- name: entities_of
+-- Everything that an execution keeps for keys.
+SELECT key, due_us, payload, checksum FROM entity_states
+WHERE shard = ? AND execution_id = ? ORDER BY key;
+
+-- name: any_entity
+-- Whether an execution has states of keys.
+SELECT 1 FROM entity_states WHERE shard = ? AND execution_id = ? LIMIT 1;
+
 -- name: insert_approval
 -- A run asks somebody.
 INSERT INTO approvals (shard, run_id, number, seq) VALUES (?, ?, ?, ?);

@@ -13,6 +13,7 @@ from everlong_engine.model.outgoing import Target
 from everlong_engine.model.requests import child_request_id, name_of_reset
 from everlong_engine.model.runs import MailRow, NewRun, RunRow, RunStatus
 from everlong_engine.model.writes import ResetRefusal, ResetResult, ResetRun, Reunion
+from everlong_engine.store.sqlite.entities import has_entities
 from everlong_engine.store.sqlite.links import (
     close_now,
     deliver,
@@ -93,6 +94,8 @@ def _known(tx: Connection, reset: ResetRun) -> ResetResult | None:
 
 def _refusal(tx: Connection, reset: ResetRun, old: RunRow) -> ResetResult | None:
     """Why it cannot be done now."""
+    if has_entities(tx, old.shard, old.execution_id):
+        return ResetResult(ResetRefusal.STATES)
     key = (old.shard, old.run_id, reset.seen, *resets.UNSEEN_KINDS)
     if tx.execute(SQL["message_behind"], key).fetchone() is not None:
         return ResetResult(ResetRefusal.MOVED_ON)

@@ -17,6 +17,7 @@ from typing import Self, TypeVar
 from msgspec.structs import replace
 
 from everlong_engine.machine.moving import Rehearsed
+from everlong_engine.model.entities import EntityLook, EntityRow
 from everlong_engine.model.errors import ForeignFile, StoreError, StoreFailed, UndecodablePayload
 from everlong_engine.model.events import Recorded
 from everlong_engine.model.exported import ExportedExecution
@@ -53,6 +54,7 @@ from everlong_engine.store.interface import (
     Wants,
 )
 from everlong_engine.store.sqlite import (
+    entities,
     lanes,
     leases,
     letters,
@@ -346,6 +348,9 @@ class SqliteStore:
         return await self._read(
             lambda tx: reads.published(tx, shard, execution_id, channel, number, limit)
         )
+
+    async def entities(self, shard: int, execution_id: bytes, look: EntityLook) -> list[EntityRow]:
+        return await self._read(lambda tx: entities.entities(tx, shard, execution_id, look))
 
     async def list_runs(self, wanted: RunFilter, limit: int, after: bytes | None) -> list[RunRow]:
         return await self._read(lambda tx: reads.list_runs(tx, wanted, limit, after))

@@ -7,6 +7,7 @@ from typing import Any, Final
 from everlong_engine.machine import arrivals, moving
 from everlong_engine.machine.pauses import PAUSED_ELSEWHERE
 from everlong_engine.model.codec import checksum
+from everlong_engine.model.entities import EntityChanges
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import CODES, RunTerminated
 from everlong_engine.model.exported import (
@@ -20,6 +21,7 @@ from everlong_engine.model.runs import ItemRow, Link, RunRow
 from everlong_engine.model.writes import HistoryRow
 from everlong_engine.store.sqlite import reads
 from everlong_engine.store.sqlite.columns import APPROVAL, COLUMNS, ITEM, MAIL, check, named
+from everlong_engine.store.sqlite.entities import entities_of, put_entities
 from everlong_engine.store.sqlite.links import links_of, put_link
 from everlong_engine.store.sqlite.moves import leave as leave_as_seen, make_room
 from everlong_engine.store.sqlite.pauses import hold_arrival, pause_of
@@ -84,6 +86,7 @@ def _execution(tx: Connection, last: RunRow) -> ExportedExecution:
             ItemRow(*row)
             for row in _checked("published", ITEM, tx.execute(SQL["items_of"], key), name)
         ),
+        entities=tuple(entities_of(tx, *key)),
         links=tuple(links_of(tx, last.shard, last.execution_id)),
         held=moving.held_by(pauses, PAUSED_ELSEWHERE),
     )
@@ -150,6 +153,8 @@ def bring(
     for execution in executions:
         _make_way(tx, execution)
         _put(tx, execution)
+        last, states = execution.last, EntityChanges(execution.entities)
+        put_entities(tx, last.shard, last.execution_id, states)
     for execution in executions:
         _put_links(tx, execution)
     if rehearsed:

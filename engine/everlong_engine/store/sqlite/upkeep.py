@@ -82,7 +82,7 @@ def forget_execution(tx: sqlite3.Connection, shard: int, execution_id: bytes) ->
 
 def _forget_rest(tx: sqlite3.Connection, shard: int, execution_id: bytes) -> None:
     """What is an execution's, and no run's."""
-    for table in ("requests", "inbox", "published", "turns", "start_keys"):
+    for table in ("requests", "inbox", "published", "entity_states", "turns", "start_keys"):
         key = (shard, execution_id)
         tx.execute(f"DELETE FROM {table} WHERE shard = ? AND execution_id = ?", key)
     _drop_blobs(tx, shard, execution_id)

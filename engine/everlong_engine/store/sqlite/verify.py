@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from everlong_engine.machine.state import tags_behind
 from everlong_engine.model.codec import checksum, decode_event
+from everlong_engine.model.entities import checked_entity
 from everlong_engine.model.errors import UndecodablePayload
 from everlong_engine.model.events import (
     CLOSING,
@@ -64,6 +65,7 @@ _HANGING: Final = (
     ("requests", "execution_id"),
     ("published", "execution_id"),
     ("start_keys", "execution_id"),
+    ("entity_states", "execution_id"),
 )
 
 
@@ -103,6 +105,7 @@ def _problems(tx: Connection) -> Iterator[Problem]:
     yield from _of_mail(tx)
     yield from _of_published(tx)
     yield from _of_letters(tx)
+    yield from _of_entities(tx)
     yield from _of_approvals(tx)
     yield from _of_orphans(tx)
     yield from _of_links(tx)
@@ -156,7 +159,10 @@ def _of_table(tx: Connection, table: str) -> Iterator[Problem]:
 
 
 _OF_SOMEBODY: Final = frozenset(
-    {"attempts", "tasks", "approvals", "tags", "requests", "published", "blob_uses"}
+    {
+        *("attempts", "tasks", "approvals", "tags"),
+        *("requests", "published", "entity_states", "blob_uses"),
+    }
 )
 
 
@@ -329,6 +335,16 @@ def _of_letters(tx: Connection) -> Iterator[Problem]:
         if not kept.is_whole:
             text = f"letter {kept.position} of the outbox {kept.letter.outbox!r:.100}"
             yield Problem(kept.letter.run_id, f"{text} has a wrong checksum")
+
+
+def _of_entities(tx: Connection) -> Iterator[Problem]:
+    for _, values in _rows(tx, "entity_states"):
+        if _fault("entity_states", values) is not None or values is None:
+            continue  # Named with the rows of its table.
+        try:
+            checked_entity(values[2:])
+        except UndecodablePayload as error:
+            yield Problem(values[1], str(error))
 
 
 def _of_links(tx: Connection) -> Iterator[Problem]:
