@@ -2,7 +2,8 @@
 
 The broker is a real one that speaks Kafka's protocol (`noida-db`, with the extra `test`). Three
 sizes of a batch, and two bodies: a transactional activity, whose rows are committed with the
-position, and an ordinary activity that takes the batch. What is timed is from the start of the flow
+position, and an ordinary activity that takes the batch. On a file there is an entity besides, which
+keeps 10,000 keys, 500 messages a batch. What is timed is from the start of the flow
 to its result; a single message is a batch of its own in the first size, so that topic is short.
 
 On a server (`--url`) the topic has eight partitions, each read by a flow of its own, and each of
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,11 +27,14 @@ from benchmarks._catalogue import Figures
 from benchmarks._place import store
 from benchmarks._process import finish, start_role
 from everlong import Client, Transaction, Worker, activity, checkpoint, workflow
-from everlong.streams import Stream
+from everlong.streams import EntityContext, Message, Stream, entity
 from everlong.streams.kafka import Kafka
 
 BATCHES = (1, 100, 1_000)
 MESSAGE_BYTES = 100
+ENTITY_BATCH, KEYS = 500, 10_000
+SPREAD = 7_919
+"""Without a factor in common with KEYS."""
 SHORTER = 50
 """By which the topic is shorter that is read message by message."""
 PATIENCE_S = 30.0
@@ -37,6 +42,12 @@ WORKERS = 2
 PARTITIONS = 8
 """On a server; a file has one of each."""
 _TASK = "task.json"
+
+
+@dataclass
+class Total:
+    count: int = 0
+    bytes: int = 0
 
 
 @activity(transactional=True)
@@ -69,7 +80,47 @@ async def measure(folder: Path, size: int) -> Figures:
                 elapsed_s = await _consume_in_processes(folder, servers, topic, most, count, body)
             assert await sink.empty() == (count if body == "transactional" else 0)
             figures[f"{body}_{most}_per_s"] = count / elapsed_s
+    if _is_file(folder):
+        count = max(BATCHES[-1], size)
+        elapsed_s = await _keep(folder, servers, f"messages-{BATCHES[-1]}", count)
+        figures[f"entities_{ENTITY_BATCH}_per_s"] = count / elapsed_s
     return figures
+
+
+async def _keep(folder: Path, servers: str, topic: str, count: int) -> float:
+    """Until the state of the last message's key has it, so all others have theirs."""
+    seen, done = 0, asyncio.Event()
+
+    @entity(
+        Stream(f"{topic}-entities", Kafka(servers, topic)),
+        key=lambda message: str(int(message.value) * SPREAD % KEYS),  # Not one behind the other.
+        state=Total,
+        name="benchmark-entities",
+        max_messages=ENTITY_BATCH,
+    )
+    async def keep(total: Total, message: Message[bytes], ctx: EntityContext) -> None:
+        nonlocal seen
+        total.count += 1
+        total.bytes += len(message.value)
+        seen += 1
+        if seen == count:
+            done.set()
+
+    async with Client.connect(store(folder)) as client, Worker(client, workflows=[keep]):
+        began = time.perf_counter()
+        handle = await client.start(keep)
+        control = keep.control(handle)
+        await done.wait()
+        last = str((count - 1) * SPREAD % KEYS)
+        of_last = len(range(count - 1, -1, -KEYS))
+        while (found := await control.get(last)) is None or found.count < of_last:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        elapsed_s = time.perf_counter() - began
+        states = [one.state async for one in control.states()]
+        assert sum(one.count for one in states) == count
+        assert len(states) == min(count, KEYS)
+        await handle.terminate()
+    return elapsed_s
 
 
 async def _consume(

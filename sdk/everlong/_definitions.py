@@ -18,6 +18,7 @@ from everlong.exceptions import DefinitionError
 from everlong_engine import ActivityOptions, Retry, is_queue_name, limits
 
 __all__ = [
+    "ENTITY",
     "OWN",
     "QUEUE",
     "ActivityDefinition",
@@ -35,6 +36,9 @@ __all__ = [
 
 OWN: Final = "everlong."
 """What the names of Everlong's own workflows begin with."""
+ENTITY: Final = f"{OWN}entity."
+"""What calls the handlers of a keyed entity; and under which its run carries, among its cursors,
+when its next timer is due."""
 VERSION_CHARS_MAX: Final = 100
 Versioning: TypeAlias = Literal["auto", "pinned", "pinned_run"]
 """Which worker may go on with a run when there are several versions of its code."""

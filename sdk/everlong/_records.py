@@ -35,6 +35,7 @@ from everlong_engine import (
     Blobs,
     ChildClosed,
     Closing,
+    EntityRow,
     Event,
     Failure,
     HistoryRow,
@@ -61,6 +62,7 @@ from everlong_engine import (
     checksum,
     decode_event,
     encode_event,
+    entity_checksum,
     pack,
     unpack,
 )
@@ -426,6 +428,22 @@ class Records:
         """Undo `letter`: the payload. Raises UndecodablePayload."""
         return self._sealing.open_bytes(letter.payload, _of_letter(letter), "payload")
 
+    # ------------------------------------------------------------------------ states of keys
+
+    def entity_row(
+        self, execution_id: bytes, to: Execution, key: str, due_us: int | None, payload: bytes
+    ) -> EntityRow:
+        """A state with its timers, for its place."""
+        if self._seals:
+            place = _of_entity(to, execution_id, key)
+            payload = self._sealing.seal_bytes(payload, place, "payload")
+        return EntityRow(key, due_us, payload, entity_checksum(key, due_us, payload))
+
+    def entity(self, execution_id: bytes, to: Execution, row: EntityRow) -> bytes:
+        """Undo `entity_row`: the payload. Raises UndecodablePayload."""
+        place = _of_entity(to, execution_id, row.key)
+        return self._sealing.open_bytes(row.payload, place, "payload")
+
     # ------------------------------------------------------------------------------- queries
 
     def question(self, to: Execution, question_id: bytes, query: str, arguments: bytes) -> bytes:
@@ -496,6 +514,10 @@ def _of_item(to: Execution, execution_id: bytes, channel: str, number: int) -> P
 def _of_letter(letter: Letter) -> Place:
     # Whoever publishes it knows no namespace: it stays when its execution is gone.
     return Place("", letter.run_id, ("letter", letter.outbox, letter.seq, letter.number))
+
+
+def _of_entity(to: Execution, execution_id: bytes, key: str) -> Place:
+    return Place(to.namespace, execution_id, ("entity", to.workflow_id, key))
 
 
 _ITEM: Final = CODES[ItemPublished]

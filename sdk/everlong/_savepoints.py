@@ -18,6 +18,7 @@ from everlong.exceptions import InvalidArguments, UndecodablePayload
 from everlong_engine import limits, pack, unpack
 
 __all__ = [
+    "NO_WAY_BACK",
     "SAVEPOINTS",
     "SAVEPOINTS_KEPT",
     "TAKES",
@@ -40,6 +41,12 @@ TAKES: Final = (
     "without a stop the flow goes on taking messages from {streams}, which its broker forgets, so "
     "no other flow could go on behind it. Stop it with the savepoint: stop=True, or --stop"
 )
+NO_WAY_BACK: Final = (
+    "the states of its keys are what all messages so far have made of them, and there is no way "
+    "back for them. Start another execution, under another id: it reads from the beginning of the "
+    "source and builds its states anew"
+)
+"""Of the flow of a keyed entity."""
 WAITING: Final = f"{OWN}savepoints"
 """Under which a run carries, among its cursors, what was asked for and not taken yet."""
 

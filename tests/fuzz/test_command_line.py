@@ -52,6 +52,8 @@ OPTIONS: Final = {
     "stream redrive": ("--key", "--request-id"),
     "stream savepoint": ("--request-id", "--stop", "--wait"),
     "stream savepoints": (),
+    "entity show": (),
+    "entity list": ("--after", "--limit"),
     "stream delete-savepoint": ("--request-id", "--wait"),
     "approvals": ("--id", "--limit", "--after"),
     "approve": ("--by", "--comment", "--request-id"),

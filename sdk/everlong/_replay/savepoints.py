@@ -9,6 +9,7 @@ While a recorded input is fed, the record says whether one was taken.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol, TypeAlias
 
 from msgspec import ValidationError
@@ -134,6 +135,13 @@ class Savepoints:
         if self._rests():
             assert self._resting is not None
             await self._take_waiting(self._resting)
+
+    def refuse(self, told: object, why: str) -> None:
+        """The flow takes none, and says why."""
+        with suppress(ValidationError):
+            (order,) = orders_of([told])
+            item = Item(what="refused", name=order.name, request=order.request, reason=why)
+            self._publish(item)
 
     def forget(self, name: str, request: str) -> None:
         """One is not wanted any more."""

@@ -12,6 +12,7 @@ from everlong.cli._bulk import bulk
 from everlong.cli._count import count
 from everlong.cli._debug import debug
 from everlong.cli._doctor import doctor, installed
+from everlong.cli._entities import entity_list, entity_show
 from everlong.cli._errors import report
 from everlong.cli._exits import ExitCode, Mistake
 from everlong.cli._history import history
@@ -96,6 +97,8 @@ COMMANDS: Final[dict[str, tuple[Callable[..., int], str]]] = {
     "stream savepoint": (savepoint, _TALK),
     "stream savepoints": (savepoints, _TALK),
     "stream delete-savepoint": (delete_savepoint, _TALK),
+    "entity show": (entity_show, _TALK),
+    "entity list": (entity_list, _TALK),
     "bulk": (bulk, _TALK),
     "export": (export, _CARE),
     "import": (import_, _CARE),
@@ -132,8 +135,13 @@ _GROUPS: Final = {
         no_args_is_help=True,
         context_settings=_SETTINGS,
     ),
+    "entity": typer.Typer(
+        help="Keyed entities: which keys there are, and the state of each.",
+        no_args_is_help=True,
+        context_settings=_SETTINGS,
+    ),
 }
-_PANELS: Final = {"stream": _TALK, "outbox": _LOOK}
+_PANELS: Final = {"stream": _TALK, "outbox": _LOOK, "entity": _TALK}
 for _name, (_function, _panel) in COMMANDS.items():
     _group, _, _own = _name.rpartition(" ")
     if _group:

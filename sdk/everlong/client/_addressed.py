@@ -2,10 +2,13 @@
 
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from everlong._records import Records
 from everlong.client._connected import require_here
 from everlong.exceptions import WorkflowClosed, WorkflowNotFound
 from everlong_engine import (
     Engine,
+    EntityLook,
+    EntityRow,
     MessageResult,
     RunFilter,
     RunRow,
@@ -90,6 +93,17 @@ class Addressed:
         if not found:
             raise WorkflowNotFound(workflow_id=self.workflow_id)
         return [self._of(one) for one in reversed(found)]
+
+    @property
+    def records(self) -> Records:
+        """Not public: opens what is stored."""
+        return self._client.records
+
+    async def entities(self, look: EntityLook) -> tuple[RunRow, list[EntityRow]]:
+        """Not public: states of keys, and whose they are."""
+        row = await self._row()
+        found = await self._engine.store.entities(row.shard, row.execution_id, look)
+        return row, found
 
     def new_request(self) -> str:
         """Not public: a request id that nobody else has."""

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from msgspec.structs import replace
 
-from everlong._definitions import WorkflowDefinition
+from everlong._definitions import ENTITY, WorkflowDefinition
 from everlong._records import Records
 from everlong.exceptions import CannotReset, InvalidArguments
 from everlong.outboxes import outbox_in
@@ -66,7 +66,13 @@ from everlong_engine import (
     waiting_at,
 )
 
-__all__ = ["Wanted", "plan"]
+__all__ = ["KEEPS_STATES", "Wanted", "plan"]
+
+KEEPS_STATES: Final = (
+    "it is a keyed entity, or keeps states as one: they are what all messages so far have made of "
+    "them, and there is no way back for them. Start another execution, under another id: it reads "
+    "from the beginning of the source and builds its states anew"
+)
 
 _OUTCOMES: Final = (
     ActivityCompleted,
@@ -210,6 +216,11 @@ def _started(this: _Plan, definition: WorkflowDefinition | None, now_us: int) ->
     point, first = this.wanted.point, this.loaded.history[0]
     before = first.event
     assert isinstance(before, RunStarted), "a point lies in a history that has begun"
+    if any(name.startswith(ENTITY) for name, _ in before.cursors) or any(
+        isinstance(one.event, ActivityScheduled) and one.event.activity.startswith(ENTITY)
+        for one in this.loaded.history
+    ):
+        raise CannotReset(KEEPS_STATES)
     if this.wanted.arguments and point.copied:
         names = ", ".join(this.wanted.arguments)
         raise CannotReset(

@@ -9,7 +9,7 @@ from everlong._definitions import WorkflowDefinition
 from everlong._texts import check_request_id, checked_id, storable
 from everlong.client._addressed import Addressed
 from everlong.client._connected import require_here
-from everlong.client._reset_plan import Wanted, plan
+from everlong.client._reset_plan import KEEPS_STATES, Wanted, plan
 from everlong.exceptions import (
     CannotReset,
     InvalidArguments,
@@ -172,6 +172,8 @@ class Resetting(Addressed, Generic[R]):
                 status = "?" if result.status is None else result.status.text
                 taken = new_id or row.workflow_id
                 raise WorkflowAlreadyStarted(workflow_id=taken, status=status)
+            if result.refusal is ResetRefusal.STATES:
+                raise CannotReset(KEEPS_STATES, workflow_id=self.workflow_id)
             row, is_last = await self._repeated(run_id, new_id)
             if row.run_id != first:
                 break

@@ -161,6 +161,7 @@ def _require_free(execution: ExportedExecution, workflow_id: str, namespace: str
 def _all_bytes(execution: ExportedExecution) -> Iterator[bytes]:
     yield from execution.blobs.values()
     yield from (item.payload for item in execution.items)
+    yield from (state.payload for state in execution.entities)
     yield from (mail.body for mail in execution.mail)
     for run in execution.runs:
         yield from (row[3] for row in run.history)

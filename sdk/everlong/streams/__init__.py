@@ -8,6 +8,9 @@ from everlong._savepoints import Savepoint
 from everlong.outboxes import Draft, OutboxMessage, Sink, Writer
 from everlong.streams._batch import Batch, Message
 from everlong.streams._control import StreamControl
+from everlong.streams._entity import Entity, entity
+from everlong.streams._entity_context import EntityContext, Timer
+from everlong.streams._entity_control import EntityControl, EntityState
 from everlong.streams._lag import Lag, PartitionLag
 from everlong.streams._letters import DeadLetter, ParkedKey
 from everlong.streams._merge import Tick, every, merge
@@ -27,6 +30,10 @@ __all__ = [
     "DeadLetter",
     "Directory",
     "Draft",
+    "Entity",
+    "EntityContext",
+    "EntityControl",
+    "EntityState",
     "Lag",
     "Lines",
     "Memory",
@@ -49,11 +56,13 @@ __all__ = [
     "Stream",
     "StreamControl",
     "Tick",
+    "Timer",
     "Tumbling",
     "Window",
     "Windows",
     "Writer",
     "dead_letter",
+    "entity",
     "every",
     "merge",
     "park_key",

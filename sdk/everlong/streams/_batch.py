@@ -53,9 +53,13 @@ class Batch(Generic[T]):
         identity: str,
         records: list[Any],
         keys: FreshKeys = no_keys,
+        *,
+        asked: bool = False,
     ) -> None:
         self._source = source
         self._keys = keys
+        self._asked = asked
+        self._stream, self._identity = stream, identity
         self._name = f"{stream}/{identity}"
         self._records = records
 
@@ -130,6 +134,42 @@ class Batch(Generic[T]):
         """The same for messages that have nothing to do with each other: each by itself, so many at
         once."""
         return await in_lanes(self.messages, id, work, lanes)
+
+    def to_wire(self) -> dict[str, Any]:
+        """Not for flows: all that it is made of, for an activity to make it again."""
+        keys = [[name, dict(behind)] for name, behind in self._keys]
+        told = {"identity": self._identity, "records": self._records, "keys": keys}
+        return {**told, "asked": self._asked}
+
+    def parts(self, messages_max: int, bytes_max: int) -> Iterator["Batch[T]"]:
+        """Not for flows: the same in its order, in batches of at most so much."""
+        begin, size = 0, 0
+        for at, record in enumerate(self._records):
+            weight = sum(len(one) for one in record[2:4] if one is not None)
+            if at > begin and (at - begin >= messages_max or size + weight > bytes_max):
+                yield self._part(begin, at)
+                begin, size = at, 0
+            size += weight
+        yield self if begin == 0 else self._part(begin, len(self._records))
+
+    def _part(self, begin: int, end: int) -> "Batch[T]":
+        records = self._records[begin:end]
+        own = (self._source, self._stream, self._identity)
+        return Batch(*own, records, self._keys, asked=self._asked)
+
+    def message(self, at: int) -> Message[T]:
+        """Not for flows: one of them alone. Raises ValueError: it does not fit its type."""
+        record = self._records[at]
+        return self._message(self._source.decode(record[2]), *record)
+
+    def name_of(self, at: int) -> str:
+        """Not for flows: the id of one of them, whether it fits its type or not."""
+        partition, position = self._records[at][:2]
+        return f"{self._name}/{self._place(partition, position)}"
+
+    def record(self, at: int) -> tuple[str, Sequence[Any]]:
+        """Not for flows: what one message was read from, and its record."""
+        return self._identity, self._records[at]
 
     def _message(
         self,

@@ -16,6 +16,7 @@ from pydantic import StrictInt, StrictStr, TypeAdapter
 
 from everlong._context import RunPort, user_line
 from everlong._definitions import ActivityDefinition
+from everlong._savepoints import NO_WAY_BACK
 from everlong.channels import Output
 from everlong.exceptions import ActivityLost, EverlongError
 from everlong.streams._aside import Aside
@@ -35,7 +36,7 @@ from everlong.streams._letters import ERROR_CHARS_MAX, first_letter, letter
 from everlong.streams._loops import cursors_of, run_here
 from everlong.streams._moves import FreshKeys, freshened, gone_back, keys_from, moved, no_keys
 from everlong.streams._names import control_of, isolation_of, keys_of, parked_of, part_of
-from everlong.streams._poison import Poison
+from everlong.streams._poison import AS_IT_IS, Poison
 from everlong.streams._pump import Sizes
 from everlong.streams._source import Source
 from everlong_engine import pack, unpack
@@ -85,11 +86,15 @@ class Declared(Generic[T]):
 class Batches(AsyncIterator[Batch[T]]):
     """Not for flows: a loop over a stream. It has no state: that is the run's."""
 
-    def __init__(self, stream: Declared[T], sizes: Sizes, poison: Poison) -> None:
+    def __init__(
+        self, stream: Declared[T], sizes: Sizes, poison: Poison, *, keeps_states: bool = False
+    ) -> None:
         self._stream = stream
         self._max_messages = sizes.max_messages
         self._sizes = [sizes.max_messages, sizes.max_bytes, sizes.linger_s, sizes.partitions]
         self._poison = poison
+        self._keeps_states = keeps_states
+        """Of keys, which only go forward."""
 
     async def __anext__(self) -> Batch[T]:
         run, where = run_here(f"stream {self._stream.name!r} is read"), user_line()
@@ -287,7 +292,7 @@ class Batches(AsyncIterator[Batch[T]]):
         if state is not None and not state.handed:
             state.handed = True
             self._keep(run, state)
-        if self._poison.policy != "stop":
+        if self._poison.policy not in ("stop", AS_IT_IS.policy):
             before = dict(cursors)
 
             async def give_back(error: Exception, attempts: int) -> None:
@@ -296,7 +301,9 @@ class Batches(AsyncIterator[Batch[T]]):
 
             whole = part.whole or len(part.records) == 1
             run.rolling.hand_out(self._poison.after if whole else 1, give_back)
-        return (Batch(stream.source, stream.name, part.identity, part.records, self._keys(run)),)
+        keys = self._keys(run)
+        source, records = stream.source, part.records
+        return (Batch(source, stream.name, part.identity, records, keys, asked=part.asked),)
 
     # ---------------------------------------------------------------------------- what goes wrong
 
@@ -322,6 +329,10 @@ class Batches(AsyncIterator[Batch[T]]):
         match told:
             case {"do": "drain"}:
                 self._drain(run)
+            case {"do": "savepoint", "order": order} if self._keeps_states:
+                savepoints.refuse(order, NO_WAY_BACK)
+            case {"do": "rewind" | "return"} if self._keeps_states:
+                pass  # Whoever asked was told so, unless nothing had been read by then.
             case {"do": "rewind"}:
                 await self._rewind(run, told)
             case {"do": "return", "arguments": bytes(arguments), "cursors": saved}:
@@ -379,6 +390,9 @@ class Batches(AsyncIterator[Batch[T]]):
     ) -> tuple[Batch[T]] | tuple[()]:
         """Dead letters that the code takes by now. Which ones is recorded, as it is for what an
         activity has read: tomorrow's code may take others."""
+        if self._poison == AS_IT_IS:
+            every = [list(one) for one in records]
+            return await self._asked_for(run, [Part(identity, every, whole=True, asked=True)])
         fault_of = self._stream.fault_of
         faults = await run.side_effect(lambda: [fault_of(one[2]) for one in records], user_line())
         judged = list(zip(records, faults, strict=True))

@@ -154,6 +154,7 @@ class StreamControl(Saving):
             raise InvalidArguments(f'keys={keys!r}: give "same" or "fresh"')
         if (positions is None) == (to is None):
             raise InvalidArguments("rewind(): give positions, as {0: 41}, or to=, not both")
+        await self.require_no_states()
         await self._require_kept(to)
         if isinstance(to, Savepoint):
             told = await self._return_to(to)

@@ -18,7 +18,7 @@ from everlong.streams._batches import Batches
 from everlong.streams._loops import cursors_of, run_here
 from everlong_engine import pack, seconds_us, unpack
 
-__all__ = ["Tick", "every", "merge"]
+__all__ = ["Tick", "every", "merge", "merged"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -163,6 +163,11 @@ def merge(*arms: Any) -> AsyncIterator[Any]:
         InvalidArguments: something else, the same one twice, or nothing at all.
     """
     return _Merged([_arm_of(one) for one in arms])
+
+
+def merged(*arms: _Arm) -> AsyncIterator[Any]:
+    """Not for flows: likewise, of arms of Everlong's own."""
+    return _Merged(list(arms))
 
 
 def _arm_of(one: Any) -> _Arm:

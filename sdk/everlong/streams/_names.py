@@ -1,11 +1,12 @@
 """What a stream's name becomes in histories."""
 
-from everlong._definitions import OWN
+from everlong._definitions import ENTITY, OWN
 
 __all__ = [
     "activity_of",
     "control_of",
     "dead_letters_of",
+    "entity_of",
     "hold_of",
     "isolation_of",
     "keys_of",
@@ -17,6 +18,11 @@ __all__ = [
 def activity_of(name: str) -> str:
     """What fetches its batches."""
     return f"{OWN}stream.{name}"
+
+
+def entity_of(name: str) -> str:
+    """What calls its handlers; and under which its run carries when its next timer is due."""
+    return f"{ENTITY}{name}"
 
 
 def control_of(name: str) -> str:

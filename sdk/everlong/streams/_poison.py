@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, TypeAlias
 from everlong.exceptions import InvalidArguments
 from everlong.streams._source import Source
 
-__all__ = ["OnPoison", "Poison", "dead_letter", "park_key", "poison_of", "skip", "stop"]
+__all__ = ["AS_IT_IS", "OnPoison", "Poison", "dead_letter", "park_key", "poison_of", "skip", "stop"]
 
 Policy: TypeAlias = Literal["stop", "dead_letter", "park_key", "skip"]
 _POLICIES: Final[tuple[Policy, ...]] = ("stop", "dead_letter", "park_key", "skip")
@@ -18,7 +18,7 @@ _AFTER_MAX: Final = 1_000
 class Poison:
     """What `on_poison=` takes: `stop`, `dead_letter()`, `park_key()` or `skip()` make one."""
 
-    policy: Policy
+    policy: Policy | Literal["as it is"]
     after: int = _AFTER
     """Attempts."""
 
@@ -28,6 +28,11 @@ OnPoison: TypeAlias = Poison | Policy
 stop: Final = Poison("stop")
 """The default: nothing is looked for. What cannot be decoded pauses the execution, and what the
 body raises is the workflow's exception, as anywhere."""
+
+
+AS_IT_IS: Final = Poison("as it is")
+"""Of Everlong's own: whoever asks for the batch judges its messages. Those that are too large for a
+history are dead letters all the same."""
 
 
 def dead_letter(after: int = _AFTER) -> Poison:
@@ -85,7 +90,7 @@ def _made(policy: Policy, after: object) -> Poison:
 def poison_of(given: Any, source: Source[Any]) -> Poison:
     """Raises InvalidArguments: it is none, or nothing that this source can have."""
     found = Poison(given) if isinstance(given, str) and given in _POLICIES else given
-    if not isinstance(found, Poison):
+    if not isinstance(found, Poison) or found.policy not in _POLICIES:
         raise InvalidArguments(
             f"on_poison={given!r:.100}: give stop, dead_letter(after=5), park_key(after=5) or "
             f"skip(after=5), or one of the texts {', '.join(_POLICIES)}"

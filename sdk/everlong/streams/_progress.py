@@ -4,16 +4,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from everlong._definitions import OWN
+from everlong._definitions import ENTITY, OWN
 from everlong.exceptions import UndecodablePayload
 from everlong.streams._moves import moved
 from everlong.streams._names import activity_of, control_of, keys_of, part_of
 from everlong.streams._parts import Part, part_from
 from everlong_engine.model.payload import unpack
 
-__all__ = ["Progress", "carried_in", "cursors_in", "part_in", "progress_in"]
+__all__ = ["Progress", "carried_in", "cursors_in", "keeps_states", "part_in", "progress_in"]
 
 _READS: Final = activity_of("")
+_LOOKS_MAX: Final = 50
 _TELLS: Final = control_of("")
 
 
@@ -58,14 +59,14 @@ class Progress:
 
 async def progress_in(handle: Any) -> Progress:
     """All that its current run tells of its streams."""
-    waiting = await handle.waiting_start()
-    if waiting is not None:  # Between a checkpoint and the run behind it.
+    waiting, history = await _found(handle)
+    if waiting is not None:
         stored = dict(waiting.cursors)
         return Progress({name: unpack(data) for name, data in stored.items()}, {}, set())
     read_at: dict[str, datetime] = {}
     cursors: dict[str, Any] = {}
     reads: dict[int, str] = {}
-    for event in await handle.history():
+    for event in history:
         fields = event.fields
         match event.kind:
             case "RunStarted":
@@ -88,3 +89,31 @@ async def progress_in(handle: Any) -> Progress:
             case _:
                 pass
     return Progress(cursors, read_at, set(reads.values()))
+
+
+async def keeps_states(handle: Any) -> bool:
+    """Whether it is the flow of a keyed entity, whose states only go forward."""
+    waiting, history = await _found(handle)
+    if waiting is not None:
+        return any(name.startswith(ENTITY) for name in dict(waiting.cursors))
+    for event in history:
+        match event.kind:
+            case "RunStarted":
+                if any(name.startswith(ENTITY) for name in dict(event.fields.get("cursors", ()))):
+                    return True
+            case "ActivityScheduled" if event.fields["activity"].startswith(ENTITY):
+                return True
+            case _:
+                pass
+    return False
+
+
+async def _found(handle: Any) -> tuple[Any, list[Any]]:
+    """With what the current run is to begin, between a checkpoint and the run behind it; else its
+    history. One of both is there: where neither is, a run has begun anew between the two looks."""
+    for _ in range(_LOOKS_MAX):
+        if (waiting := await handle.waiting_start()) is not None:
+            return waiting, []
+        if history := await handle.history():
+            return None, history
+    return None, []

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from everlong._savepoints import (
+    NO_WAY_BACK,
     SAVEPOINTS,
     TAKES,
     Item,
@@ -17,7 +18,7 @@ from everlong._savepoints import (
 )
 from everlong.exceptions import EverlongError, InvalidArguments, WorkflowClosed
 from everlong.streams._names import control_of
-from everlong.streams._progress import cursors_in
+from everlong.streams._progress import cursors_in, keeps_states
 from everlong.streams._source import Source
 from everlong_engine import seconds_us
 
@@ -40,6 +41,11 @@ class Saving:
         if self._source is not None and self._source.forgets and self._name not in found:
             found.append(self._name)
         return found
+
+    async def require_no_states(self) -> None:
+        """Not public. Raises InvalidArguments: the flow keeps states of keys."""
+        if await keeps_states(self.handle):
+            raise InvalidArguments(f"{self.handle.workflow_id}: {NO_WAY_BACK}")
 
     async def savepoint(
         self,
@@ -84,6 +90,7 @@ class Saving:
                     f"{here.workflow_id} has a savepoint {name!r} already: choose another name, or "
                     "delete that one"
                 )
+            await self.require_no_states()
             if not stop and (takes := await self.forgetful()):
                 raise InvalidArguments(TAKES.format(streams=", ".join(map(repr, takes))))
             order = {"name": checked, "request": request, "stop": stop}

@@ -30,7 +30,7 @@ from everlong.labels import literal
 from everlong.streams._control import StreamControl
 from everlong.streams._names import keys_of, part_of
 from everlong.streams._parts import PARTS_MAX, Part, holder_of
-from everlong.streams._progress import carried_in, part_in
+from everlong.streams._progress import carried_in, keeps_states, part_in
 from everlong.streams._source import Cursor, Source
 from everlong.workflow import Workflow
 from everlong_engine import pack, unpack
@@ -268,6 +268,12 @@ class Family:
         """What cannot be shared out anew is found before anything is stopped."""
         for number in range(parts):
             handle = self._handle(generation, number)
+            if await keeps_states(handle):
+                raise InvalidArguments(
+                    f"{handle.workflow_id} keeps states of keys, which are of its own partitions, "
+                    "so they cannot go on as another number of flows. Give the family another id: "
+                    "it reads from the beginning of the source and builds its states anew"
+                )
             _check_carried(handle.workflow_id, self.stream, await carried_in(handle))
 
 

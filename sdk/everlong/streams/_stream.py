@@ -34,14 +34,14 @@ from everlong.streams._control import StreamControl
 from everlong.streams._letters import ERROR_CHARS_MAX, RECORD_BYTES_MAX, TOO_LARGE
 from everlong.streams._names import activity_of, dead_letters_of, hold_of, parked_of
 from everlong.streams._parts import part_from
-from everlong.streams._poison import OnPoison, poison_of, stop
+from everlong.streams._poison import AS_IT_IS, OnPoison, Poison, poison_of, stop
 from everlong.streams._pump import Fetched, Pump, Sizes, weight
 from everlong.streams._source import Cursor, Record, Source
 from everlong.streams._spread import Carry, Family, Spread
 from everlong.workflow import Workflow
 from everlong_engine import Retry, limits, seconds_us
 
-__all__ = ["Stream"]
+__all__ = ["Stream", "sizes_from", "sizes_of", "sizes_wire"]
 
 T = TypeVar("T")
 
@@ -129,8 +129,12 @@ class Stream(Generic[T]):
             InvalidArguments: an option out of its range; keys are to be parked, and the source has
                 none.
         """
-        sizes = _sizes(max_messages, max_bytes, linger, partitions)
+        sizes = sizes_of(max_messages, max_bytes, linger, partitions)
         return Batches(self._declared, sizes, poison_of(on_poison, self.source))
+
+    def read_by(self, sizes: Sizes, poison: Poison, *, keeps_states: bool) -> Batches[T]:
+        """Not for flows: the same for a loop of Everlong's own."""
+        return Batches(self._declared, sizes, poison, keeps_states=keeps_states)
 
     async def _read(self, after: Any, sizes: Any, on_poison: str) -> Any:
         context: Any = activity_context.get()
@@ -140,7 +144,7 @@ class Stream(Generic[T]):
         if self.source.forgets and not client.is_durable:
             raise InvalidArguments(_RELAXED.format(source=self.source))
         cursor = None if after is None else Cursor.from_wire(after)
-        wanted = _sizes_of(sizes)
+        wanted = sizes_from(sizes)
         shelf, key = context.shelf(), (execution_id, self.name)
         pump: Pump | None = shelf.get(key)
         if pump is not None and pump.continues(cursor, wanted):
@@ -170,7 +174,7 @@ class Stream(Generic[T]):
             return None
         (after, sizes, on_poison), _ = self.definition.parameters.decode(arguments)
         cursor = None if after is None else Cursor.from_wire(after)
-        if not pump.continues(cursor, _sizes_of(sizes)) or (fetched := pump.here(cursor)) is None:
+        if not pump.continues(cursor, sizes_from(sizes)) or (fetched := pump.here(cursor)) is None:
             return None
         try:
             good, dead = self._sorted(fetched, on_poison)
@@ -187,11 +191,14 @@ class Stream(Generic[T]):
         good: list[Record] = []
         dead: list[tuple[Any, str, int]] = []
         may_be_large = fetched.size > RECORD_BYTES_MAX
-        if self.source.is_raw and not may_be_large:
+        as_it_is = on_poison == AS_IT_IS.policy
+        if not may_be_large and (self.source.is_raw or as_it_is):
             return fetched.records, dead
         for record in fetched.records:
             large = may_be_large and weight(record) > RECORD_BYTES_MAX
-            error = TOO_LARGE if large else self.fault_of(record.value)
+            error = TOO_LARGE if large else None
+            if not (large or as_it_is):
+                error = self.fault_of(record.value)
             if error is None:
                 good.append(record)
             elif on_poison == "stop":
@@ -314,7 +321,7 @@ def _holding(name: str) -> ActivityDefinition:
     )
 
 
-def _sizes(
+def sizes_of(
     max_messages: int,
     max_bytes: int,
     linger: float | timedelta,
@@ -330,7 +337,11 @@ def _sizes(
     return Sizes(max_messages, max_bytes, seconds_us(linger, "linger") / 1e6, chosen)
 
 
-def _sizes_of(wire: Any) -> Sizes:
+def sizes_wire(sizes: Sizes) -> list[Any]:
+    return [sizes.max_messages, sizes.max_bytes, sizes.linger_s, sizes.partitions]
+
+
+def sizes_from(wire: Any) -> Sizes:
     max_messages, max_bytes, linger_s, partitions, *part = wire
     chosen = None if partitions is None else tuple(partitions)
     return Sizes(max_messages, max_bytes, linger_s, chosen, part_from(part[0]) if part else None)

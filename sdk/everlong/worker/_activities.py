@@ -331,8 +331,8 @@ class ActivityRunner:
         one = Incoming(outcome)
         if type(outcome) is ActivityCompleted:
             one.when_stored = attempt.when_stored
-        if effects:
-            one.effects, one.attempt = effects, attempt
+            one.effects, one.entities = effects, attempt.entities
+            one.attempt = attempt if one.is_tied else None
         self._deliver(run, one)
 
     def undone(self, attempt: OpenAttempt, failure: Failure) -> None:

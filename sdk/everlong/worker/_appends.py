@@ -134,6 +134,7 @@ class Appends:
         )
         if incoming.effects:
             append.statements = tuple(one for one in incoming.effects if not isinstance(one, Draft))
+        append.entities = incoming.entities
         letters = self._letters(run, step, at_us)
         if letters:
             append.letters, step.leaves_letters = letters, True

@@ -26,6 +26,7 @@ from everlong.worker._threads import DaemonThreads
 from everlong_engine import (
     ActivityScheduled,
     Alarm,
+    EntityChanges,
     Failure,
     id_text,
     pack,
@@ -77,6 +78,7 @@ class Attempt(Protocol):
     beat: Alarm | None
     limit: Alarm | None
     when_stored: Callable[[], None] | None
+    entities: EntityChanges | None
 
     @property
     def place(self) -> Place: ...
@@ -189,6 +191,12 @@ class AttemptContext:
         """For the same: have it called once its completion is committed. It may never be, for a
         crash may come before it: what counts stands in the history."""
         self._attempt.when_stored = then
+
+    def store_states(self, changes: EntityChanges) -> None:
+        """For the same: states of keys, to be stored in the very append that records its
+        completion, or not at all. What an attempt says that is over counts for nothing."""
+        if self._attempt.attempt == self._number and not self._is_unwanted():
+            self._attempt.entities = changes
 
     def _is_unwanted(self) -> bool:
         attempt = self._attempt

@@ -94,7 +94,7 @@ class RunReleaser:
             for one in run.mailbox
             if isinstance(one.event, OUTCOMES)
             and one.position is None
-            and not (one.stored or one.effects)
+            and not (one.stored or one.is_tied)
         )
         not_stored = self._keeper.activities.not_stored(run)
         release = Release(

@@ -24,6 +24,7 @@ from everlong_engine import (
     ActivityTimedOut,
     Alarm,
     Decision,
+    EntityChanges,
     Input,
     MailRow,
     NewRun,
@@ -66,8 +67,10 @@ class Incoming(Struct, eq=False):
     """An outcome that lies in the inbox as well, for its run is paused."""
     effects: tuple[Effect, ...] = ()
     """What is stored with it. It is nothing without them, so it never lies in the inbox."""
+    entities: EntityChanges | None = None
+    """Likewise, states of keys."""
     attempt: "OpenAttempt | None" = None
-    """Whose they are: it has failed if one of them does."""
+    """Whose they are: it has failed if one of the statements does."""
     when_stored: Callable[[], None] | None = None
     """Called once it is committed, if it still is in this worker's hands."""
     scheduled_at: int = 0
@@ -75,6 +78,11 @@ class Incoming(Struct, eq=False):
     schedules it. It is nothing without that event."""
     came: Input | None = None
     """As it came, if it was recorded otherwise: another drive may judge it otherwise."""
+
+    @property
+    def is_tied(self) -> bool:
+        """Something is stored with it, or neither is."""
+        return bool(self.effects) or self.entities is not None
 
     def taken_back(self) -> "Incoming":
         """Not recorded after all."""
@@ -142,6 +150,8 @@ class OpenAttempt(Struct, eq=False):
     limit: Alarm | None = None
     when_stored: Callable[[], None] | None = None
     """What is to be done once its completion is committed."""
+    entities: EntityChanges | None = None
+    """What is stored with it."""
 
     @property
     def place(self) -> "OwnedRun":

@@ -43,7 +43,7 @@ class RunPauser:
             # It stays here as well: should the run go on before the store has answered, nobody
             # takes its activity for an open one. Whichever comes second is stale.
             run.mailbox.append(one)
-            if run.attempts and not (one.stored or one.effects):
+            if run.attempts and not (one.stored or one.is_tied):
                 self._store(run, one)
         # A timer is armed again when the run goes on, and fires then.
 

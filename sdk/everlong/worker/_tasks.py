@@ -28,6 +28,7 @@ from everlong_engine import (
     AttemptState,
     Blobs,
     Engine,
+    EntityChanges,
     Refusal,
     RunRow,
     SettleTask,
@@ -77,6 +78,8 @@ class TaskAttempt(Struct, eq=False):
     limit: Alarm | None = None
     when_stored: Callable[[], None] | None = None
     """Never called: who needs it runs beside its run."""
+    entities: EntityChanges | None = None
+    """Never there, likewise."""
     settling: bool = False
     """How it ended is on its way into the store."""
 
