@@ -151,6 +151,8 @@ class ActivityDefinition:
     """Its first parameter is a `Transaction`, which no caller passes."""
     waits: bool = False
     """It does nothing but wait for what may never come: who stops does not wait for it."""
+    terms: tuple[str, ...] = ()
+    """Of its parameters: what later code may give otherwise, for the record stands all the same."""
     at_once: AtOnce | None = None
     """Of one that waits: its result, if it is there already. Then no attempt of it begins."""
 

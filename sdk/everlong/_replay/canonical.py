@@ -40,6 +40,11 @@ def canonical(run: Run, decision: Decision, recorded: bytes) -> bytes:
             activity = run.activity_definition(decision.activity_id)
             if activity is not None:
                 written = activity.parameters.canonical(recorded)
+                if activity.terms:
+                    args, _ = activity.parameters.decode(decision.arguments)
+                    now = dict(zip(activity.parameters.names, args, strict=True))
+                    terms = {name: now[name] for name in activity.terms}
+                    written = activity.parameters.merge(written, terms)
         case ItemPublished():
             written = run.outputs.canonical(decision.channel, recorded)
         case ChildScheduled():

@@ -205,7 +205,8 @@ class Stream(Generic[T]):
                 raise PoisonMessage(
                     f"stream {self.name!r}: the message {record.position} of partition "
                     f"{record.partition} is not what was declared: {error}. Resume the flow with "
-                    "code that takes it, or with on_poison=dead_letter() or skip()"
+                    "code whose type takes it; or with another on_poison, and a rewind to where it "
+                    "stands, for this read goes on with the one that it was asked for with"
                 )
             elif on_poison != "skip":
                 kept = dataclass_replace(record, value=record.value[:500], key=None, headers={})
@@ -287,6 +288,7 @@ def _definition(name: str, read: Any, at_once: AtOnce) -> ActivityDefinition:
         exceptions=ExceptionRegistry(),
         is_async=True,
         waits=True,
+        terms=("sizes", "on_poison"),
         at_once=at_once,
     )
 
