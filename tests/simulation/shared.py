@@ -88,10 +88,10 @@ class SharedMemory:
             self._data.before_row = None
 
     def make_table(self, statement: str) -> None:
-        raise NotImplementedError(statement)
+        raise NotImplementedError(f"plans with rows are drawn for SQLite only: {statement}")
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        raise NotImplementedError(query)
+        raise NotImplementedError(f"plans with rows are drawn for SQLite only: {query}")
 
     def close(self) -> None:
         pass
